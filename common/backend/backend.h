@@ -1,0 +1,176 @@
+// A device: memory, weights in its own layout, and the few operations that a transformer needs. Router and
+// worker are written against this and nothing below it. Float pointers are device memory from Allocate();
+// on the CPU they are ordinary memory. All shapes are row-major, [rows, columns].
+//
+// Numbers: DESIGN section 5. Within one numeric class a row's result depends on that row alone: never on
+// the other rows of the call, on threads, or on which instruction set ran.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/model/config.h"
+#include "common/tensor/matrix_view.h"
+
+namespace moepool {
+
+// Device memory, zeroed, aligned to 64 bytes.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual std::byte* data() = 0;
+  virtual size_t bytes() const = 0;
+  float* f32() { return reinterpret_cast<float*>(data()); }
+};
+
+// Weights repacked for the device. Immutable, and independent of the bytes they were made from.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  virtual DType dtype() const = 0;
+  virtual int64_t rows() const = 0;
+  virtual int64_t cols() const = 0;
+  virtual uint64_t bytes() const = 0;  // device memory held
+};
+
+// n rows of activations in the forms in which matrix products read them. A producer fills those forms whose
+// pointers are set; a product with quantised weights reads q and scale, one with F32/F16/BF16 weights reads f32.
+struct Activations {
+  int rows = 0;
+  int cols = 0;              // a multiple of 32 where q is set
+  float* f32 = nullptr;      // [rows, cols]
+  int8_t* q = nullptr;       // [rows, cols]       round to nearest even, within ±127
+  float* scale = nullptr;    // [rows, cols / 32]  max|x| / 127 of the block; 0 where the maximum is under 1e-30
+};
+
+// Which rows of a call held a value that is not finite; sized [rows], set to 1 and never cleared by an operation.
+using RowFaults = std::span<uint8_t>;
+
+struct NormWeights {
+  NormKind kind = NormKind::kRms;
+  const float* weight = nullptr;  // [cols]
+  const float* bias = nullptr;    // [cols] or null
+  float eps = 0;
+};
+
+inline constexpr int kKvBlockTokens = 16;      // positions in a block of the KV cache
+inline constexpr int kAttentionSplit = 256;    // positions in a split of the softmax
+
+enum class KvType : uint8_t { kF16, kF32 };
+
+// One layer of the paged cache. Block b of KV head g:
+//   K at k + (b * kv_heads + g) * head_dim * 16 elements, as [head_dim][16 positions]
+//   V at v + (b * kv_heads + g) * head_dim * 16 elements, as [16 positions][head_dim]
+struct KvLayer {
+  KvType type = KvType::kF16;
+  std::byte* k = nullptr;
+  std::byte* v = nullptr;
+};
+
+struct AttentionShape {
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  RopeKind rope = RopeKind::kInterleaved;
+  int rope_dims = 0;
+  const float* q_norm = nullptr;  // [head_dim] RMS weight for each head of q, or null
+  const float* k_norm = nullptr;
+  float norm_eps = 0;
+};
+
+// The rows of one step. Rows of a sequence are consecutive and ascend in position; a row sees positions 0 to its
+// own, of which those before the step lie in the cache and those of the step are written by Attention() first.
+struct AttentionBatch {
+  int rows = 0;
+  const int32_t* position = nullptr;            // [rows]
+  const int32_t* const* block_table = nullptr;  // [rows] -> block number by position / 16
+  const float* cos = nullptr;                   // [rows, rope_dims / 2]
+  const float* sin = nullptr;                   // [rows, rope_dims / 2]
+};
+
+// Operations of the trunk. One caller at a time; an operation may use all the device's threads.
+class TrunkOps {
+ public:
+  virtual ~TrunkOps() = default;
+  // x[i, :] = row ids[i] of `table`, dequantised. ids are within the table.
+  virtual void Embed(const MatrixView& table, std::span<const int32_t> ids, float* x) = 0;
+  // y = norm(x) in every form that `y` has. x [y->rows, y->cols].
+  virtual void Norm(const NormWeights& norm, const float* x, Activations* y, RowFaults faults) = 0;
+  // The quantised form of y->f32 (attention output before its projection).
+  virtual void Quantize(Activations* y, RowFaults faults) = 0;
+  // y[t, r] = (add[t, r] +) (sum_c w[r, c] x[t, c] + bias[r]), y rows `stride` floats apart; add may be y.
+  virtual void MatMul(const Matrix& w, const Activations& x, const float* bias, const float* add, float* y,
+                      int64_t stride) = 0;
+  // Normalises (where asked), rotates, writes K and V of the batch to the cache, and attends.
+  //   qkv [rows, (heads + 2 * kv_heads) * head_dim], q | k | v, overwritten.   out [rows, heads * head_dim].
+  virtual void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
+                         float* out) = 0;
+};
+
+struct ExpertWeights {
+  std::unique_ptr<Matrix> gate;  // [ffn_e, hidden]; all null where a slice is empty
+  std::unique_ptr<Matrix> up;    // [ffn_e, hidden]
+  std::unique_ptr<Matrix> down;  // [hidden, ffn_e]
+  Activation activation = Activation::kSilu;
+};
+
+// One part of a canonical sum (common/model/canonical_sum.h): entries [begin, end), in ascending order of expert, all
+// under one node of the tree.
+struct ExpertEntry {
+  int32_t expert;
+  float weight;
+};
+struct ExpertPart {
+  int32_t row;    // of the activations
+  int32_t begin;  // in entries
+  int32_t end;
+};
+
+struct ExpertBatch {
+  Activations x;                         // [rows, hidden]
+  std::span<const ExpertPart> parts;
+  std::span<const ExpertEntry> entries;
+};
+
+class ExpertOps {
+ public:
+  virtual ~ExpertOps() = default;
+  // out[p, :] = the sum of part p: leaf e is weight * down(act(gate x) * up x), f32, finished from zero, and leaves
+  // are added along the binary tree over expert numbers (siblings at level l differ in bit l). An empty slice's leaf
+  // is a row of zeros.  experts is indexed by expert number; those named in entries are loaded.
+  // out [parts, hidden].  Sets faults[p] where a part is not finite.
+  virtual void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+                   RowFaults faults) = 0;
+};
+
+enum class Op : uint8_t { kEmbed, kMatMul, kExpert };
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view Name() const = 0;          // "cpu"
+  virtual std::string NumericClass() const = 0;       // replicas of an expert share it; all CPUs are "cpu-1"
+  virtual bool Supports(Op op, DType dtype) const = 0;
+  // ResourceExhausted names the bytes.
+  virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
+  // InvalidArgument where columns do not fit the type's blocks, DataLoss where a scale is not finite; both name values.
+  virtual absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights) = 0;
+  virtual TrunkOps& Trunk() = 0;
+  virtual ExpertOps& Experts() = 0;
+};
+
+struct BackendOptions {
+  std::string backend = "auto";  // auto, cpu, cuda
+  std::string isa = "auto";      // cpu: auto, scalar, avx2
+  int threads = 0;               // cpu: 0 is one a core
+};
+
+// InvalidArgument for an unknown name; FailedPrecondition where the machine lacks what was asked for by name.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);
+
+}  // namespace moepool

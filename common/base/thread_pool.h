@@ -1,0 +1,33 @@
+// A fixed set of threads that share out the chunks of one loop at a time. Work is taken in small chunks
+// from a counter, so a thread that loses its core delays the loop by one chunk; who waits spins for a few
+// microseconds and then sleeps, because router and workers take turns on the same cores.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+
+namespace moepool {
+
+class ThreadPool {
+ public:
+  // `threads` counts the caller: 1 starts none. 0 means one for each core.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  // Calls body(i) once for each i in [0, n), from any of the threads, and returns when all have returned.
+  // Which thread runs which i must not matter to the result. One caller at a time; not from inside a body.
+  void ParallelFor(int64_t n, absl::FunctionRef<void(int64_t)> body);
+
+  int threads() const { return threads_; }
+
+ private:
+  struct Impl;
+  int threads_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace moepool

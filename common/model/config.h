@@ -1,0 +1,89 @@
+// The descriptor: what the engine must know of a model, whatever file it came from. A family differs from
+// another by the values here and never by code of its own. Filled and range-checked by a ModelSource.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace moepool {
+
+enum class NormKind : uint8_t { kRms, kLayer };
+enum class Activation : uint8_t { kSilu };  // h = act(gate) * up
+enum class RopeKind : uint8_t {
+  kInterleaved,  // pairs (2i, 2i+1): `llama` files
+  kNeox,         // pairs (i, i + dims/2)
+};
+
+enum class GateKind : uint8_t {
+  kDense,    // every expert slice, weight 1
+  kSoftmax,  // softmax over all experts, then top-k
+  kSigmoid,
+  kSparseMixer,
+};
+
+struct GateConfig {
+  GateKind kind = GateKind::kDense;
+  bool renormalize = false;  // weights of the chosen k divided by their sum
+  float scale = 1.0f;
+};
+
+struct RopeConfig {
+  RopeKind kind = RopeKind::kInterleaved;
+  int dims = 0;                     // leading dimensions of a head that rotate
+  double base = 10000.0;
+  double linear_factor = 1.0;       // positions divided by it
+  std::vector<float> freq_factors;  // dims/2 divisors of the frequencies, or empty (Llama 3's rope_freqs)
+};
+
+struct ModelConfig {
+  std::string family;  // "llama", "qwen3moe"
+  std::string name;    // general.name, or the file's stem
+  int vocab_size = 0;
+  int hidden = 0;
+  int layers = 0;
+  int heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;        // of q, k and v
+  int context_tokens = 0;  // the model's own limit
+  NormKind norm = NormKind::kRms;
+  float norm_eps = 1e-5f;
+  bool qkv_bias = false;
+  bool qk_norm = false;  // RMS norm over each head of q and k, before the rotation
+  bool tied_embeddings = false;
+  RopeConfig rope;
+  Activation activation = Activation::kSilu;
+  GateConfig gate;
+  int experts = 0;            // a layer; kDenseSlices where the model is dense
+  int experts_per_token = 0;  // = experts where the model is dense
+  int ffn = 0;                // intermediate size of one expert; of the whole FFN where the model is dense
+
+  bool dense() const { return gate.kind == GateKind::kDense; }
+};
+
+// A dense FFN is served as this many expert slices.
+inline constexpr int kDenseSlices = 16;
+
+// Columns [begin, end) of the intermediate dimension that slice s of a dense FFN of size `ffn` holds: blocks
+// floor(s*N/16) to floor((s+1)*N/16) of N = ceil(ffn/32). May be empty; the last may be short.
+struct SliceRange {
+  int begin = 0;
+  int end = 0;
+};
+constexpr SliceRange DenseSlice(int ffn, int s) {
+  const int64_t blocks = (ffn + 31) / 32;
+  const auto edge = [&](int64_t i) {
+    const int64_t column = i * blocks / kDenseSlices * 32;
+    return static_cast<int>(column < ffn ? column : ffn);
+  };
+  return {edge(s), edge(s + 1)};
+}
+
+// Intermediate size of expert e: `ffn`, or the slice's share of it.
+constexpr int ExpertFfn(const ModelConfig& config, int expert) {
+  if (!config.dense()) return config.ffn;
+  const SliceRange r = DenseSlice(config.ffn, expert);
+  return r.end - r.begin;
+}
+
+}  // namespace moepool

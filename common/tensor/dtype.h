@@ -1,0 +1,35 @@
+// Element types of weights, with the block geometry of GGUF (columns and bytes a block).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace moepool {
+
+enum class DType : uint8_t { kF32, kF16, kBF16, kQ4_0, kQ4_1, kQ8_0, kQ4_K, kQ6_K };
+inline constexpr int kDTypeCount = 8;
+
+struct DTypeInfo {
+  std::string_view name;  // "Q4_1"
+  uint32_t ggml_type;     // number in a GGUF file
+  int block_cols;         // columns a block
+  int block_bytes;        // bytes a block
+  bool quantized;         // its products read activations as int8 blocks of 32; otherwise as f32
+};
+
+const DTypeInfo& Info(DType dtype);
+
+// InvalidArgument names the number where it is not a type that moepool reads.
+absl::StatusOr<DType> DTypeFromGgml(uint32_t ggml_type);
+// Accepts "q4_1" and "Q4_1".
+absl::StatusOr<DType> DTypeFromName(std::string_view name);
+
+// Bytes of a row of `cols` elements; cols is a multiple of block_cols.
+inline int64_t RowBytes(DType dtype, int64_t cols) {
+  return cols / Info(dtype).block_cols * Info(dtype).block_bytes;
+}
+
+}  // namespace moepool

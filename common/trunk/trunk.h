@@ -1,0 +1,123 @@
+// What a gateway sees of a router: sequences of ids in, ids out. The engine implements it, and so does the gRPC client,
+// so that gateway and engine can also share one process (`moepool serve`).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/model/model_source.h"
+#include "common/model/tokenizer_spec.h"
+
+namespace moepool {
+
+struct SamplingParams {
+  double temperature = 0;         // 0: the most likely token, the lower id on a tie
+  double top_p = 1;               // (0, 1]
+  int32_t top_k = 0;              // 0: off
+  double min_p = 0;               // [0, 1]
+  uint64_t seed = 0;
+  double presence_penalty = 0;    // over generated ids
+  double frequency_penalty = 0;   // over generated ids
+  double repetition_penalty = 1;  // over prompt and generated ids
+};
+
+// InvalidArgument names the parameter, its value and its range. NaN is out of every range.
+absl::Status ValidateSampling(const SamplingParams& params);
+
+enum class FinishReason : uint8_t { kNone, kStop, kLength };
+
+struct SequenceRequest {
+  std::string request_id;
+  std::vector<int32_t> prompt;
+  int32_t max_tokens = 256;
+  SamplingParams sampling;
+  std::vector<int32_t> stop_ids;  // sampling one ends the sequence; it is not among the ids returned
+  int32_t first_logits = -1;      // >= 0: nothing is generated; logits of prompt positions from here on are returned
+  absl::Time deadline = absl::InfiniteFuture();
+};
+
+struct LogitsRow {
+  int32_t position;
+  std::vector<float> logits;  // [vocab_size]
+};
+
+struct SequenceUpdate {
+  std::vector<int32_t> ids;
+  std::vector<LogitsRow> logits;
+  bool finished = false;  // the last update; the fields below are set in it alone
+  absl::Status status;    // not OK: failed. Cancelled, DeadlineExceeded, Unavailable (no holder for an expert), …
+  FinishReason reason = FinishReason::kNone;
+  int32_t cached_tokens = 0;
+  double queue_ms = 0;    // arrival to admission
+  double prefill_ms = 0;  // admission to the first id
+};
+
+struct ModelInfo {
+  std::string name;
+  std::string family;
+  ModelDigest digest{};
+  int32_t context_tokens = 0;
+  int32_t vocab_size = 0;
+  int32_t layers = 0;
+  int32_t experts = 0;
+  int32_t experts_per_token = 0;
+  bool dense = false;
+  TokenizerSpec tokenizer;
+};
+
+struct PoolWorkerInfo {
+  uint64_t id = 0;
+  std::string name;
+  std::string state;
+  std::string transport;
+  std::string backend;
+  uint64_t memory_limit_bytes = 0;
+  uint64_t expert_bytes = 0;
+  int32_t experts_held = 0;
+  std::string experts;
+  uint64_t dispatches = 0;
+  double round_trip_us = 0;
+};
+
+struct PoolInfo {
+  std::string model;
+  bool ready = false;
+  uint64_t epoch = 0;
+  std::vector<PoolWorkerInfo> workers;
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int32_t kv_blocks = 0;
+  int32_t kv_blocks_free = 0;
+  std::string waiting_for;
+};
+
+// One running sequence. Destroying it cancels it; no update is delivered once the destructor has returned.
+class TrunkCall {
+ public:
+  virtual ~TrunkCall() = default;
+  // The sequence ends with a Cancelled update, unless it has ended already. Does not block.
+  virtual void Cancel() = 0;
+};
+
+// Updates come in order, from a thread of the trunk's that must not be held up, and end with one that is finished.
+using UpdateCallback = std::function<void(SequenceUpdate)>;
+
+// Thread-safe.
+class Trunk {
+ public:
+  virtual ~Trunk() = default;
+  // Unavailable while the router cannot be reached.
+  virtual absl::StatusOr<ModelInfo> Describe() = 0;
+  virtual absl::StatusOr<PoolInfo> Pool() = 0;
+  // InvalidArgument (both values named) where the request does not fit the model; ResourceExhausted where the queue is full.
+  // An error after the start arrives as the last update.
+  virtual absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) = 0;
+};
+
+}  // namespace moepool
