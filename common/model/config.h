@@ -80,7 +80,7 @@ constexpr SliceRange DenseSlice(int ffn, int s) {
 }
 
 // Intermediate size of expert e: `ffn`, or the slice's share of it.
-constexpr int ExpertFfn(const ModelConfig& config, int expert) {
+inline int ExpertFfn(const ModelConfig& config, int expert) {
   if (!config.dense()) return config.ffn;
   const SliceRange r = DenseSlice(config.ffn, expert);
   return r.end - r.begin;

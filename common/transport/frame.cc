@@ -1,0 +1,262 @@
+// See frame.h.
+#include "common/transport/frame.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+
+namespace moepool {
+namespace {
+
+constexpr size_t kMaxRefusalText = 512;
+constexpr uint32_t kMaxRows = 1u << 16;
+
+constexpr uint64_t Align8(uint64_t bytes) { return (bytes + 7) & ~uint64_t{7}; }
+
+// Byte offsets of a dispatch's arrays. Counts are bounded by the caller, so that nothing overflows.
+struct DispatchLayout {
+  uint64_t scale = 0;
+  uint64_t x = 0;
+  uint64_t parts = 0;
+  uint64_t entries = 0;
+  uint64_t end = 0;
+
+  explicit DispatchLayout(const FrameHeader& h) {
+    const uint64_t elements = uint64_t{h.rows} * h.hidden;
+    const bool int8 = h.in == WireDType::kInt8Block32;
+    scale = sizeof(FrameHeader);
+    x = scale + (int8 ? Align8(elements / 32 * sizeof(float)) : 0);
+    parts = x + Align8(int8 ? elements : elements * sizeof(float));
+    entries = parts + Align8(uint64_t{h.parts} * sizeof(WirePart));
+    end = entries + uint64_t{h.entries} * sizeof(ExpertEntry);
+  }
+};
+
+struct ReplyLayout {
+  uint64_t faults = sizeof(FrameHeader);
+  uint64_t data = 0;
+  uint64_t end = 0;
+
+  explicit ReplyLayout(const FrameHeader& h) {
+    data = faults + Align8(h.parts);
+    end = data + uint64_t{h.parts} * h.hidden * sizeof(float);
+  }
+};
+
+absl::Status Bad(std::string_view field, uint64_t got, std::string_view relation, uint64_t want) {
+  return absl::InvalidArgumentError(StrCat("frame: ", field, " is ", got, ", ", relation, " ", want));
+}
+
+absl::Status CheckHeader(const FrameHeader& h, const FrameLimits& limits, FrameKind kind) {
+  if (h.kind != kind) {
+    return Bad("kind", static_cast<uint64_t>(h.kind), "expected", static_cast<uint64_t>(kind));
+  }
+  if (h.flags != 0) return Bad("flags", h.flags, "expected", 0);
+  if (h.adapter_id != 0) return Bad("adapter id", h.adapter_id, "expected", 0);
+  if (h.model_digest != limits.model_digest) {
+    return absl::FailedPreconditionError(StrCat("frame: model digest is ", absl::Hex(h.model_digest),
+                                                      ", this process serves ", absl::Hex(limits.model_digest)));
+  }
+  if (h.hidden != static_cast<uint32_t>(limits.hidden)) return Bad("hidden", h.hidden, "expected", limits.hidden);
+  if (h.layer >= static_cast<uint32_t>(limits.layers)) return Bad("layer", h.layer, "the model has", limits.layers);
+  return absl::OkStatus();
+}
+
+absl::Status CheckParts(const DispatchView& view, const FrameLimits& limits) {
+  const uint32_t levels = TreeLevels(limits.experts);
+  const size_t entries = view.entries.size();
+  for (size_t p = 0; p < view.parts.size(); ++p) {
+    const WirePart& part = view.parts[p];
+    const size_t end = p + 1 < view.parts.size() ? view.parts[p + 1].begin : entries;
+    if (part.row >= view.header.rows) return Bad("row of a part", part.row, "rows are", view.header.rows);
+    if (part.level > levels) return Bad("level of a part", part.level, "the tree has", levels);
+    if (p == 0 && part.begin != 0) return Bad("begin of the first part", part.begin, "expected", 0);
+    if (end > entries) return Bad("end of a part", end, "entries are", entries);
+    if (part.begin >= end) return Bad("begin of a part", part.begin, "its end is", end);
+    for (size_t i = part.begin; i < end; ++i) {
+      const ExpertEntry& entry = view.entries[i];
+      if (entry.expert < 0 || entry.expert >= limits.experts) {
+        return absl::InvalidArgumentError(
+            StrCat("frame: expert is ", entry.expert, ", the model has ", limits.experts));
+      }
+      const uint32_t node = static_cast<uint32_t>(entry.expert) >> part.level;
+      if (node != part.index) return Bad("node of an expert", node, "its part is", part.index);
+      if (i > part.begin && entry.expert <= view.entries[i - 1].expert) {
+        return Bad("expert", entry.expert, "must be above", view.entries[i - 1].expert);
+      }
+      if (!std::isfinite(entry.weight)) {
+        return absl::InvalidArgumentError(
+            StrCat("frame: weight of expert ", entry.expert, " is ", entry.weight));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+template <typename T>
+std::span<const T> SpanAt(std::span<const uint8_t> frame, uint64_t offset, size_t count) {
+  return {reinterpret_cast<const T*>(frame.data() + offset), count};
+}
+
+// Sizes the frame, with the padding zero, and writes the header.
+void Begin(FrameHeader header, uint64_t bytes, std::vector<uint8_t>* frame) {
+  header.magic = kFrameMagic;
+  header.version = kFrameVersion;
+  header.length = bytes;
+  frame->resize(bytes);
+  std::memcpy(frame->data(), &header, sizeof(header));
+}
+
+void Put(std::vector<uint8_t>* frame, uint64_t offset, const void* data, size_t bytes) {
+  if (bytes != 0) std::memcpy(frame->data() + offset, data, bytes);
+}
+
+// Zeroes the bytes between an array's end and the next one's start.
+void Pad(std::vector<uint8_t>* frame, uint64_t from, uint64_t to) {
+  if (from < to) std::memset(frame->data() + from, 0, to - from);
+}
+
+}  // namespace
+
+void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame) {
+  FrameHeader h = request.header;
+  h.kind = FrameKind::kDispatch;
+  h.rows = static_cast<uint32_t>(request.rows.size());
+  h.parts = static_cast<uint32_t>(request.parts.size());
+  h.entries = static_cast<uint32_t>(request.entries.size());
+  h.hidden = static_cast<uint32_t>(request.x.cols);
+  const DispatchLayout layout(h);
+  Begin(h, layout.end, frame);
+  const size_t hidden = h.hidden;
+  for (size_t i = 0; i < request.rows.size(); ++i) {
+    const size_t row = static_cast<size_t>(request.rows[i]);
+    if (h.in == WireDType::kInt8Block32) {
+      const size_t blocks = hidden / 32;
+      Put(frame, layout.scale + i * blocks * sizeof(float), request.x.scale + row * blocks, blocks * sizeof(float));
+      Put(frame, layout.x + i * hidden, request.x.q + row * hidden, hidden);
+    } else {
+      Put(frame, layout.x + i * hidden * sizeof(float), request.x.f32 + row * hidden, hidden * sizeof(float));
+    }
+  }
+  if (h.in == WireDType::kInt8Block32) Pad(frame, layout.scale + h.rows * (hidden / 32) * sizeof(float), layout.x);
+  const size_t element = h.in == WireDType::kInt8Block32 ? 1 : sizeof(float);
+  Pad(frame, layout.x + h.rows * hidden * element, layout.parts);
+  Put(frame, layout.parts, request.parts.data(), request.parts.size_bytes());
+  Pad(frame, layout.parts + request.parts.size_bytes(), layout.entries);
+  Put(frame, layout.entries, request.entries.data(), request.entries.size_bytes());
+}
+
+void EncodeReply(const FrameHeader& dispatch, uint32_t first_part, std::span<const float> data,
+                 std::span<const uint8_t> faults, std::vector<uint8_t>* frame) {
+  FrameHeader h = dispatch;
+  h.kind = FrameKind::kReply;
+  h.rows = 0;
+  h.entries = 0;
+  h.parts = static_cast<uint32_t>(faults.size());
+  h.first_part = first_part;
+  const ReplyLayout layout(h);
+  Begin(h, layout.end, frame);
+  Put(frame, layout.faults, faults.data(), faults.size());
+  Pad(frame, layout.faults + faults.size(), layout.data);
+  Put(frame, layout.data, data.data(), data.size_bytes());
+}
+
+void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std::vector<uint8_t>* frame) {
+  const std::string_view text = ToStd(status.message()).substr(0, kMaxRefusalText);
+  FrameHeader h = dispatch;
+  h.kind = FrameKind::kRefusal;
+  h.rows = h.parts = h.entries = h.first_part = 0;
+  h.code = static_cast<uint16_t>(status.code());
+  h.text_bytes = static_cast<uint32_t>(text.size());
+  Begin(h, sizeof(FrameHeader) + text.size(), frame);
+  Put(frame, sizeof(FrameHeader), text.data(), text.size());
+}
+
+absl::StatusOr<FrameHeader> DecodeHeader(std::span<const uint8_t> frame) {
+  if (frame.size() < sizeof(FrameHeader)) {
+    return Bad("length", frame.size(), "a header takes", sizeof(FrameHeader));
+  }
+  FrameHeader h;
+  std::memcpy(&h, frame.data(), sizeof(h));
+  if (h.magic != kFrameMagic) return Bad("magic", h.magic, "expected", kFrameMagic);
+  if (h.version != kFrameVersion) return Bad("version", h.version, "expected", kFrameVersion);
+  if (h.length != frame.size()) return Bad("length", h.length, "received", frame.size());
+  switch (h.kind) {
+    case FrameKind::kDispatch:
+    case FrameKind::kReply:
+    case FrameKind::kRefusal:
+      return h;
+  }
+  return Bad("kind", static_cast<uint64_t>(h.kind), "known kinds end at", 3);
+}
+
+absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, const FrameLimits& limits) {
+  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader h, DecodeHeader(frame));
+  MOEPOOL_CHECK(reinterpret_cast<uintptr_t>(frame.data()) % 8 == 0);
+  MOEPOOL_RETURN_IF_ERROR(CheckHeader(h, limits, FrameKind::kDispatch));
+  if (h.in != WireDType::kF32 && h.in != WireDType::kInt8Block32) {
+    return Bad("dtype of activations", static_cast<uint64_t>(h.in), "known types end at", 1);
+  }
+  if (h.out != WireDType::kF32) return Bad("dtype of parts", static_cast<uint64_t>(h.out), "expected", 0);
+  if (h.in == WireDType::kInt8Block32 && h.hidden % 32 != 0) return Bad("hidden", h.hidden, "must be a multiple of", 32);
+  if (h.rows == 0 || h.rows > kMaxRows) return Bad("rows", h.rows, "must be 1 to", kMaxRows);
+  const uint64_t most = uint64_t{h.rows} * static_cast<uint64_t>(limits.experts);
+  if (h.entries > most) return Bad("entries", h.entries, "rows and experts allow", most);
+  if (h.parts > h.entries) return Bad("parts", h.parts, "entries are", h.entries);
+  if (h.parts == 0) return Bad("parts", 0, "must be at least", 1);
+  const DispatchLayout layout(h);
+  if (layout.end != frame.size()) return Bad("length", frame.size(), "its counts make", layout.end);
+
+  DispatchView view;
+  view.header = h;
+  view.x.rows = static_cast<int>(h.rows);
+  view.x.cols = static_cast<int>(h.hidden);
+  // The views are read only; Activations has mutable pointers because producers fill it.
+  auto* base = const_cast<uint8_t*>(frame.data());
+  if (h.in == WireDType::kInt8Block32) {
+    view.x.scale = reinterpret_cast<float*>(base + layout.scale);
+    view.x.q = reinterpret_cast<int8_t*>(base + layout.x);
+    for (const float scale : SpanAt<float>(frame, layout.scale, uint64_t{h.rows} * h.hidden / 32)) {
+      if (!(scale >= 0) || !std::isfinite(scale)) {
+        return absl::InvalidArgumentError(StrCat("frame: scale is ", scale, ", must be finite and at least 0"));
+      }
+    }
+  } else {
+    view.x.f32 = reinterpret_cast<float*>(base + layout.x);
+  }
+  view.parts = SpanAt<WirePart>(frame, layout.parts, h.parts);
+  view.entries = SpanAt<ExpertEntry>(frame, layout.entries, h.entries);
+  MOEPOOL_RETURN_IF_ERROR(CheckParts(view, limits));
+  return view;
+}
+
+absl::StatusOr<ReplyView> DecodeReply(std::span<const uint8_t> frame, const FrameLimits& limits) {
+  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader h, DecodeHeader(frame));
+  MOEPOOL_CHECK(reinterpret_cast<uintptr_t>(frame.data()) % 8 == 0);
+  MOEPOOL_RETURN_IF_ERROR(CheckHeader(h, limits, FrameKind::kReply));
+  if (h.out != WireDType::kF32) return Bad("dtype of parts", static_cast<uint64_t>(h.out), "expected", 0);
+  if (h.parts == 0) return Bad("parts", 0, "must be at least", 1);
+  const ReplyLayout layout(h);  // 2^32 parts of 2^31 columns still fit 64 bits with their 4 bytes each
+  if (layout.end != frame.size()) return Bad("length", frame.size(), "its counts make", layout.end);
+  ReplyView view;
+  view.header = h;
+  view.faults = SpanAt<uint8_t>(frame, layout.faults, h.parts);
+  view.data = SpanAt<float>(frame, layout.data, uint64_t{h.parts} * h.hidden);
+  return view;
+}
+
+absl::Status DecodeRefusal(std::span<const uint8_t> frame) {
+  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader h, DecodeHeader(frame));
+  if (h.kind != FrameKind::kRefusal) return Bad("kind", static_cast<uint64_t>(h.kind), "expected", 3);
+  if (h.text_bytes > kMaxRefusalText || sizeof(FrameHeader) + h.text_bytes != frame.size()) {
+    return Bad("text bytes", h.text_bytes, "the frame holds", frame.size() - sizeof(FrameHeader));
+  }
+  const std::string_view text(reinterpret_cast<const char*>(frame.data()) + sizeof(FrameHeader), h.text_bytes);
+  const auto code = static_cast<absl::StatusCode>(h.code);
+  if (code == absl::StatusCode::kOk) return absl::InternalError("frame: a refusal with code OK");
+  return absl::Status(code, StrCat("worker refused: ", text));
+}
+
+}  // namespace moepool
