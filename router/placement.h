@@ -23,13 +23,20 @@ struct PlacementInput {
 };
 
 struct PlacementPlan {
-  std::vector<int32_t> owner;           // [layers * experts] index into workers
-  std::vector<uint64_t> worker_bytes;   // [workers]
+  std::vector<int32_t> owner;          // [layers * experts] index into workers
+  std::vector<uint64_t> worker_bytes;  // [workers]
 };
 
-// Contiguous ranges of experts, the same in every layer, near to each worker's share of the memory (equal shares where none is
-// limited) and with edges on multiples of the largest power of two that fits, so that parts of a row stay few.
-// A worker may end with none. FailedPrecondition names the bytes needed and the bytes the workers have.
+// Contiguous ranges of experts in the order of the workers, the same in every layer. A worker's share is its
+// limit over the sum of the limits; one without a limit counts as holding the whole model, or the largest
+// limit if that is more. A range may exceed its worker's share by a quarter (more only where every plan
+// must), and never its limit. Among those plans: fewest workers without work, then fewest aligned blocks,
+// that is edges on the largest powers of two, so that parts of a row stay few, then nearest to the shares. 16
+// equal experts fall 8+8, 6+6+4, 4+4+4+4, 4+4+4+2+2.
+//
+// A plan is found wherever one with contiguous ranges in this order keeps the limits. A worker may end with
+// none. FailedPrecondition names the bytes needed and the bytes the workers have, or the expert that no
+// worker can hold. InvalidArgument: expert_bytes is not [layers * experts], or its sum exceeds 2^63.
 absl::StatusOr<PlacementPlan> PlanPlacement(const PlacementInput& input);
 
 }  // namespace moepool
