@@ -5,7 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
+#include "common/base/str.h"
 
 namespace moepool {
 namespace {
@@ -35,7 +35,7 @@ constexpr GgmlName kUnsupported[] = {
 
 std::string KnownNames() {
   std::string names;
-  for (const DTypeInfo& info : kTable) absl::StrAppend(&names, names.empty() ? "" : ", ", info.name);
+  for (const DTypeInfo& info : kTable) names += std::string(names.empty() ? "" : ", ") + std::string(info.name);
   return names;
 }
 
@@ -52,14 +52,14 @@ absl::StatusOr<DType> DTypeFromGgml(uint32_t ggml_type) {
     if (entry.ggml_type == ggml_type) name = entry.name;
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("ggml type ", ggml_type, " (", name, ") is not one of ", KnownNames()));
+      StrCat("ggml type ", ggml_type, " (", name, ") is not one of ", KnownNames()));
 }
 
 absl::StatusOr<DType> DTypeFromName(std::string_view name) {
   for (int i = 0; i < kDTypeCount; ++i) {
-    if (absl::EqualsIgnoreCase(kTable[i].name, name)) return static_cast<DType>(i);
+    if (absl::EqualsIgnoreCase(ToAbsl(kTable[i].name), ToAbsl(name))) return static_cast<DType>(i);
   }
-  return absl::InvalidArgumentError(absl::StrCat("type '", name, "' is not one of ", KnownNames()));
+  return absl::InvalidArgumentError(StrCat("type '", name, "' is not one of ", KnownNames()));
 }
 
 }  // namespace moepool
