@@ -6,17 +6,18 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "absl/base/thread_annotations.h"
+
 #if defined(__clang__)
 #define MOEPOOL_TSA(x) __attribute__((x))
 #else
 #define MOEPOOL_TSA(x)
 #endif
-#define GUARDED_BY(x) MOEPOOL_TSA(guarded_by(x))
+// GUARDED_BY and NO_THREAD_SAFETY_ANALYSIS are abseil's; the rest are the names of clang's documentation.
 #define REQUIRES(...) MOEPOOL_TSA(requires_capability(__VA_ARGS__))
 #define EXCLUDES(...) MOEPOOL_TSA(locks_excluded(__VA_ARGS__))
 #define ACQUIRE(...) MOEPOOL_TSA(acquire_capability(__VA_ARGS__))
 #define RELEASE(...) MOEPOOL_TSA(release_capability(__VA_ARGS__))
-#define NO_THREAD_SAFETY_ANALYSIS MOEPOOL_TSA(no_thread_safety_analysis)
 
 namespace moepool {
 

@@ -1,0 +1,205 @@
+// See dispatch.h.
+#include "router/dispatch.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "absl/time/clock.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+
+namespace moepool {
+namespace {
+
+uint64_t Random64() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+}  // namespace
+
+Dispatcher::Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool, DispatchTimeouts timeouts)
+    : config_(config),
+      limits_{config.hidden, config.layers, config.experts, model_digest},
+      levels_(TreeLevels(config.experts)),
+      pool_(pool),
+      timeouts_(timeouts),
+      router_id_(Random64()),
+      incarnation_(Random64()) {}
+
+void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip) {
+  const size_t k = static_cast<size_t>(config_.experts_per_token);
+  shares_.resize(table_->members.size());
+  for (Share& share : shares_) {
+    share.dispatch_id = 0;
+    share.last_row = -1;
+    share.rows.clear();
+    share.parts.clear();
+    share.entries.clear();
+    share.part_of.clear();
+  }
+  parts_.clear();
+  adds_.clear();
+  row_of_.clear();
+  first_part_.assign(static_cast<size_t>(x.rows), -1);
+  row_experts_.resize(k);
+  row_owners_.resize(k);
+  for (int row = 0; row < x.rows; ++row) {
+    if (skip[row]) continue;
+    const std::span<const SelectedExpert> chosen = selected.subspan(row * k, k);
+    for (size_t i = 0; i < k; ++i) {
+      row_experts_[i] = chosen[i].expert;
+      row_owners_[i] = table_->Owner(layer_, config_.experts, chosen[i].expert);
+    }
+    const size_t first_part = parts_.size();
+    const size_t first_add = adds_.size();
+    PlanRow(row_experts_, row_owners_, levels_, &parts_, &adds_);
+    for (size_t i = first_add; i < adds_.size(); ++i) {
+      adds_[i].dst += static_cast<int>(first_part);
+      adds_[i].src += static_cast<int>(first_part);
+    }
+    first_part_[row] = static_cast<int32_t>(first_part);
+    for (size_t p = first_part; p < parts_.size(); ++p) {
+      const PlannedPart& part = parts_[p];
+      Share& share = shares_[part.owner];
+      if (share.last_row != row) {
+        share.rows.push_back(row);
+        share.last_row = row;
+      }
+      share.parts.push_back({static_cast<uint32_t>(share.rows.size() - 1), static_cast<uint16_t>(part.node.level),
+                             static_cast<uint16_t>(part.node.index), static_cast<uint32_t>(share.entries.size())});
+      for (int i = part.begin; i < part.end; ++i) share.entries.push_back({chosen[i].expert, chosen[i].weight});
+      share.part_of.push_back(static_cast<int32_t>(p));
+      row_of_.push_back(row);
+    }
+  }
+}
+
+absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, size_t member) {
+  Share& share = shares_[member];
+  const absl::Duration budget = timeouts_.base + timeouts_.per_row * static_cast<double>(share.rows.size());
+  share.sent = absl::Now();
+  share.deadline = share.sent + budget;
+  share.dispatch_id = next_dispatch_++;
+  share.have.assign(share.parts.size(), 0);
+
+  DispatchRequest request;
+  request.header.router_id = router_id_;
+  request.header.incarnation = incarnation_;
+  request.header.dispatch_id = share.dispatch_id;
+  request.header.model_digest = limits_.model_digest;
+  request.header.epoch = table_->epoch;
+  request.header.layer = static_cast<uint32_t>(layer);
+  request.header.in = wire;
+  request.header.budget_us = static_cast<uint32_t>(
+      std::min<int64_t>(absl::ToInt64Microseconds(budget), std::numeric_limits<uint32_t>::max()));
+  request.x = x;
+  request.rows = share.rows;
+  request.parts = share.parts;
+  request.entries = share.entries;
+  EncodeDispatch(request, &frame_);
+  totals_.dispatches += 1;
+  totals_.parts += share.parts.size();
+  totals_.bytes_out += frame_.size();
+  return table_->members[member].transport->Send(share.dispatch_id, frame_, share.deadline);
+}
+
+absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
+                               std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
+                               std::shared_ptr<const RoutingTable> table) {
+  layer_ = layer;
+  table_ = std::move(table);
+  Plan(x, selected, skip);
+  totals_.rows += static_cast<uint64_t>(x.rows);
+  const size_t hidden = static_cast<size_t>(config_.hidden);
+  if (data_.size() < parts_.size() * hidden) data_.resize(parts_.size() * hidden);
+  part_fault_.assign(parts_.size(), 0);
+  for (size_t m = 0; m < shares_.size(); ++m) {
+    if (shares_[m].parts.empty()) continue;
+    if (absl::Status sent = Send(layer, wire, x, m); !sent.ok()) return Lose(m, sent);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Dispatcher::AcceptReply(const FrameBytes& frame, size_t member, size_t* missing) {
+  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader header, DecodeHeader(frame.bytes));
+  if (header.kind == FrameKind::kRefusal) return DecodeRefusal(frame.bytes);
+  MOEPOOL_ASSIGN_OR_RETURN(const ReplyView reply, DecodeReply(frame.bytes, limits_));
+  Share& share = shares_[member];
+  const uint64_t end = uint64_t{reply.header.first_part} + reply.header.parts;
+  if (end > share.parts.size()) {
+    return absl::InvalidArgumentError(
+        StrCat("reply: parts end at ", end, ", ", share.parts.size(), " were asked for"));
+  }
+  const size_t hidden = static_cast<size_t>(config_.hidden);
+  for (size_t i = 0; i < reply.header.parts; ++i) {
+    const size_t local = reply.header.first_part + i;
+    if (share.have[local]) continue;  // a duplicate: the first answer stands
+    share.have[local] = 1;
+    *missing -= 1;
+    const size_t part = static_cast<size_t>(share.part_of[local]);
+    std::memcpy(&data_[part * hidden], &reply.data[i * hidden], hidden * sizeof(float));
+    part_fault_[part] = reply.faults[i];
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Dispatcher::Receive(size_t member) {
+  Share& share = shares_[member];
+  ExpertTransport& transport = *table_->members[member].transport;
+  size_t missing = share.parts.size();
+  while (missing > 0) {
+    absl::StatusOr<FrameBytes> frame = transport.Receive(share.dispatch_id, share.deadline);
+    if (!frame.ok()) return frame.status();
+    totals_.bytes_in += frame->bytes.size();
+    MOEPOOL_RETURN_IF_ERROR(AcceptReply(*frame, member, &missing));
+  }
+  transport.Forget(share.dispatch_id);
+  share.dispatch_id = 0;
+  pool_->ReportRoundTrip(table_->members[member].worker, absl::Now() - share.sent);
+  return absl::OkStatus();
+}
+
+absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
+  totals_.losses += 1;
+  const RouteMember lost = table_->members[member];
+  pool_->ReportLoss(lost.worker, cause);
+  for (size_t m = 0; m < shares_.size(); ++m) {
+    if (shares_[m].dispatch_id == 0) continue;
+    table_->members[m].transport->Forget(shares_[m].dispatch_id);
+    shares_[m].dispatch_id = 0;
+  }
+  table_.reset();
+  return absl::UnavailableError(StrCat("worker ", lost.worker.value(), " was lost in layer ", layer_, ": ",
+                                       ToStd(cause.message())));
+}
+
+absl::Status Dispatcher::Finish(float* residual, RowFaults faults) {
+  const absl::Time begin = absl::Now();
+  for (size_t m = 0; m < shares_.size(); ++m) {
+    if (shares_[m].dispatch_id == 0) continue;
+    if (absl::Status received = Receive(m); !received.ok()) return Lose(m, received);
+  }
+  totals_.wait_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
+
+  const size_t hidden = static_cast<size_t>(config_.hidden);
+  for (const PlannedAdd& add : adds_) {
+    float* dst = &data_[static_cast<size_t>(add.dst) * hidden];
+    const float* src = &data_[static_cast<size_t>(add.src) * hidden];
+    for (size_t c = 0; c < hidden; ++c) dst[c] += src[c];
+  }
+  for (size_t p = 0; p < parts_.size(); ++p) {
+    if (part_fault_[p]) faults[row_of_[p]] = 1;
+  }
+  for (size_t row = 0; row < first_part_.size(); ++row) {
+    if (first_part_[row] < 0) continue;
+    const float* sum = &data_[static_cast<size_t>(first_part_[row]) * hidden];
+    float* out = residual + row * hidden;
+    for (size_t c = 0; c < hidden; ++c) out[c] += sum[c];
+  }
+  table_.reset();
+  return absl::OkStatus();
+}
+
+}  // namespace moepool

@@ -1,0 +1,101 @@
+// The exchange of one layer as the router sees it: rows grouped by worker, one dispatch a worker, and the parts that come
+// back added in the canonical order. Owned by the engine's thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/backend/backend.h"
+#include "common/model/canonical_sum.h"
+#include "common/model/config.h"
+#include "common/model/gate_policy.h"
+#include "common/transport/frame.h"
+#include "router/pool.h"
+
+namespace moepool {
+
+// A dispatch has until its deadline, which grows with its rows, before its worker counts as lost.
+struct DispatchTimeouts {
+  absl::Duration base = absl::Seconds(10);
+  absl::Duration per_row = absl::Milliseconds(20);
+};
+
+// Running totals, for metrics.
+struct DispatchTotals {
+  uint64_t dispatches = 0;
+  uint64_t parts = 0;
+  uint64_t rows = 0;  // summed over layers
+  uint64_t bytes_out = 0;
+  uint64_t bytes_in = 0;
+  uint64_t losses = 0;
+  double wait_seconds = 0;  // from the last send of a layer to its last part
+};
+
+class Dispatcher {
+ public:
+  // `pool` outlives this. `model_digest`: the first 8 bytes of the digest.
+  Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool, DispatchTimeouts timeouts);
+
+  // Sends the rows of `x` to the workers that `table` names for their experts.
+  //   selected [x.rows * experts_per_token], ascending within a row.   skip [x.rows]: 1 leaves the row out.
+  // Unavailable where a worker is lost on the way, which is reported to the pool.
+  absl::Status Begin(int layer, WireDType wire, const Activations& x, std::span<const SelectedExpert> selected,
+                     std::span<const uint8_t> skip, std::shared_ptr<const RoutingTable> table);
+
+  // Waits for the parts, adds them, and adds each row's sum to residual [rows, hidden]. Sets faults[row] where a part is not
+  // finite. Unavailable as above; residual is then unchanged.
+  absl::Status Finish(float* residual, RowFaults faults);
+
+  const DispatchTotals& totals() const { return totals_; }
+
+ private:
+  // What one worker is asked for.
+  struct Share {
+    uint64_t dispatch_id = 0;
+    absl::Time sent;
+    absl::Time deadline;
+    int last_row = -1;
+    std::vector<int32_t> rows;
+    std::vector<WirePart> parts;
+    std::vector<ExpertEntry> entries;
+    std::vector<int32_t> part_of;  // by local part: its number in the step
+    std::vector<uint8_t> have;     // by local part
+  };
+
+  void Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip);
+  absl::Status Send(int layer, WireDType wire, const Activations& x, size_t member);
+  absl::Status Receive(size_t member);
+  absl::Status AcceptReply(const FrameBytes& frame, size_t member, size_t* missing);
+  // Takes the worker out of the pool, gives up on the layer's other dispatches, and returns what the caller is to return.
+  absl::Status Lose(size_t member, const absl::Status& cause);
+
+  const ModelConfig config_;
+  const FrameLimits limits_;
+  const uint32_t levels_;
+  ExpertPool* const pool_;
+  const DispatchTimeouts timeouts_;
+  const uint64_t router_id_;
+  const uint64_t incarnation_;
+  uint64_t next_dispatch_ = 1;
+
+  // The layer under way.
+  std::shared_ptr<const RoutingTable> table_;
+  std::vector<Share> shares_;           // [members]
+  std::vector<PlannedPart> parts_;      // of all rows
+  std::vector<PlannedAdd> adds_;        // part numbers of the step
+  std::vector<int32_t> first_part_;     // [rows] -1: none
+  std::vector<int32_t> row_of_;         // [parts]
+  std::vector<float> data_;             // [parts, hidden]
+  std::vector<uint8_t> part_fault_;     // [parts]
+  std::vector<int32_t> row_experts_;    // scratch
+  std::vector<int> row_owners_;         // scratch
+  std::vector<uint8_t> frame_;          // scratch
+  int layer_ = 0;
+  DispatchTotals totals_;
+};
+
+}  // namespace moepool

@@ -1,0 +1,417 @@
+// See engine.h.
+#include "router/engine.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/time/clock.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "router/sampler.h"
+
+namespace moepool {
+namespace {
+
+// How often the engine looks for a new routing table while it has none.
+constexpr absl::Duration kRoutesPoll = absl::Milliseconds(2);
+
+double Milliseconds(absl::Duration d) { return absl::ToDoubleMilliseconds(d); }
+
+SequenceView View(const Sequence& s) {
+  SequenceView view;
+  view.id = s.id;
+  view.known_tokens = static_cast<int>(s.tokens.size());
+  view.computed_tokens = s.computed;
+  view.reserve_tokens = s.reserve_tokens();
+  view.arrived = s.arrived;
+  view.deadline = s.request.deadline;
+  return view;
+}
+
+}  // namespace
+
+class Engine::Call : public TrunkCall {
+ public:
+  Call(Engine* engine, SequenceId id, std::shared_ptr<UpdateGate> gate)
+      : engine_(engine), id_(id), gate_(std::move(gate)) {}
+  ~Call() override {
+    gate_->Detach();
+    engine_->queue_.Cancel(id_);
+  }
+  void Cancel() override { engine_->queue_.Cancel(id_); }
+
+ private:
+  Engine* const engine_;
+  const SequenceId id_;
+  const std::shared_ptr<UpdateGate> gate_;
+};
+
+Engine::Engine(Backend* backend, std::shared_ptr<const ModelSource> source, ExpertPool* pool, EngineOptions options)
+    : backend_(backend),
+      source_(std::move(source)),
+      pool_(pool),
+      options_(std::move(options)),
+      queue_(options_.max_waiting) {}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend* backend, std::shared_ptr<const ModelSource> source,
+                                                       ExpertPool* pool, EngineOptions options) {
+  options.limits.block_tokens = kKvBlockTokens;
+  std::unique_ptr<Engine> engine(new Engine(backend, std::move(source), pool, std::move(options)));
+  MOEPOOL_RETURN_IF_ERROR(engine->Start());
+  return engine;
+}
+
+absl::Status Engine::Start() {
+  const ModelConfig& config = source_->Config();
+  MOEPOOL_ASSIGN_OR_RETURN(digest_, source_->Digest());
+  MOEPOOL_ASSIGN_OR_RETURN(decoder_, Decoder::Create(backend_, source_, options_.limits.token_budget));
+
+  const uint64_t block_bytes = KvCache::BlockBytes(config, options_.kv_type);
+  const uint64_t blocks = options_.kv_bytes / block_bytes;
+  if (blocks == 0 || blocks > uint64_t{1} << 30) {
+    return absl::InvalidArgumentError(StrCat("KV cache of ", options_.kv_bytes, " bytes makes ", blocks, " blocks of ",
+                                             block_bytes, " bytes; 1 to 2^30 are possible"));
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(kv_, KvCache::Create(backend_, config, options_.kv_type, static_cast<int>(blocks)));
+  const int64_t kv_tokens = static_cast<int64_t>(blocks) * kKvBlockTokens;
+  context_tokens_ = static_cast<int>(std::min<int64_t>(config.context_tokens, kv_tokens));
+  if (options_.context_tokens > 0) {
+    if (options_.context_tokens > context_tokens_) {
+      return absl::InvalidArgumentError(StrCat("a context of ", options_.context_tokens, " tokens was asked for; the model has ",
+                                               config.context_tokens, ", the KV cache holds ", kv_tokens));
+    }
+    context_tokens_ = options_.context_tokens;
+  }
+  uint64_t digest8 = 0;
+  std::memcpy(&digest8, digest_.data(), sizeof(digest8));
+  dispatcher_ = std::make_unique<Dispatcher>(config, digest8, pool_, options_.dispatch);
+  scheduler_ = MakeContinuousBatching(options_.limits);
+  PublishStats();
+  thread_ = std::thread([this] { Loop(); });
+  return absl::OkStatus();
+}
+
+Engine::~Engine() {
+  queue_.Close();
+  if (thread_.joinable()) thread_.join();
+}
+
+absl::StatusOr<ModelInfo> Engine::Describe() {
+  const ModelConfig& config = source_->Config();
+  ModelInfo info;
+  info.name = config.name;
+  info.family = config.family;
+  info.digest = digest_;
+  info.context_tokens = context_tokens_;
+  info.vocab_size = config.vocab_size;
+  info.layers = config.layers;
+  info.experts = config.experts;
+  info.experts_per_token = config.experts_per_token;
+  info.dense = config.dense();
+  info.tokenizer = source_->Tokenizer();
+  return info;
+}
+
+absl::StatusOr<PoolInfo> Engine::Pool() {
+  const EngineStats stats = Stats();
+  PoolInfo info;
+  info.model = source_->Config().name;
+  const std::shared_ptr<const RoutingTable> routes = pool_->Routes();
+  info.ready = routes != nullptr;
+  if (routes != nullptr) info.epoch = routes->epoch;
+  if (!info.ready) info.waiting_for = pool_->WaitingFor();
+  info.running = stats.running;
+  info.waiting = stats.waiting;
+  info.kv_blocks = stats.kv_blocks;
+  info.kv_blocks_free = stats.kv_blocks_free;
+  return info;
+}
+
+absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
+  const int vocab = source_->Config().vocab_size;
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) return absl::InvalidArgumentError("the prompt has 0 tokens, at least 1 is needed");
+  for (const int32_t id : request.prompt) {
+    if (id < 0 || id >= vocab) {
+      return absl::InvalidArgumentError(StrCat("token id ", id, " of the prompt is outside the vocabulary of ", vocab));
+    }
+  }
+  if (request.first_logits >= 0) {
+    if (prompt > context_tokens_) {
+      return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens, the context is ", context_tokens_));
+    }
+    if (request.first_logits >= prompt) {
+      return absl::InvalidArgumentError(
+          StrCat("logits are asked for from position ", request.first_logits, ", the prompt has ", prompt, " tokens"));
+    }
+    return absl::OkStatus();
+  }
+  if (request.max_tokens < 1) {
+    return absl::InvalidArgumentError(StrCat("max_tokens is ", request.max_tokens, ", must be at least 1"));
+  }
+  if (prompt + request.max_tokens > context_tokens_) {
+    return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens and max_tokens is ", request.max_tokens,
+                                             ", the context is ", context_tokens_));
+  }
+  return ValidateSampling(request.sampling);
+}
+
+absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest request, UpdateCallback on_update) {
+  MOEPOOL_RETURN_IF_ERROR(CheckRequest(request));
+  auto sequence = std::make_unique<Sequence>();
+  const SequenceId id(next_id_.fetch_add(1));
+  auto gate = std::make_shared<UpdateGate>(std::move(on_update));
+  sequence->id = id;
+  sequence->gate = gate;
+  sequence->tokens = request.prompt;
+  sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(std::max(0, request.max_tokens)));
+  sequence->request = std::move(request);
+  sequence->arrived = absl::Now();
+  MOEPOOL_RETURN_IF_ERROR(queue_.Push(std::move(sequence)));
+  return std::make_unique<Call>(this, id, std::move(gate));
+}
+
+EngineStats Engine::Stats() const {
+  MutexLock lock(&stats_mutex_);
+  return published_;
+}
+
+bool Engine::Idle() const {
+  const EngineStats stats = Stats();
+  return stats.running == 0 && stats.waiting == 0;
+}
+
+void Engine::Loop() {
+  bool stranded = false;
+  while (true) {
+    const bool busy = !running_.empty() || !waiting_.empty();
+    const absl::Duration patience =
+        !busy ? absl::InfiniteDuration() : (stranded ? kRoutesPoll : absl::ZeroDuration());
+    RequestQueue::Batch batch = queue_.Take(patience, static_cast<int>(waiting_.size()));
+    const bool closed = batch.closed;
+    Accept(std::move(batch));
+    if (closed) break;
+    const std::shared_ptr<const RoutingTable> routes = pool_->Routes();
+    stranded = routes == nullptr;
+    if (stranded) {
+      FailStranded();
+    } else {
+      routes_missing_since_ = absl::InfiniteFuture();
+      Step(routes);
+    }
+    PublishStats();
+  }
+  const auto fail_all = [this](const std::vector<std::unique_ptr<Sequence>>& sequences) {
+    std::vector<SequenceId> ids;
+    for (const auto& s : sequences) ids.push_back(s->id);
+    for (const SequenceId id : ids) Fail(id, absl::UnavailableError("the router is shutting down"));
+  };
+  fail_all(running_);
+  fail_all(waiting_);
+  PublishStats();
+}
+
+void Engine::Accept(RequestQueue::Batch batch) {
+  for (auto& sequence : batch.arrived) waiting_.push_back(std::move(sequence));
+  for (const SequenceId id : batch.cancelled) {
+    if (Find(id) != nullptr) Fail(id, absl::CancelledError("the request was cancelled"));
+  }
+}
+
+void Engine::FailStranded() {
+  const absl::Time now = absl::Now();
+  routes_missing_since_ = std::min(routes_missing_since_, now);
+  std::vector<std::pair<SequenceId, absl::Status>> failed;
+  const auto look = [&](const std::vector<std::unique_ptr<Sequence>>& sequences) {
+    for (const auto& s : sequences) {
+      if (s->request.deadline <= now) {
+        failed.emplace_back(s->id, absl::DeadlineExceededError("the deadline passed while experts had no holder"));
+      } else if (std::max(s->arrived, routes_missing_since_) + options_.no_holder_timeout <= now) {
+        failed.emplace_back(s->id, absl::UnavailableError(StrCat("experts have no holder: ", pool_->WaitingFor())));
+      }
+    }
+  };
+  look(running_);
+  look(waiting_);
+  for (auto& [id, status] : failed) Fail(id, std::move(status));
+}
+
+void Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
+  running_views_.clear();
+  waiting_views_.clear();
+  for (const auto& s : running_) running_views_.push_back(View(*s));
+  for (const auto& s : waiting_) waiting_views_.push_back(View(*s));
+  SchedulerSnapshot snapshot;
+  snapshot.now = absl::Now();
+  snapshot.running = running_views_;
+  snapshot.waiting = waiting_views_;
+  snapshot.free_blocks = kv_->free_blocks();
+  plan_ = scheduler_->Plan(snapshot);
+  Expire(plan_.expired);
+  Admit(plan_.admitted);
+  BuildRows(plan_.chunks);
+  if (rows_.empty()) return;
+
+  const absl::Time begin = absl::Now();
+  faults_.assign(rows_.size(), 0);
+  const absl::Status status = decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
+                                                [this](int row, std::span<float> logits) { OnLogits(row, logits); });
+  if (!status.ok()) {
+    // A worker was lost and is out of the pool. Keys and values of the step are written again, with the same numbers.
+    stats_.failed_steps += 1;
+    return;
+  }
+  stats_.steps += 1;
+  stats_.step_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
+  stats_.last_step_rows = static_cast<int>(rows_.size());
+  for (size_t i = 0; i < plan_.chunks.size(); ++i) Commit(i);
+}
+
+void Engine::Expire(std::span<const SequenceId> ids) {
+  for (const SequenceId id : ids) Fail(id, absl::DeadlineExceededError("the request's deadline has passed"));
+}
+
+void Engine::Admit(std::span<const SequenceId> ids) {
+  for (const SequenceId id : ids) {
+    const auto it = std::find_if(waiting_.begin(), waiting_.end(), [id](const auto& s) { return s->id == id; });
+    MOEPOOL_CHECK(it != waiting_.end());
+    const absl::Status reserved = kv_->Reserve(id, (*it)->reserve_tokens());
+    MOEPOOL_CHECK(reserved.ok());  // the scheduler counts blocks
+    (*it)->admitted = absl::Now();
+    running_.push_back(std::move(*it));
+    waiting_.erase(it);
+  }
+}
+
+void Engine::BuildRows(std::span<const StepChunk> chunks) {
+  rows_.clear();
+  chunk_of_row_.clear();
+  results_.clear();
+  results_.resize(chunks.size());
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const StepChunk& chunk = chunks[i];
+    Sequence* sequence = Find(chunk.id);
+    MOEPOOL_CHECK(sequence != nullptr);
+    results_[i].sequence = sequence;
+    results_[i].first_row = rows_.size();
+    const int32_t* table = kv_->BlockTable(chunk.id).data();
+    for (int position = chunk.begin; position < chunk.begin + chunk.count; ++position) {
+      StepRow row;
+      row.token = sequence->tokens[static_cast<size_t>(position)];
+      row.position = position;
+      row.block_table = table;
+      row.wants_logits = sequence->scores() ? position >= sequence->request.first_logits
+                                            : chunk.sample && position + 1 == chunk.begin + chunk.count;
+      rows_.push_back(row);
+      chunk_of_row_.push_back(i);
+    }
+  }
+}
+
+void Engine::OnLogits(int row, std::span<float> logits) {
+  ChunkResult& result = results_[chunk_of_row_[static_cast<size_t>(row)]];
+  const Sequence& sequence = *result.sequence;
+  const int position = rows_[static_cast<size_t>(row)].position;
+  if (options_.on_logits) options_.on_logits(sequence.request.request_id, position, logits);
+  if (sequence.scores()) {
+    result.logits.push_back({position, {logits.begin(), logits.end()}});
+    return;
+  }
+  const std::span<const int32_t> all(sequence.tokens);
+  const size_t prompt = sequence.request.prompt.size();
+  result.sampled = Sample(sequence.request.sampling, all.first(prompt), all.subspan(prompt),
+                          static_cast<uint64_t>(sequence.generated()), logits);
+}
+
+void Engine::Commit(size_t chunk_index) {
+  const StepChunk& chunk = plan_.chunks[chunk_index];
+  ChunkResult& result = results_[chunk_index];
+  Sequence& sequence = *result.sequence;
+  for (int i = 0; i < chunk.count; ++i) {
+    if (!faults_[result.first_row + static_cast<size_t>(i)]) continue;
+    Fail(chunk.id, absl::DataLossError(StrCat("the model's numbers at position ", chunk.begin + i, " are not finite")));
+    return;
+  }
+  const bool prefill = chunk.begin < sequence.prompt_tokens();
+  (prefill ? stats_.prefill_rows : stats_.decode_rows) += static_cast<uint64_t>(chunk.count);
+  sequence.computed = chunk.begin + chunk.count;
+
+  SequenceUpdate update;
+  if (sequence.scores()) {
+    update.logits = std::move(result.logits);
+    if (sequence.computed == sequence.prompt_tokens()) {
+      update.reason = FinishReason::kLength;
+      Finish(chunk.id, std::move(update));
+    } else if (!update.logits.empty()) {
+      sequence.gate->Deliver(std::move(update));
+    }
+    return;
+  }
+  if (!chunk.sample) return;
+  if (!result.sampled.ok()) {
+    Fail(chunk.id, result.sampled.status());
+    return;
+  }
+  const int32_t id = *result.sampled;
+  if (sequence.generated() == 0) sequence.prefill_ms = Milliseconds(absl::Now() - sequence.admitted);
+  const std::vector<int32_t>& stops = sequence.request.stop_ids;
+  if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
+    update.reason = FinishReason::kStop;
+    Finish(chunk.id, std::move(update));
+    return;
+  }
+  sequence.tokens.push_back(id);
+  update.ids.push_back(id);
+  if (sequence.generated() == sequence.request.max_tokens) {
+    update.reason = FinishReason::kLength;
+    Finish(chunk.id, std::move(update));
+    return;
+  }
+  sequence.gate->Deliver(std::move(update));
+}
+
+Sequence* Engine::Find(SequenceId id) {
+  for (const auto* list : {&running_, &waiting_}) {
+    for (const auto& s : *list) {
+      if (s->id == id) return s.get();
+    }
+  }
+  return nullptr;
+}
+
+void Engine::Finish(SequenceId id, SequenceUpdate update) {
+  std::unique_ptr<Sequence> sequence;
+  for (auto* list : {&running_, &waiting_}) {
+    const auto it = std::find_if(list->begin(), list->end(), [id](const auto& s) { return s->id == id; });
+    if (it == list->end()) continue;
+    sequence = std::move(*it);
+    list->erase(it);
+    break;
+  }
+  MOEPOOL_CHECK(sequence != nullptr);
+  kv_->Free(id);
+  (update.status.ok() ? stats_.finished : stats_.failed) += 1;
+  update.finished = true;
+  const absl::Time admitted = std::min(sequence->admitted, absl::Now());
+  update.queue_ms = Milliseconds(admitted - sequence->arrived);
+  update.prefill_ms = sequence->prefill_ms;
+  sequence->gate->Deliver(std::move(update));
+}
+
+void Engine::Fail(SequenceId id, absl::Status status) {
+  SequenceUpdate update;
+  update.status = std::move(status);
+  Finish(id, std::move(update));
+}
+
+void Engine::PublishStats() {
+  stats_.running = static_cast<int>(running_.size());
+  stats_.waiting = static_cast<int>(waiting_.size());
+  stats_.kv_blocks = kv_->blocks();
+  stats_.kv_blocks_free = kv_->free_blocks();
+  stats_.dispatch = dispatcher_->totals();
+  MutexLock lock(&stats_mutex_);
+  published_ = stats_;
+}
+
+}  // namespace moepool

@@ -1,0 +1,134 @@
+// The step loop: takes what has arrived, asks the scheduler what to compute, runs the decoder, samples, and hands ids to
+// their callers. One thread owns sequences, KV cache and decoder; callers meet it in the RequestQueue alone.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/mutex.h"
+#include "common/trunk/trunk.h"
+#include "router/decoder.h"
+#include "router/dispatch.h"
+#include "router/kv_cache.h"
+#include "router/pool.h"
+#include "router/request_queue.h"
+#include "router/scheduler.h"
+
+namespace moepool {
+
+// Sees the logits behind each sampled id and each scored position, before anything changes them.
+using LogitsObserver = std::function<void(const std::string& request_id, int position, std::span<const float> logits)>;
+
+struct EngineOptions {
+  SchedulerLimits limits;
+  KvType kv_type = KvType::kF16;
+  uint64_t kv_bytes = uint64_t{1} << 30;  // for the KV cache, at least one block
+  int context_tokens = 0;                 // 0: the model's own; never above it or what the KV cache holds
+  int max_waiting = 1024;
+  absl::Duration no_holder_timeout = absl::Seconds(15);  // how long a sequence waits for lost experts to find a new home
+  DispatchTimeouts dispatch;
+  LogitsObserver on_logits;               // called on the engine's thread
+};
+
+struct EngineStats {
+  uint64_t steps = 0;
+  uint64_t prefill_rows = 0;
+  uint64_t decode_rows = 0;
+  uint64_t failed_steps = 0;  // given up because a worker was lost, and run again
+  uint64_t finished = 0;
+  uint64_t failed = 0;
+  double step_seconds = 0;
+  int last_step_rows = 0;
+  int running = 0;
+  int waiting = 0;
+  int kv_blocks = 0;
+  int kv_blocks_free = 0;
+  DispatchTotals dispatch;
+};
+
+class Engine : public Trunk {
+ public:
+  // Loads the trunk and starts the thread. `backend` and `pool` outlive the engine. ResourceExhausted names the bytes.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend* backend, std::shared_ptr<const ModelSource> source,
+                                                        ExpertPool* pool, EngineOptions options);
+  // Running sequences end with Unavailable.
+  ~Engine() override;
+
+  absl::StatusOr<ModelInfo> Describe() override;
+  // The engine's own numbers; workers are the pool's to list.
+  absl::StatusOr<PoolInfo> Pool() override;
+  absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) override;
+
+  EngineStats Stats() const;
+  // Nothing runs and nothing waits.
+  bool Idle() const;
+
+ private:
+  class Call;
+
+  Engine(Backend* backend, std::shared_ptr<const ModelSource> source, ExpertPool* pool, EngineOptions options);
+  absl::Status Start();
+  absl::Status CheckRequest(const SequenceRequest& request) const;
+
+  // All below: the engine's thread.
+  void Loop();
+  void Accept(RequestQueue::Batch batch);
+  void FailStranded();
+  void Step(const std::shared_ptr<const RoutingTable>& routes);
+  void Expire(std::span<const SequenceId> ids);
+  void Admit(std::span<const SequenceId> ids);
+  void BuildRows(std::span<const StepChunk> chunks);
+  void OnLogits(int row, std::span<float> logits);
+  void Commit(size_t chunk);
+  // Ends the sequence with `update`, which is marked finished, and frees what it holds.
+  void Finish(SequenceId id, SequenceUpdate update);
+  void Fail(SequenceId id, absl::Status status);
+  Sequence* Find(SequenceId id);
+  void PublishStats();
+
+  struct ChunkResult {
+    Sequence* sequence = nullptr;
+    size_t first_row = 0;
+    absl::StatusOr<int32_t> sampled = -1;
+    std::vector<LogitsRow> logits;
+  };
+
+  Backend* const backend_;
+  const std::shared_ptr<const ModelSource> source_;
+  ExpertPool* const pool_;
+  EngineOptions options_;
+  ModelDigest digest_{};
+  int context_tokens_ = 0;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<KvCache> kv_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+  std::unique_ptr<Scheduler> scheduler_;
+  RequestQueue queue_;
+  std::atomic<uint64_t> next_id_ = 1;
+  std::thread thread_;
+
+  std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
+  std::vector<std::unique_ptr<Sequence>> waiting_;  // in order of arrival
+  absl::Time routes_missing_since_ = absl::InfiniteFuture();
+  EngineStats stats_;
+
+  // The step under way.
+  StepPlan plan_;
+  std::vector<SequenceView> running_views_;
+  std::vector<SequenceView> waiting_views_;
+  std::vector<StepRow> rows_;
+  std::vector<size_t> chunk_of_row_;
+  std::vector<uint8_t> faults_;
+  std::vector<ChunkResult> results_;
+
+  mutable Mutex stats_mutex_;
+  EngineStats published_ GUARDED_BY(stats_mutex_);
+};
+
+}  // namespace moepool

@@ -1,0 +1,64 @@
+// One sequence as the engine holds it, and the handle by which its caller can end it.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/mutex.h"
+#include "common/base/strong_id.h"
+#include "common/trunk/trunk.h"
+
+namespace moepool {
+
+// Stands between the engine's thread and a call's owner: updates stop for good once Detach() has returned.
+class UpdateGate {
+ public:
+  explicit UpdateGate(UpdateCallback on_update) : on_update_(std::move(on_update)) {}
+
+  void Deliver(SequenceUpdate update) EXCLUDES(mutex_) {
+    MutexLock lock(&mutex_);
+    if (detached_) return;
+    deliverer_.store(std::this_thread::get_id());
+    on_update_(std::move(update));
+    deliverer_.store({});
+  }
+
+  // May be called from inside the callback, which then is the last.
+  void Detach() EXCLUDES(mutex_) {
+    if (deliverer_.load() == std::this_thread::get_id()) {
+      detached_ = true;
+      return;
+    }
+    MutexLock lock(&mutex_);
+    detached_ = true;
+    on_update_ = nullptr;
+  }
+
+ private:
+  Mutex mutex_;
+  std::atomic<std::thread::id> deliverer_{};
+  std::atomic<bool> detached_ = false;
+  UpdateCallback on_update_;
+};
+
+// Owned by the engine's thread once it has left the queue.
+struct Sequence {
+  SequenceId id;
+  SequenceRequest request;
+  std::shared_ptr<UpdateGate> gate;
+  std::vector<int32_t> tokens;  // prompt, then what was sampled
+  int computed = 0;             // leading tokens in the KV cache
+  absl::Time arrived;
+  absl::Time admitted = absl::InfiniteFuture();
+  double prefill_ms = 0;
+
+  bool scores() const { return request.first_logits >= 0; }
+  int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }
+  int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens(); }
+  int reserve_tokens() const { return prompt_tokens() + (scores() ? 0 : request.max_tokens); }
+};
+
+}  // namespace moepool
