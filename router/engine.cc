@@ -120,6 +120,7 @@ absl::StatusOr<PoolInfo> Engine::Pool() {
   info.ready = routes != nullptr;
   if (routes != nullptr) info.epoch = routes->epoch;
   if (!info.ready) info.waiting_for = pool_->WaitingFor();
+  info.workers = pool_->Workers();
   info.running = stats.running;
   info.waiting = stats.waiting;
   info.kv_blocks = stats.kv_blocks;

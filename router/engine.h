@@ -57,11 +57,10 @@ class Engine : public Trunk {
   // Loads the trunk and starts the thread. `backend` and `pool` outlive the engine. ResourceExhausted names the bytes.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend* backend, std::shared_ptr<const ModelSource> source,
                                                         ExpertPool* pool, EngineOptions options);
-  // Running sequences end with Unavailable.
+  // Running sequences end with Unavailable. Calls are destroyed before the engine.
   ~Engine() override;
 
   absl::StatusOr<ModelInfo> Describe() override;
-  // The engine's own numbers; workers are the pool's to list.
   absl::StatusOr<PoolInfo> Pool() override;
   absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) override;
 

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "common/base/strong_id.h"
 #include "common/transport/expert_transport.h"
+#include "common/trunk/trunk.h"
 
 namespace moepool {
 
@@ -40,6 +41,8 @@ class ExpertPool {
   virtual void ReportLoss(WorkerId worker, const absl::Status& cause) = 0;
   // After a dispatch: for the moving average and the counters.
   virtual void ReportRoundTrip(WorkerId worker, absl::Duration round_trip) = 0;
+  // For people and metrics: every worker known, in order of joining.
+  virtual std::vector<PoolWorkerInfo> Workers() = 0;
 };
 
 }  // namespace moepool

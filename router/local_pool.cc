@@ -1,0 +1,72 @@
+// See local_pool.h.
+#include "router/local_pool.h"
+
+#include <cstring>
+
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/model/expert_tensors.h"
+#include "common/transport/in_process.h"
+#include "router/placement.h"
+
+namespace moepool {
+
+absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<const ModelSource> source,
+                                                             Backend* backend, int workers) {
+  if (workers < 1) return absl::InvalidArgumentError(StrCat("workers are ", workers, ", must be at least 1"));
+  const ModelConfig& config = source->Config();
+  MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, source->Digest());
+  uint64_t digest8 = 0;
+  std::memcpy(&digest8, digest.data(), sizeof(digest8));
+  const FrameLimits limits{config.hidden, config.layers, config.experts, digest8};
+
+  std::unique_ptr<LocalPool> pool(new LocalPool);
+  pool->source_ = source;
+  pool->backend_name_ = std::string(backend->Name());
+  std::vector<PlacementWorker> placed;
+  for (int w = 0; w < workers; ++w) placed.push_back({WorkerId(static_cast<uint64_t>(w + 1)), 0});
+  const std::vector<uint64_t> bytes = ExpertBytes(*source);
+  MOEPOOL_ASSIGN_OR_RETURN(const PlacementPlan plan, PlanPlacement({placed, bytes, config.layers, config.experts}));
+
+  auto routes = std::make_shared<RoutingTable>();
+  routes->epoch = 1;
+  routes->member = plan.owner;
+  for (int w = 0; w < workers; ++w) {
+    Worker worker;
+    worker.store = std::make_unique<ExpertStore>(source.get(), backend, 0);
+    for (int layer = 0; layer < config.layers; ++layer) {
+      for (int expert = 0; expert < config.experts; ++expert) {
+        if (plan.owner[static_cast<size_t>(layer * config.experts + expert)] != w) continue;
+        MOEPOOL_RETURN_IF_ERROR(worker.store->Load(layer, expert));
+      }
+    }
+    worker.executor = std::make_unique<Executor>(backend, worker.store.get(), limits);
+    Executor* executor = worker.executor.get();
+    worker.transport = MakeInProcessTransport(
+        [executor](std::span<const uint8_t> frame, const FrameWriter& write) { executor->Handle(frame, write); });
+    routes->members.push_back({placed[static_cast<size_t>(w)].id, worker.transport});
+    pool->workers_.push_back(std::move(worker));
+  }
+  pool->routes_ = std::move(routes);
+  return pool;
+}
+
+std::vector<PoolWorkerInfo> LocalPool::Workers() {
+  std::vector<PoolWorkerInfo> infos;
+  for (size_t w = 0; w < workers_.size(); ++w) {
+    PoolWorkerInfo info;
+    info.id = w + 1;
+    info.name = StrCat("local-", w);
+    info.state = "ready";
+    info.transport = "in_process";
+    info.backend = backend_name_;
+    info.expert_bytes = workers_[w].store->bytes();
+    const std::vector<ExpertRef> held = workers_[w].store->Held();
+    info.experts_held = static_cast<int32_t>(held.size());
+    info.dispatches = workers_[w].executor->stats().dispatches;
+    infos.push_back(std::move(info));
+  }
+  return infos;
+}
+
+}  // namespace moepool
