@@ -1,0 +1,54 @@
+// Byte-pair merging of one word. The merge of lowest rank goes first, the leftmost of equal rank, until none applies.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+
+namespace moepool {
+
+// Immutable after the last Add, and then thread-safe as long as each thread brings its own Scratch.
+class BpeMerger {
+ public:
+  // Kept between words to spare allocations.
+  struct Scratch {
+    struct Symbol {
+      int32_t id;    // -1: merged into its left neighbour
+      int32_t prev;  // -1: none
+      int32_t next;  // -1: none
+    };
+    struct Candidate {
+      uint32_t rank;
+      int32_t left;  // position of the left symbol
+      int32_t merged_id;
+    };
+    std::vector<Symbol> symbols;
+    std::vector<Candidate> heap;
+  };
+
+  // byte_ids: the token of each single byte, or -1 where there is none.
+  explicit BpeMerger(const std::array<int32_t, 256>& byte_ids) : byte_ids_(byte_ids) {}
+  // Of two merges of the same pair the last one counts, as in the reference.
+  void Add(int32_t left_id, int32_t right_id, uint32_t rank, int32_t merged_id);
+
+  // Appends the ids of `word` (under 2 GiB), in O(n log n). Bytes without a token are left out.
+  void Encode(std::string_view word, Scratch* scratch, std::vector<int32_t>* ids) const;
+
+ private:
+  struct Merge {
+    uint32_t rank;
+    int32_t merged_id;
+  };
+  static uint64_t Key(int32_t left_id, int32_t right_id) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(left_id)) << 32 | static_cast<uint32_t>(right_id);
+  }
+  const Merge* Find(const Scratch& scratch, int32_t left) const;
+
+  std::array<int32_t, 256> byte_ids_;
+  absl::flat_hash_map<uint64_t, Merge> merges_;
+};
+
+}  // namespace moepool

@@ -1,0 +1,14 @@
+// Unicode's composed form, which Qwen's vocabularies expect.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace moepool {
+
+// `text` is valid UTF-8.
+absl::StatusOr<std::string> ToNfc(std::string_view text);
+
+}  // namespace moepool

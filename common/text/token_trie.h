@@ -1,0 +1,37 @@
+// Finds tokens that are matched in the text itself, before it is cut into words: the longest at each position, from left
+// to right.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+
+namespace moepool {
+
+// Immutable after the last Add, and then thread-safe.
+class TokenTrie {
+ public:
+  struct Match {
+    size_t begin;
+    size_t end;
+    int32_t id;  // -1: none; begin and end are then the end of the text
+  };
+
+  TokenTrie() : ids_(1, -1) {}
+  // `spelling` is not empty and was not added before.
+  void Add(std::string_view spelling, int32_t id);
+  // The first match at or after `from`. O(n · longest spelling) at worst; bytes that begin no token cost one look.
+  Match Find(std::string_view text, size_t from) const;
+
+ private:
+  static uint64_t Key(uint32_t node, char byte) { return uint64_t{node} << 8 | static_cast<uint8_t>(byte); }
+
+  std::array<bool, 256> begins_{};
+  std::vector<int32_t> ids_;  // by node: the token that ends there, or -1
+  absl::flat_hash_map<uint64_t, uint32_t> children_;
+};
+
+}  // namespace moepool
