@@ -1,0 +1,187 @@
+// See sampler.h. The vocabulary is never sorted: partial selection finds the last candidate to keep, the
+// others become -inf in place, and sums run in order of id, so that no library's element order shows in the
+// result.
+#include "router/sampler.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/math.h"
+#include "common/base/status_macros.h"
+
+namespace moepool {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+struct Candidate {
+  float logit;
+  int32_t id;
+};
+
+bool Better(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+absl::Status CheckIds(std::span<const int32_t> ids, size_t vocab) {
+  for (int32_t id : ids) {
+    if (id < 0 || static_cast<size_t>(id) >= vocab) {
+      return absl::InternalError(absl::StrCat("token id ", id, " outside the vocabulary of ", vocab));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ApplyPenalties(const SamplingParams& params, std::span<const int32_t> prompt,
+                            std::span<const int32_t> generated, std::span<float> logits) {
+  const double repetition = params.repetition_penalty;
+  if (repetition != 1) {
+    MOEPOOL_RETURN_IF_ERROR(CheckIds(prompt, logits.size()));
+    MOEPOOL_RETURN_IF_ERROR(CheckIds(generated, logits.size()));
+    absl::flat_hash_set<int32_t> seen(prompt.begin(), prompt.end());
+    seen.insert(generated.begin(), generated.end());
+    for (int32_t id : seen) {
+      const double x = logits[id];
+      logits[id] = static_cast<float>(x > 0 ? x / repetition : x * repetition);
+    }
+  }
+  if (params.frequency_penalty != 0 || params.presence_penalty != 0) {
+    MOEPOOL_RETURN_IF_ERROR(CheckIds(generated, logits.size()));
+    absl::flat_hash_map<int32_t, int> times;
+    for (int32_t id : generated) ++times[id];
+    for (const auto& [id, count] : times) {
+      logits[id] =
+          static_cast<float>(logits[id] - params.frequency_penalty * count - params.presence_penalty);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The best candidate: the mode, and what the others are measured against.
+absl::StatusOr<Candidate> Best(std::span<const float> logits) {
+  Candidate best{-kInf, -1};
+  bool valid = true;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    valid &= logits[i] < kInf;  // false for NaN too
+    if (logits[i] > best.logit) best = {logits[i], static_cast<int32_t>(i)};
+  }
+  if (!valid) {
+    const auto bad = std::find_if(logits.begin(), logits.end(), [](float x) { return !(x < kInf); });
+    return absl::InternalError(absl::StrCat("logit of token ", bad - logits.begin(), " is ", *bad));
+  }
+  if (best.id < 0) return absl::InternalError(absl::StrCat("none of ", logits.size(), " logits is finite"));
+  return best;
+}
+
+std::vector<Candidate> Candidates(std::span<const float> logits) {
+  std::vector<Candidate> candidates;
+  candidates.reserve(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] > -kInf) candidates.push_back({logits[i], static_cast<int32_t>(i)});
+  }
+  return candidates;
+}
+
+void DropWorseThan(const Candidate& last, std::span<float> logits) {
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (Better(last, {logits[i], static_cast<int32_t>(i)})) logits[i] = -kInf;
+  }
+}
+
+// Probabilities up to a common factor: 1 for the best.
+class Softmax {
+ public:
+  Softmax(float best, double temperature) : best_(best), temperature_(temperature) {}
+  double Weight(float logit) const {
+    // The difference is taken first: at a temperature of 1e-6 the quotients alone would overflow.
+    return Exp(static_cast<float>((static_cast<double>(logit) - best_) / temperature_));
+  }
+
+ private:
+  double best_;
+  double temperature_;
+};
+
+void KeepTopK(int32_t k, std::span<float> logits) {
+  std::vector<Candidate> candidates = Candidates(logits);
+  if (candidates.size() <= static_cast<size_t>(k)) return;
+  const auto last = candidates.begin() + (k - 1);
+  std::nth_element(candidates.begin(), last, candidates.end(), Better);
+  DropWorseThan(*last, logits);
+}
+
+void KeepTopP(double p, const Softmax& softmax, std::span<float> logits) {
+  std::vector<Candidate> candidates = Candidates(logits);
+  double total = 0;
+  for (const Candidate& c : candidates) total += softmax.Weight(c.logit);
+  double reached = 0;
+  // Ever longer runs of the best are put in order until they hold p; the first is nearly always enough.
+  size_t begin = 0;
+  for (size_t run = 64; begin < candidates.size(); run *= 8) {
+    const size_t end = std::min(candidates.size(), begin + run);
+    std::partial_sort(candidates.begin() + begin, candidates.begin() + end, candidates.end(), Better);
+    for (; begin < end; ++begin) {
+      reached += softmax.Weight(candidates[begin].logit);
+      if (reached >= p * total) return DropWorseThan(candidates[begin], logits);
+    }
+  }
+}
+
+}  // namespace
+
+std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t a = uint64_t{0xD2511F53} * counter[0];
+    const uint64_t b = uint64_t{0xCD9E8D57} * counter[2];
+    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(b),
+               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(a)};
+    key[0] += 0x9E3779B9;  // golden ratio
+    key[1] += 0xBB67AE85;  // sqrt(3) - 1
+  }
+  return counter;
+}
+
+double CounterUniform(uint64_t seed, uint64_t index) {
+  const std::array<uint32_t, 4> random =
+      Philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0},
+                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  const uint64_t bits = (uint64_t{random[1]} << 32 | random[0]) >> 11;
+  return static_cast<double>(bits) * 0x1p-53;
+}
+
+absl::StatusOr<int32_t> Sample(const SamplingParams& params, std::span<const int32_t> prompt,
+                               std::span<const int32_t> generated, uint64_t index, std::span<float> logits) {
+  MOEPOOL_RETURN_IF_ERROR(ApplyPenalties(params, prompt, generated, logits));
+  MOEPOOL_ASSIGN_OR_RETURN(const Candidate best, Best(logits));
+  if (params.temperature == 0) return best.id;
+
+  const Softmax softmax(best.logit, params.temperature);
+  if (params.top_k > 0) KeepTopK(params.top_k, logits);
+  if (params.top_p < 1) KeepTopP(params.top_p, softmax, logits);
+  double total = 0;
+  for (float& x : logits) {
+    if (x == -kInf) {
+      x = 0;
+      continue;
+    }
+    const double weight = softmax.Weight(x);
+    x = weight >= params.min_p ? static_cast<float>(weight) : 0;
+    total += x;
+  }
+  const double target = CounterUniform(params.seed, index) * total;
+  double sum = 0;
+  int32_t last = best.id;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] == 0) continue;
+    last = static_cast<int32_t>(i);
+    sum += logits[i];
+    if (sum > target) return last;
+  }
+  return last;  // where the product above rounded up to `total`
+}
+
+}  // namespace moepool

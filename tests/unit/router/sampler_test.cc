@@ -1,0 +1,332 @@
+#include "router/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace moepool {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+absl::StatusOr<int32_t> Pick(const SamplingParams& params, std::vector<float> logits, uint64_t index = 0,
+                             const std::vector<int32_t>& prompt = {},
+                             const std::vector<int32_t>& generated = {}) {
+  return Sample(params, prompt, generated, index, std::span<float>(logits));
+}
+
+// The logits that penalties leave, seen through a greedy call, which overwrites them in place and goes no
+// further.
+std::vector<float> Penalised(const SamplingParams& params, std::vector<float> logits,
+                             const std::vector<int32_t>& prompt, const std::vector<int32_t>& generated) {
+  EXPECT_TRUE(Sample(params, prompt, generated, 0, std::span<float>(logits)).ok());
+  return logits;
+}
+
+std::vector<int> Histogram(const SamplingParams& params, const std::vector<float>& logits, int draws) {
+  std::vector<int> counts(logits.size(), 0);
+  for (int i = 0; i < draws; ++i) {
+    const auto id = Pick(params, logits, i);
+    EXPECT_TRUE(id.ok()) << id.status();
+    if (id.ok()) ++counts[*id];
+  }
+  return counts;
+}
+
+double ChiSquare(const std::vector<int>& counts, const std::vector<double>& probability) {
+  const double draws = std::accumulate(counts.begin(), counts.end(), 0.0);
+  double chi = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const double expected = draws * probability[i];
+    if (expected == 0) {
+      EXPECT_EQ(counts[i], 0) << "id " << i;
+    } else {
+      chi += (counts[i] - expected) * (counts[i] - expected) / expected;
+    }
+  }
+  return chi;
+}
+
+std::vector<double> Probabilities(const std::vector<float>& logits, double temperature,
+                                  const std::set<int>& kept) {
+  std::vector<double> p(logits.size(), 0);
+  double total = 0;
+  for (int i : kept) total += p[i] = std::exp(logits[i] / temperature);
+  for (double& x : p) x /= total;
+  return p;
+}
+
+// Which ids come up in 2000 draws at a temperature so high that all kept ones do.
+std::set<int> Kept(SamplingParams params, const std::vector<float>& logits) {
+  const std::vector<int> counts = Histogram(params, logits, 2000);
+  std::set<int> kept;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] > 0) kept.insert(static_cast<int>(i));
+  }
+  return kept;
+}
+
+// Known answers published with Random123 (kat_vectors).
+TEST(PhiloxTest, KnownAnswers) {
+  EXPECT_THAT(Philox4x32({0, 0, 0, 0}, {0, 0}), ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  const uint32_t f = 0xffffffff;
+  EXPECT_THAT(Philox4x32({f, f, f, f}, {f, f}), ElementsAre(0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
+  EXPECT_THAT(Philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+              ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
+}
+
+TEST(PhiloxTest, UniformTakesTheLowWords) {
+  const uint64_t bits = 0xe169c58d6627e8d5 >> 11;
+  EXPECT_EQ(CounterUniform(0, 0), static_cast<double>(bits) / 9007199254740992.0);
+  EXPECT_NE(CounterUniform(0, uint64_t{1} << 32), CounterUniform(0, 0));
+  EXPECT_NE(CounterUniform(uint64_t{1} << 32, 0), CounterUniform(0, 0));
+}
+
+TEST(PhiloxTest, UniformIsUniform) {
+  constexpr int kDraws = 100000;
+  std::vector<int> counts(100, 0);
+  for (int i = 0; i < kDraws; ++i) {
+    const double u = CounterUniform(42, i);
+    ASSERT_GE(u, 0);
+    ASSERT_LT(u, 1);
+    ++counts[static_cast<int>(u * 100)];
+  }
+  EXPECT_LT(ChiSquare(counts, std::vector<double>(100, 0.01)), 149);  // 99 degrees of freedom, p = 0.001
+}
+
+TEST(SamplerTest, GreedyTakesTheLargestAndTheLowerIdOnATie) {
+  EXPECT_EQ(Pick({}, {1, 3, 2, 3}).value(), 1);
+  EXPECT_EQ(Pick({}, {-kInf, -5, -kInf, -4}).value(), 3);
+  EXPECT_EQ(Pick({}, {-0.0f, 0.0f}).value(), 0);
+  EXPECT_EQ(Pick({}, {7}).value(), 0);
+  SamplingParams top1;
+  top1.temperature = 5;
+  top1.top_k = 1;
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(Pick(top1, {1, 3, 2, 3}, i).value(), 1);
+}
+
+TEST(SamplerTest, RepetitionPenaltyDividesPositiveAndMultipliesNegativeOnce) {
+  SamplingParams p;
+  p.repetition_penalty = 2;
+  // 1 in the prompt (twice), 3 generated (twice), 0 in both, 4 untouched; 2 is zero.
+  EXPECT_THAT(Penalised(p, {3, 4, 0, -1, 5, -kInf}, {1, 1, 0, 2, 5}, {3, 3, 0}),
+              ElementsAre(1.5, 2, 0, -2, 5, -kInf));
+  EXPECT_EQ(Pick(p, {3, 4}, 0, {1}).value(), 0);
+  p.repetition_penalty = 0.5;
+  EXPECT_THAT(Penalised(p, {3, -4}, {0, 1}, {}), ElementsAre(6, -2));
+}
+
+TEST(SamplerTest, FrequencyAndPresencePenaltiesCountGeneratedIdsAlone) {
+  SamplingParams p;
+  p.frequency_penalty = 0.5;
+  EXPECT_THAT(Penalised(p, {1, 1, 1, 1}, {0, 0, 3}, {1, 1, 1, 2}), ElementsAre(1, -0.5, 0.5, 1));
+  p.frequency_penalty = 0;
+  p.presence_penalty = 0.25;
+  EXPECT_THAT(Penalised(p, {1, 1, 1, 1}, {0, 0, 3}, {1, 1, 1, 2}), ElementsAre(1, 0.75, 0.75, 1));
+  p.frequency_penalty = -1;
+  EXPECT_THAT(Penalised(p, {1, 1, 1, 1}, {0, 0, 3}, {1, 1, 1, 2}), ElementsAre(1, 3.75, 1.75, 1));
+}
+
+TEST(SamplerTest, PenaltiesComeInOrder) {
+  SamplingParams p;
+  p.repetition_penalty = 2;
+  p.frequency_penalty = 1;
+  p.presence_penalty = 0.5;
+  // 4 / 2 - 2 * 1 - 0.5, and not (4 - 2.5) / 2.
+  EXPECT_THAT(Penalised(p, {4, 1}, {}, {0, 0}), ElementsAre(-0.5, 1));
+}
+
+TEST(SamplerTest, TemperatureScalesTheDistribution) {
+  const std::vector<float> logits = {0.5f, -1, 2, 1.25f, -kInf, 0};
+  for (double temperature : {0.5, 1.0, 2.5}) {
+    SamplingParams p;
+    p.temperature = temperature;
+    p.seed = 1234;
+    const auto counts = Histogram(p, logits, 40000);
+    EXPECT_LT(ChiSquare(counts, Probabilities(logits, temperature, {0, 1, 2, 3, 5})),
+              18.5)  // 4 degrees, p = 0.001
+        << "temperature " << temperature;
+  }
+}
+
+TEST(SamplerTest, ExtremeTemperatures) {
+  SamplingParams p;
+  p.temperature = 1e-6;
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Pick(p, {10, 10.001f, -1000, 9}, i).value(), 1);
+  p.temperature = 5e-324;
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(Pick(p, {3e38f, -3e38f, 1}, i).value(), 0);
+  p.temperature = 1e6;
+  const auto counts = Histogram(p, {10, -10, 50, 0, -kInf}, 20000);
+  EXPECT_LT(ChiSquare(counts, {0.25, 0.25, 0.25, 0.25, 0}), 16.3);  // 3 degrees, p = 0.001
+}
+
+TEST(SamplerTest, TopKKeepsTheBestAndBreaksTiesByLowerId) {
+  SamplingParams p;
+  p.temperature = 1e6;
+  p.top_k = 3;
+  EXPECT_EQ(Kept(p, {1, 2, 1, 5, 1, 0}), (std::set<int>{0, 1, 3}));
+  p.top_k = 2;
+  EXPECT_EQ(Kept(p, {-1, -1, -1, -1}), (std::set<int>{0, 1}));
+  p.top_k = 100;
+  EXPECT_EQ(Kept(p, {1, 2, -kInf}), (std::set<int>{0, 1}));
+  p.temperature = 1;
+  p.top_k = 3;
+  const std::vector<float> logits = {1, 2, 1, 0.5f, 1, 0};
+  EXPECT_LT(ChiSquare(Histogram(p, logits, 30000), Probabilities(logits, 1, {0, 1, 2})), 13.8);
+}
+
+TEST(SamplerTest, TopPKeepsTheSmallestPrefixThatReachesIt) {
+  // Equal weights sum exactly: eight of 1/8.
+  SamplingParams p;
+  p.temperature = 1;
+  const std::vector<float> equal(8, 1.0f);
+  p.top_p = 0.5;
+  EXPECT_EQ(Kept(p, equal), (std::set<int>{0, 1, 2, 3}));
+  p.top_p = 0.51;
+  EXPECT_EQ(Kept(p, equal), (std::set<int>{0, 1, 2, 3, 4}));
+  p.top_p = 1e-9;
+  EXPECT_EQ(Kept(p, equal), (std::set<int>{0}));
+  // Probabilities near 0.665, 0.245, 0.090.
+  p.top_p = 0.66;
+  EXPECT_EQ(Kept(p, {0, 2, 1}), (std::set<int>{1}));
+  p.top_p = 0.67;
+  EXPECT_EQ(Kept(p, {0, 2, 1}), (std::set<int>{1, 2}));
+  p.top_p = 0.92;
+  EXPECT_EQ(Kept(p, {0, 2, 1}), (std::set<int>{0, 1, 2}));
+}
+
+TEST(SamplerTest, TopPCountsAmongTheTopK) {
+  SamplingParams p;
+  p.temperature = 1;
+  p.top_k = 2;
+  p.top_p = 0.5;
+  EXPECT_EQ(Kept(p, std::vector<float>(8, 1.0f)), (std::set<int>{0}));  // half of two, not of eight
+}
+
+TEST(SamplerTest, TopPOverManyRuns) {
+  SamplingParams p;
+  p.temperature = 1;
+  p.top_p = 0.75;
+  const std::vector<float> logits(4096, 0.0f);
+  std::vector<int> counts = Histogram(p, logits, 3000);
+  EXPECT_TRUE(std::all_of(counts.begin() + 3072, counts.end(), [](int n) { return n == 0; }));
+  EXPECT_GT(std::accumulate(counts.begin() + 2048, counts.begin() + 3072, 0), 800);
+}
+
+TEST(SamplerTest, MinPIsRelativeToTheLargest) {
+  SamplingParams p;
+  p.temperature = 1;
+  p.min_p = 0.3;  // ln 0.3 = -1.204
+  EXPECT_EQ(Kept(p, {3, 1.9f, 1.7f, 3, -kInf}), (std::set<int>{0, 1, 3}));
+  p.temperature = 2;  // after the temperature: differences up to 2.408 stay
+  EXPECT_EQ(Kept(p, {3, 1.9f, 0.7f, 0.5f}), (std::set<int>{0, 1, 2}));
+  p.min_p = 1;
+  EXPECT_EQ(Kept(p, {3, 3, 2.9f}), (std::set<int>{0, 1}));
+}
+
+TEST(SamplerTest, FiltersThatKeepAllChangeNothing) {
+  constexpr uint32_t kSeed = 99;
+  std::mt19937 rng(kSeed);
+  std::normal_distribution<float> normal(0, 2);
+  std::vector<float> logits(777);
+  for (float& x : logits) x = normal(rng);
+  SamplingParams plain;
+  plain.temperature = 1;
+  plain.seed = 5;
+  SamplingParams wide = plain;
+  wide.top_k = 777;
+  wide.top_p = std::nextafter(1.0, 0.0);
+  wide.min_p = 1e-30;
+  for (int i = 0; i < 500; ++i) EXPECT_EQ(Pick(plain, logits, i).value(), Pick(wide, logits, i).value());
+}
+
+// Against a slow reference that sorts everything.
+TEST(SamplerTest, KeepsWhatASortedReferenceKeeps) {
+  constexpr uint32_t kSeed = 2024;
+  std::mt19937 rng(kSeed);
+  for (int round = 0; round < 60; ++round) {
+    const int vocab = 1 + rng() % 40;
+    std::vector<float> logits(vocab);
+    for (float& x : logits) x = static_cast<float>(rng() % 9) * 0.25f;  // many ties
+    SamplingParams p;
+    p.temperature = 1;
+    p.top_k = rng() % 3 == 0 ? 0 : 1 + rng() % 20;
+    p.top_p = rng() % 3 == 0 ? 1 : 0.05 + 0.9 * (rng() % 1000) / 1000;
+    p.min_p = rng() % 3 == 0 ? 0 : 0.5 * (rng() % 1000) / 1000;
+
+    std::vector<int> order(vocab);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[a] > logits[b]; });
+    if (p.top_k > 0 && p.top_k < vocab) order.resize(p.top_k);
+    double total = 0;
+    for (int id : order) total += std::exp(logits[id]);
+    std::set<int> expected;
+    double reached = 0;
+    for (int id : order) {
+      if (p.top_p < 1 && reached >= p.top_p * total) break;
+      reached += std::exp(logits[id]);
+      if (std::exp(logits[id] - logits[order[0]]) >= p.min_p) expected.insert(id);
+    }
+    EXPECT_EQ(Kept(p, logits), expected) << "seed " << kSeed << " round " << round << " top_k " << p.top_k
+                                         << " top_p " << p.top_p << " min_p " << p.min_p;
+  }
+}
+
+TEST(SamplerTest, OutputsDependOnSeedAndIndexAlone) {
+  SamplingParams p;
+  p.temperature = 1;
+  p.seed = 77;
+  const std::vector<float> logits(1000, 0.0f);
+  std::vector<int32_t> forward(200);
+  for (int i = 0; i < 200; ++i) forward[i] = Pick(p, logits, i).value();
+  for (int i = 199; i >= 0; --i) {
+    SamplingParams other = p;
+    other.seed = i;
+    ASSERT_TRUE(Pick(other, logits, 3).ok());
+    EXPECT_EQ(Pick(p, logits, i).value(), forward[i]);
+  }
+  p.seed = 78;
+  int same = 0;
+  for (int i = 0; i < 200; ++i) same += Pick(p, logits, i).value() == forward[i];
+  EXPECT_LT(same, 10);
+}
+
+TEST(SamplerTest, LogitsThatAreNoNumbersAreInternalErrors) {
+  for (double temperature : {0.0, 1.0}) {
+    SamplingParams p;
+    p.temperature = temperature;
+    p.top_k = 2;
+    const auto nan = Pick(p, {1, 2, kNan, 3});
+    EXPECT_EQ(nan.status().code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(nan.status().message()), HasSubstr("token 2 is nan"));
+    EXPECT_EQ(Pick(p, {kNan}).status().code(), absl::StatusCode::kInternal);
+    EXPECT_EQ(Pick(p, {1, kInf}).status().code(), absl::StatusCode::kInternal);
+    const auto none = Pick(p, {-kInf, -kInf, -kInf});
+    EXPECT_EQ(none.status().code(), absl::StatusCode::kInternal);
+    EXPECT_THAT(std::string(none.status().message()), HasSubstr("none of 3"));
+    EXPECT_EQ(Pick(p, {}).status().code(), absl::StatusCode::kInternal);
+  }
+}
+
+TEST(SamplerTest, IdsOutsideTheVocabularyAreInternalErrors) {
+  SamplingParams repetition;
+  repetition.repetition_penalty = 1.1;
+  EXPECT_EQ(Pick(repetition, {1, 2}, 0, {2}).status().code(), absl::StatusCode::kInternal);
+  SamplingParams presence;
+  presence.presence_penalty = 1;
+  EXPECT_EQ(Pick(presence, {1, 2}, 0, {}, {-1}).status().code(), absl::StatusCode::kInternal);
+}
+
+}  // namespace
+}  // namespace moepool
