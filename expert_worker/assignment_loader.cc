@@ -1,0 +1,74 @@
+#include "expert_worker/assignment_loader.h"
+
+#include <utility>
+
+namespace moepool {
+
+AssignmentLoader::AssignmentLoader(ExpertStore* store, Done done)
+    : store_(store), done_(std::move(done)), thread_([this] { Loop(); }) {}
+
+AssignmentLoader::~AssignmentLoader() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  thread_.join();
+}
+
+void AssignmentLoader::Assign(uint64_t epoch, std::vector<ExpertRef> experts) {
+  MutexLock lock(&mutex_);
+  ++generation_;
+  epoch_ = epoch;
+  experts_ = std::move(experts);
+  changed_.NotifyAll();
+}
+
+void AssignmentLoader::Release(uint64_t epoch) {
+  std::set<ExpertRef> keep;
+  {
+    MutexLock lock(&mutex_);
+    if (epoch != epoch_ || generation_ == 0) return;
+    keep.insert(experts_.begin(), experts_.end());
+  }
+  // What the loader's thread adds meanwhile is listed, and so kept.
+  store_->Retain([&keep](int layer, int expert) { return keep.contains({layer, expert}); });
+}
+
+void AssignmentLoader::Cancel() {
+  MutexLock lock(&mutex_);
+  finished_ = ++generation_;
+  epoch_ = 0;
+  experts_.clear();
+}
+
+bool AssignmentLoader::Superseded(uint64_t generation) const {
+  MutexLock lock(&mutex_);
+  return stopping_ || generation != generation_;
+}
+
+void AssignmentLoader::Loop() {
+  for (;;) {
+    uint64_t generation;
+    uint64_t epoch;
+    std::vector<ExpertRef> experts;
+    {
+      MutexLock lock(&mutex_);
+      while (!stopping_ && finished_ == generation_) changed_.Wait(&mutex_);
+      if (stopping_) return;
+      generation = finished_ = generation_;
+      epoch = epoch_;
+      experts = experts_;
+    }
+    absl::Status status;
+    bool superseded = false;
+    for (const ExpertRef& ref : experts) {
+      if ((superseded = Superseded(generation))) break;
+      status = store_->Load(ref.layer, ref.expert);
+      if (!status.ok()) break;
+    }
+    if (!superseded && !Superseded(generation)) done_(epoch, status);
+  }
+}
+
+}  // namespace moepool

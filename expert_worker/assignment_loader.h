@@ -1,0 +1,52 @@
+// Brings an ExpertStore to what the router assigned, in a thread of its own, so that a worker computes and talks while
+// it loads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/base/mutex.h"
+#include "common/transport/pool_protocol.h"
+#include "expert_worker/expert_store.h"
+
+namespace moepool {
+
+// Thread-safe.
+class AssignmentLoader {
+ public:
+  // Told once for each epoch that was not superseded, by the loader's thread: everything listed is held, or why not.
+  using Done = std::function<void(uint64_t epoch, const absl::Status& status)>;
+
+  AssignmentLoader(ExpertStore* store, Done done);
+  ~AssignmentLoader();  // abandons what is being loaded, after at most one expert
+  AssignmentLoader(const AssignmentLoader&) = delete;
+  AssignmentLoader& operator=(const AssignmentLoader&) = delete;
+
+  // Supersedes an earlier assignment that is still being loaded. What is not listed is kept.
+  void Assign(uint64_t epoch, std::vector<ExpertRef> experts);
+  // Drops what this epoch's assignment did not list. No-op unless that assignment is the latest.
+  void Release(uint64_t epoch);
+  // Forgets the latest assignment: its Done will not be told. What is held is kept.
+  void Cancel();
+
+ private:
+  void Loop();
+  bool Superseded(uint64_t generation) const;
+
+  ExpertStore* const store_;
+  const Done done_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool stopping_ GUARDED_BY(mutex_) = false;
+  uint64_t generation_ GUARDED_BY(mutex_) = 0;  // counts assignments; epochs start anew with another router
+  uint64_t finished_ GUARDED_BY(mutex_) = 0;    // generation last worked on
+  uint64_t epoch_ GUARDED_BY(mutex_) = 0;
+  std::vector<ExpertRef> experts_ GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+}  // namespace moepool

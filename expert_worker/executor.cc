@@ -1,0 +1,95 @@
+#include "expert_worker/executor.h"
+
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+
+namespace moepool {
+
+Executor::Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits)
+    : backend_(backend), store_(store), limits_(limits) {}
+
+absl::Status Executor::Run(const DispatchView& view) {
+  const int layer = static_cast<int>(view.header.layer);
+  const std::shared_ptr<const LayerTable> table = store_->Layer(layer);
+  for (const ExpertEntry& entry : view.entries) {
+    const ExpertWeights* weights = table->experts[entry.expert];
+    if (weights == nullptr) {
+      return absl::NotFoundError(StrCat("expert ", entry.expert, " of layer ", layer, " is not held here (epoch ",
+                                        view.header.epoch, ")"));
+    }
+    for (const Matrix* matrix : {weights->gate.get(), weights->up.get()}) {
+      if (matrix == nullptr || Info(matrix->dtype()).quantized == (view.x.q != nullptr)) continue;
+      return absl::InvalidArgumentError(StrCat("expert ", entry.expert, " of layer ", layer, " has ",
+                                               Info(matrix->dtype()).name, " weights; the dispatch carries rows in ",
+                                               view.x.q != nullptr ? "int8 blocks" : "f32"));
+    }
+  }
+  parts_.clear();
+  for (size_t p = 0; p < view.parts.size(); ++p) {
+    const size_t end = p + 1 < view.parts.size() ? view.parts[p + 1].begin : view.entries.size();
+    parts_.push_back({static_cast<int32_t>(view.parts[p].row), static_cast<int32_t>(view.parts[p].begin),
+                      static_cast<int32_t>(end)});
+  }
+  const size_t bytes = view.parts.size() * view.header.hidden * sizeof(float);
+  if (out_ == nullptr || out_->bytes() < bytes) {
+    out_ = nullptr;
+    MOEPOOL_ASSIGN_OR_RETURN(out_, backend_->Allocate(bytes));
+  }
+  faults_.assign(view.parts.size(), 0);
+  backend_->Experts().Run(table->experts, {view.x, parts_, view.entries}, out_->f32(), faults_);
+  return absl::OkStatus();
+}
+
+absl::Status Executor::Answer(const DispatchView& view, const FrameWriter& write) {
+  const size_t hidden = view.header.hidden;
+  // A part takes its row and a byte of faults, which as a whole are padded to 8.
+  const size_t parts_a_frame =
+      std::max<size_t>(1, (kMaxReplyFrameBytes - sizeof(FrameHeader) - 8) / (hidden * sizeof(float) + 1));
+  for (size_t first = 0; first < view.parts.size(); first += parts_a_frame) {
+    const size_t count = std::min(parts_a_frame, view.parts.size() - first);
+    EncodeReply(view.header, static_cast<uint32_t>(first), {out_->f32() + first * hidden, count * hidden},
+                std::span<const uint8_t>(faults_).subspan(first, count), &reply_);
+    MOEPOOL_RETURN_IF_ERROR(write(reply_));
+  }
+  return absl::OkStatus();
+}
+
+void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) {
+  const absl::StatusOr<FrameHeader> header = DecodeHeader(frame);
+  if (!header.ok()) {
+    MutexLock lock(&stats_mutex_);
+    ++stats_.unreadable;
+    return;
+  }
+  MutexLock run_lock(&run_mutex_);
+  const absl::Time begin = absl::Now();
+  const absl::StatusOr<DispatchView> view = DecodeDispatch(frame, limits_);
+  const absl::Status status = view.ok() ? Run(*view) : view.status();
+  {
+    MutexLock lock(&stats_mutex_);
+    stats_.busy_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
+    if (status.ok()) {
+      ++stats_.dispatches;
+      stats_.rows += header->rows;
+    } else {
+      ++stats_.refusals;
+    }
+  }
+  // A failed write means that the router is gone, which the carrier sees too.
+  if (status.ok()) {
+    Answer(*view, write).IgnoreError();
+  } else {
+    EncodeRefusal(*header, status, &reply_);
+    write(reply_).IgnoreError();
+  }
+}
+
+ExecutorStats Executor::stats() const {
+  MutexLock lock(&stats_mutex_);
+  return stats_;
+}
+
+}  // namespace moepool

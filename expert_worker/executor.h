@@ -1,0 +1,55 @@
+// A worker's answer to a dispatch: checks the frame against the model, computes exactly the parts it lists, and
+// replies with frames of whole parts, or with one refusal. Never fails in silence: each frame whose header can be
+// read is answered.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/backend/backend.h"
+#include "common/base/mutex.h"
+#include "common/transport/expert_transport.h"
+#include "common/transport/frame.h"
+#include "expert_worker/expert_store.h"
+
+namespace moepool {
+
+struct ExecutorStats {
+  uint64_t dispatches = 0;  // computed
+  uint64_t refusals = 0;
+  uint64_t unreadable = 0;  // frames without a header that could be answered
+  uint64_t rows = 0;
+  double busy_seconds = 0;
+};
+
+// Thread-safe; one dispatch runs at a time, because the device's operations take one caller.
+class Executor {
+ public:
+  // Both outlive the executor.
+  Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits);
+
+  // As FrameHandler.
+  void Handle(std::span<const uint8_t> frame, const FrameWriter& write);
+  ExecutorStats stats() const;
+
+ private:
+  // A refusal is returned; what was computed is in out_ and faults_.
+  absl::Status Run(const DispatchView& view) REQUIRES(run_mutex_);
+  absl::Status Answer(const DispatchView& view, const FrameWriter& write) REQUIRES(run_mutex_);
+
+  Backend* const backend_;
+  const ExpertStore* const store_;
+  const FrameLimits limits_;
+  Mutex run_mutex_;
+  std::unique_ptr<Buffer> out_ GUARDED_BY(run_mutex_);  // [parts, hidden]
+  std::vector<uint8_t> faults_ GUARDED_BY(run_mutex_);  // [parts]
+  std::vector<ExpertPart> parts_ GUARDED_BY(run_mutex_);
+  std::vector<uint8_t> reply_ GUARDED_BY(run_mutex_);
+  mutable Mutex stats_mutex_;
+  ExecutorStats stats_ GUARDED_BY(stats_mutex_);
+};
+
+}  // namespace moepool

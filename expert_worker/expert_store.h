@@ -1,0 +1,62 @@
+// The experts that a worker holds, repacked for its device. Loading and releasing go on while dispatches run: a layer's
+// table is immutable and replaced as a whole, and an executor keeps the one that it began with.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/backend/backend.h"
+#include "common/base/mutex.h"
+#include "common/model/model_source.h"
+#include "common/transport/pool_protocol.h"
+
+namespace moepool {
+
+// One layer. `experts` is indexed by expert number; null where the expert is not held.
+struct LayerTable {
+  std::vector<const ExpertWeights*> experts;
+  std::vector<std::shared_ptr<const ExpertWeights>> owners;
+};
+
+// Thread-safe. One loader at a time is expected, which keeps the memory limit exact; readers are any number.
+class ExpertStore {
+ public:
+  // `source` and `backend` outlive the store. memory_limit_bytes 0: no limit.
+  ExpertStore(const ModelSource* source, Backend* backend, uint64_t memory_limit_bytes);
+
+  // Reads, repacks and publishes one expert; no-op where it is held. The file's pages are unmapped when it returns.
+  // ResourceExhausted names the bytes needed, held and allowed; InvalidArgument where the model has no such expert.
+  absl::Status Load(int layer, int expert);
+  // Drops those for which `keep` is false. A dispatch that is running keeps its table until it ends.
+  void Retain(const std::function<bool(int layer, int expert)>& keep);
+  bool Holds(int layer, int expert) const;
+  std::vector<ExpertRef> Held() const;  // ascending
+
+  std::shared_ptr<const LayerTable> Layer(int layer) const;  // layer within the model
+  uint64_t bytes() const;
+  uint64_t memory_limit_bytes() const { return memory_limit_bytes_; }
+  int layers() const { return layers_; }
+  int experts() const { return experts_; }
+
+ private:
+  absl::StatusOr<std::shared_ptr<const ExpertWeights>> Repack(int layer, int expert, uint64_t* bytes) const;
+  absl::Status CheckRoom(int layer, int expert, uint64_t needed_bytes, uint64_t held_bytes) const;
+
+  const ModelSource* const source_;
+  Backend* const backend_;
+  const uint64_t memory_limit_bytes_;
+  const int layers_;
+  const int experts_;
+  const std::vector<uint64_t> file_bytes_;  // [layers * experts]
+  mutable Mutex mutex_;
+  std::vector<std::shared_ptr<const LayerTable>> tables_ GUARDED_BY(mutex_);  // [layers]
+  std::vector<uint64_t> held_bytes_ GUARDED_BY(mutex_);                       // [layers * experts]
+  uint64_t bytes_ GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace moepool
