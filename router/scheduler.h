@@ -32,7 +32,8 @@ struct SchedulerSnapshot {
   int free_blocks = 0;
 };
 
-// Rows [begin, begin + count) of a sequence's known tokens. `sample` where the last known token is among them.
+// Rows [begin, begin + count) of a sequence's known tokens. `sample` where the last known token is among
+// them.
 struct StepChunk {
   SequenceId id;
   int begin = 0;
@@ -41,9 +42,9 @@ struct StepChunk {
 };
 
 struct StepPlan {
-  std::vector<SequenceId> expired;  // past their deadline, running or waiting
-  std::vector<SequenceId> admitted; // waiting no more; blocks for reserve_tokens are to be taken
-  std::vector<StepChunk> chunks;    // of running and admitted sequences
+  std::vector<SequenceId> expired;   // deadline <= now, running or waiting
+  std::vector<SequenceId> admitted;  // waiting no more; blocks for reserve_tokens are to be taken
+  std::vector<StepChunk> chunks;     // at most one each of running and admitted sequences
 };
 
 class Scheduler {
@@ -52,9 +53,15 @@ class Scheduler {
   virtual StepPlan Plan(const SchedulerSnapshot& snapshot) const = 0;
 };
 
-// Continuous batching. Every running sequence that decodes gets its one row first; what is left of the budget goes to
-// prefill in order of admission, in chunks; waiting sequences are admitted strictly in order of arrival while a place, budget
-// and blocks for the whole of reserve_tokens are there. The budget is never exceeded; a waiting sequence is never overtaken.
+// Continuous batching. Every running sequence that decodes (one known token left to compute) gets its row
+// first, in order of admission; what is left of the budget goes to prefill in the same order, in chunks;
+// waiting sequences are admitted strictly in order of arrival while a place, a row of budget and blocks for
+// the whole of reserve_tokens are there. The budget is never exceeded; a waiting sequence is never overtaken.
+//
+// Never more run than there are rows in the budget, so that each decoding sequence advances in every step and
+// the first one in prefill too. What has expired gets no chunk; its place is free at once, its blocks in the
+// next snapshot. A sequence whose reserve exceeds all blocks of the cache would hold up the queue until its
+// deadline: refuse it before. Limits below 1 are a bug of the caller.
 std::unique_ptr<Scheduler> MakeContinuousBatching(const SchedulerLimits& limits);
 
 }  // namespace moepool
