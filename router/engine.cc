@@ -177,9 +177,15 @@ EngineStats Engine::Stats() const {
   return published_;
 }
 
-bool Engine::Idle() const {
-  const EngineStats stats = Stats();
-  return stats.running == 0 && stats.waiting == 0;
+bool Engine::WaitIdle(absl::Duration patience) {
+  const absl::Time until = absl::Now() + patience;
+  MutexLock lock(&stats_mutex_);
+  while (published_.running > 0 || published_.waiting > 0 || !queue_.Empty()) {
+    const absl::Duration left = until - absl::Now();
+    if (left <= absl::ZeroDuration()) return false;
+    stats_changed_.WaitFor(&stats_mutex_, absl::ToChronoNanoseconds(std::min(left, absl::Hours(1))));
+  }
+  return true;
 }
 
 void Engine::Loop() {
@@ -191,6 +197,7 @@ void Engine::Loop() {
     RequestQueue::Batch batch = queue_.Take(patience, static_cast<int>(waiting_.size()));
     const bool closed = batch.closed;
     Accept(std::move(batch));
+    PublishStats();
     if (closed) break;
     const std::shared_ptr<const RoutingTable> routes = pool_->Routes();
     stranded = routes == nullptr;
@@ -413,6 +420,7 @@ void Engine::PublishStats() {
   stats_.dispatch = dispatcher_->totals();
   MutexLock lock(&stats_mutex_);
   published_ = stats_;
+  stats_changed_.NotifyAll();
 }
 
 }  // namespace moepool

@@ -65,8 +65,8 @@ class Engine : public Trunk {
   absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) override;
 
   EngineStats Stats() const;
-  // Nothing runs and nothing waits.
-  bool Idle() const;
+  // Waits until nothing runs and nothing waits; false where `patience` passed first. What draining waits for.
+  bool WaitIdle(absl::Duration patience);
 
  private:
   class Call;
@@ -127,6 +127,7 @@ class Engine : public Trunk {
   std::vector<ChunkResult> results_;
 
   mutable Mutex stats_mutex_;
+  CondVar stats_changed_;
   EngineStats published_ GUARDED_BY(stats_mutex_);
 };
 

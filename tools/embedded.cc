@@ -1,0 +1,69 @@
+// See embedded.h.
+#include "tools/embedded.h"
+
+#include "CLI/CLI.hpp"
+#include "absl/synchronization/notification.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/model/gguf_source.h"
+
+namespace moepool {
+
+void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
+  app->add_option("--model", flags->model, "GGUF file")->required();
+  app->add_option("--workers", flags->workers, "expert workers in this process")->check(CLI::Range(1, 1024));
+  app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda");
+  app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar or avx2");
+  app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  app->add_option("--kv-type", flags->kv_type, "KV cache: f16 or f32");
+  app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")
+      ->transform(CLI::AsSizeValue(false));
+  app->add_option("--context-tokens", flags->context_tokens, "0: the model's own")->check(CLI::NonNegativeNumber);
+  app->add_option("--step-tokens", flags->step_tokens, "rows of a step at most")->check(CLI::Range(1, 65536));
+  app->add_option("--max-running", flags->max_running, "sequences in a step at most")->check(CLI::Range(1, 65536));
+}
+
+absl::StatusOr<KvType> ParseKvType(const std::string& text) {
+  if (text == "f16") return KvType::kF16;
+  if (text == "f32") return KvType::kF32;
+  return absl::InvalidArgumentError(StrCat("KV type is ", text, ", must be f16 or f32"));
+}
+
+absl::StatusOr<std::unique_ptr<Embedded>> MakeEmbedded(const EmbeddedFlags& flags) {
+  auto embedded = std::make_unique<Embedded>();
+  MOEPOOL_ASSIGN_OR_RETURN(embedded->source, OpenGguf(flags.model));
+  MOEPOOL_ASSIGN_OR_RETURN(embedded->backend, MakeBackend(flags.backend));
+  MOEPOOL_ASSIGN_OR_RETURN(embedded->pool,
+                           LocalPool::Create(embedded->source, embedded->backend.get(), flags.workers));
+  EngineOptions options;
+  options.limits.token_budget = flags.step_tokens;
+  options.limits.max_running = flags.max_running;
+  options.max_waiting = flags.max_waiting;
+  MOEPOOL_ASSIGN_OR_RETURN(options.kv_type, ParseKvType(flags.kv_type));
+  options.kv_bytes = flags.kv_memory_bytes;
+  options.context_tokens = flags.context_tokens;
+  MOEPOOL_ASSIGN_OR_RETURN(embedded->engine, Engine::Create(embedded->backend.get(), embedded->source,
+                                                            embedded->pool.get(), options));
+  return embedded;
+}
+
+absl::Status ScoreTokens(Engine* engine, std::vector<int32_t> ids, int first,
+                         const std::function<void(const LogitsRow&)>& row) {
+  SequenceRequest request;
+  request.request_id = "score";
+  request.prompt = std::move(ids);
+  request.first_logits = first;
+  absl::Notification done;
+  absl::Status status;
+  absl::StatusOr<std::unique_ptr<TrunkCall>> call = engine->Generate(std::move(request), [&](SequenceUpdate update) {
+    for (const LogitsRow& logits : update.logits) row(logits);
+    if (!update.finished) return;
+    status = update.status;
+    done.Notify();
+  });
+  if (!call.ok()) return call.status();
+  done.WaitForNotification();
+  return status;
+}
+
+}  // namespace moepool
