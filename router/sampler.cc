@@ -77,13 +77,26 @@ absl::StatusOr<Candidate> Best(std::span<const float> logits) {
   return best;
 }
 
-std::vector<Candidate> Candidates(std::span<const float> logits) {
-  std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
+// The k best, or all where there are fewer, in no order. One pass that keeps at most 2k: a list of the whole
+// vocabulary would cost ten times as much as the comparisons.
+std::vector<Candidate> SelectBest(size_t k, std::span<const float> logits) {
+  k = std::min(k, logits.size());
+  std::vector<Candidate> kept;
+  kept.reserve(2 * k);
+  const auto shrink = [&] {
+    std::nth_element(kept.begin(), kept.begin() + (k - 1), kept.end(), Better);
+    kept.resize(k);
+  };
+  float bar = -kInf;  // the k-th best so far; an equal logit further on has a higher id and loses
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] > -kInf) candidates.push_back({logits[i], static_cast<int32_t>(i)});
+    if (!(logits[i] > bar)) continue;
+    kept.push_back({logits[i], static_cast<int32_t>(i)});
+    if (kept.size() < 2 * k) continue;
+    shrink();
+    bar = kept.back().logit;
   }
-  return candidates;
+  if (kept.size() > k) shrink();
+  return kept;
 }
 
 void DropWorseThan(const Candidate& last, std::span<float> logits) {
@@ -107,27 +120,26 @@ class Softmax {
 };
 
 void KeepTopK(int32_t k, std::span<float> logits) {
-  std::vector<Candidate> candidates = Candidates(logits);
-  if (candidates.size() <= static_cast<size_t>(k)) return;
-  const auto last = candidates.begin() + (k - 1);
-  std::nth_element(candidates.begin(), last, candidates.end(), Better);
-  DropWorseThan(*last, logits);
+  const std::vector<Candidate> best = SelectBest(k, logits);
+  DropWorseThan(*std::max_element(best.begin(), best.end(), Better), logits);
 }
 
 void KeepTopP(double p, const Softmax& softmax, std::span<float> logits) {
-  std::vector<Candidate> candidates = Candidates(logits);
   double total = 0;
-  for (const Candidate& c : candidates) total += softmax.Weight(c.logit);
-  double reached = 0;
-  // Ever longer runs of the best are put in order until they hold p; the first is nearly always enough.
-  size_t begin = 0;
-  for (size_t run = 64; begin < candidates.size(); run *= 8) {
-    const size_t end = std::min(candidates.size(), begin + run);
-    std::partial_sort(candidates.begin() + begin, candidates.begin() + end, candidates.end(), Better);
-    for (; begin < end; ++begin) {
-      reached += softmax.Weight(candidates[begin].logit);
-      if (reached >= p * total) return DropWorseThan(candidates[begin], logits);
+  for (float x : logits) {
+    if (x > -kInf) total += softmax.Weight(x);
+  }
+  // Ever more of the best are put in order until they hold p; the first 64 nearly always do.
+  for (size_t k = 64;; k *= 8) {
+    std::vector<Candidate> best = SelectBest(k, logits);
+    std::sort(best.begin(), best.end(), Better);
+    double reached = 0;
+    for (const Candidate& candidate : best) {
+      reached += softmax.Weight(candidate.logit);
+      if (reached >= p * total) return DropWorseThan(candidate, logits);
     }
+    if (best.size() < k)
+      return;  // sums in another order may miss p * total by a rounding where p is all but 1
   }
 }
 
