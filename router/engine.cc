@@ -168,7 +168,11 @@ absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest requ
   sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(std::max(0, request.max_tokens)));
   sequence->request = std::move(request);
   sequence->arrived = absl::Now();
-  MOEPOOL_RETURN_IF_ERROR(queue_.Push(std::move(sequence)));
+  accepted_.fetch_add(1);
+  if (absl::Status pushed = queue_.Push(std::move(sequence)); !pushed.ok()) {
+    accepted_.fetch_sub(1);
+    return pushed;
+  }
   return std::make_unique<Call>(this, id, std::move(gate));
 }
 
@@ -180,7 +184,7 @@ EngineStats Engine::Stats() const {
 bool Engine::WaitIdle(absl::Duration patience) {
   const absl::Time until = absl::Now() + patience;
   MutexLock lock(&stats_mutex_);
-  while (published_.running > 0 || published_.waiting > 0 || !queue_.Empty()) {
+  while (published_.finished + published_.failed < accepted_.load()) {
     const absl::Duration left = until - absl::Now();
     if (left <= absl::ZeroDuration()) return false;
     stats_changed_.WaitFor(&stats_mutex_, absl::ToChronoNanoseconds(std::min(left, absl::Hours(1))));

@@ -110,6 +110,7 @@ class Engine : public Trunk {
   std::unique_ptr<Scheduler> scheduler_;
   RequestQueue queue_;
   std::atomic<uint64_t> next_id_ = 1;
+  std::atomic<uint64_t> accepted_ = 0;  // sequences that were pushed; each is counted as finished or failed in the end
   std::thread thread_;
 
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission

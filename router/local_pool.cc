@@ -47,8 +47,27 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
     routes->members.push_back({placed[static_cast<size_t>(w)].id, worker.transport});
     pool->workers_.push_back(std::move(worker));
   }
-  pool->routes_ = std::move(routes);
+  {
+    MutexLock lock(&pool->mutex_);
+    pool->routes_ = std::move(routes);
+  }
   return pool;
+}
+
+std::shared_ptr<const RoutingTable> LocalPool::Routes() {
+  MutexLock lock(&mutex_);
+  return routes_;
+}
+
+std::string LocalPool::WaitingFor() {
+  MutexLock lock(&mutex_);
+  return waiting_for_;
+}
+
+void LocalPool::ReportLoss(WorkerId worker, const absl::Status& cause) {
+  MutexLock lock(&mutex_);
+  routes_.reset();
+  waiting_for_ = StrCat("local worker ", worker.value(), " failed: ", ToStd(cause.message()));
 }
 
 std::vector<PoolWorkerInfo> LocalPool::Workers() {

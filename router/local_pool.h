@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
+#include "common/base/mutex.h"
 #include "common/model/model_source.h"
 #include "expert_worker/executor.h"
 #include "expert_worker/expert_store.h"
@@ -21,10 +22,10 @@ class LocalPool : public ExpertPool {
   static absl::StatusOr<std::unique_ptr<LocalPool>> Create(std::shared_ptr<const ModelSource> source, Backend* backend,
                                                            int workers);
 
-  std::shared_ptr<const RoutingTable> Routes() override { return routes_; }
-  std::string WaitingFor() override { return ""; }
-  // Cannot happen to workers in the same process; a bug, which is logged by the caller. Nothing changes.
-  void ReportLoss(WorkerId, const absl::Status&) override {}
+  std::shared_ptr<const RoutingTable> Routes() override EXCLUDES(mutex_);
+  std::string WaitingFor() override EXCLUDES(mutex_);
+  // A worker here shares the engine's fate, so a dispatch that fails is a bug: the pool stays without routes from then on.
+  void ReportLoss(WorkerId worker, const absl::Status& cause) override EXCLUDES(mutex_);
   void ReportRoundTrip(WorkerId, absl::Duration) override {}
   std::vector<PoolWorkerInfo> Workers() override;
 
@@ -39,7 +40,9 @@ class LocalPool : public ExpertPool {
   std::shared_ptr<const ModelSource> source_;
   std::string backend_name_;
   std::vector<Worker> workers_;
-  std::shared_ptr<const RoutingTable> routes_;
+  Mutex mutex_;
+  std::shared_ptr<const RoutingTable> routes_ GUARDED_BY(mutex_);
+  std::string waiting_for_ GUARDED_BY(mutex_);
 };
 
 }  // namespace moepool

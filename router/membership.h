@@ -64,25 +64,15 @@ struct MembershipOptions {
   std::function<absl::Time()> clock = absl::Now;
 };
 
-struct WorkerInfo {
-  WorkerId id;
-  WorkerDescription description;
-  std::string state;      // joining, loading, ready, draining, unfit
-  std::string transport;  // empty until attached
-  std::vector<ExpertRef> experts;  // assigned
-  WorkerLoad load;
-  uint64_t dispatches = 0;      // as counted by the router
-  absl::Duration round_trip;    // moving average
-  absl::Duration silence;
-};
-
-struct PoolInfo {
+struct PoolCounters {
   uint64_t epoch = 0;  // in force; 0: none
-  std::string waiting_for;
   uint64_t joins = 0;
   uint64_t losses = 0;
-  std::vector<WorkerInfo> workers;  // in order of joining
+  int workers = 0;
 };
+
+// "0-7,9" from ascending numbers.
+std::string FormatRanges(const std::vector<int32_t>& numbers);
 
 // Thread-safe. Routes() and ReportRoundTrip() never wait for a placement.
 class Membership final : public ExpertPool {
@@ -106,12 +96,14 @@ class Membership final : public ExpertPool {
   // Goodbye to all; nobody joins afterwards.
   void Shutdown(const std::string& reason);
 
-  PoolInfo Info();
+  PoolCounters Counters();
 
   std::shared_ptr<const RoutingTable> Routes() override;
   std::string WaitingFor() override;
   void ReportLoss(WorkerId worker, const absl::Status& cause) override;
   void ReportRoundTrip(WorkerId worker, absl::Duration round_trip) override;
+  // States: joining (no transport yet), loading, ready, draining, unfit (could not load what it was assigned).
+  std::vector<PoolWorkerInfo> Workers() override;
 
  private:
   struct Member;

@@ -48,36 +48,58 @@ std::string Membership::WaitingForLocked() {
   return StrCat(loaded, " of ", holders, " workers have loaded epoch ", plan_->epoch, "; waiting for ", missing);
 }
 
-PoolInfo Membership::Info() {
+PoolCounters Membership::Counters() {
   MutexLock lock(&mutex_);
-  PoolInfo info;
   const std::shared_ptr<const RoutingTable> table = Routes();
-  if (table != nullptr) info.epoch = table->epoch;
-  info.waiting_for = WaitingForLocked();
-  info.joins = last_worker_;
-  info.losses = losses_;
-  const absl::Time now = options_.clock();
+  return {table == nullptr ? 0 : table->epoch, last_worker_, losses_, static_cast<int>(members_.size())};
+}
+
+std::string FormatRanges(const std::vector<int32_t>& numbers) {
+  std::string text;
+  for (size_t begin = 0; begin < numbers.size();) {
+    size_t end = begin + 1;
+    while (end < numbers.size() && numbers[end] == numbers[end - 1] + 1) ++end;
+    text += StrCat(text.empty() ? "" : ",", numbers[begin]);
+    if (end - begin > 1) text += StrCat("-", numbers[end - 1]);
+    begin = end;
+  }
+  return text;
+}
+
+std::vector<PoolWorkerInfo> Membership::Workers() {
+  MutexLock lock(&mutex_);
+  std::vector<PoolWorkerInfo> workers;
   for (const auto& [id, member] : members_) {
-    WorkerInfo worker;
-    worker.id = id;
-    worker.description = member->description;
+    PoolWorkerInfo worker;
+    worker.id = id.value();
+    worker.name = member->description.name;
+    worker.backend = member->description.backend;
+    worker.memory_limit_bytes = member->description.memory_limit_bytes;
+    worker.expert_bytes = member->load.expert_bytes;
     if (member->transport != nullptr) worker.transport = std::string(member->transport->Name());
-    worker.state = member->leaving                                         ? "draining"
-                   : !member->unfit.empty()                                ? "unfit"
-                   : member->transport == nullptr                          ? "joining"
-                   : member->loaded_epoch != member->assigned_epoch        ? "loading"
-                                                                           : "ready";
-    worker.experts = member->assigned;
-    worker.load = member->load;
-    worker.silence = now - member->heard;
+    if (member->leaving) {
+      worker.state = "draining";
+    } else if (!member->unfit.empty()) {
+      worker.state = "unfit";
+    } else if (member->transport == nullptr) {
+      worker.state = "joining";
+    } else {
+      worker.state = member->loaded_epoch == member->assigned_epoch ? "ready" : "loading";
+    }
+    worker.experts_held = static_cast<int32_t>(member->assigned.size());
+    std::vector<int32_t> first_layer;
+    for (const ExpertRef& ref : member->assigned) {
+      if (ref.layer == 0) first_layer.push_back(ref.expert);
+    }
+    worker.experts = FormatRanges(first_layer);
     MutexLock routes_lock(&routes_mutex_);
     if (const auto it = round_trips_.find(id); it != round_trips_.end()) {
       worker.dispatches = it->second.dispatches;
-      worker.round_trip = it->second.average;
+      worker.round_trip_us = absl::ToDoubleMicroseconds(it->second.average);
     }
-    info.workers.push_back(std::move(worker));
+    workers.push_back(std::move(worker));
   }
-  return info;
+  return workers;
 }
 
 }  // namespace moepool

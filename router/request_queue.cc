@@ -31,11 +31,6 @@ void RequestQueue::Close() {
   changed_.NotifyOne();
 }
 
-bool RequestQueue::Empty() {
-  MutexLock lock(&mutex_);
-  return batch_.arrived.empty();
-}
-
 RequestQueue::Batch RequestQueue::Take(absl::Duration patience, int engine_waiting) {
   MutexLock lock(&mutex_);
   engine_waiting_ = engine_waiting;

@@ -28,7 +28,6 @@ class RequestQueue {
   absl::Status Push(std::unique_ptr<Sequence> sequence);
   void Cancel(SequenceId id);
   void Close();
-  bool Empty();
 
   // Waits until there is something, or for `patience`. `engine_waiting`: sequences that the engine holds and has not
   // admitted, for the bound of Push.
