@@ -1,0 +1,121 @@
+// CheckTensors (descriptor.h): the tensors of a model as its configuration implies them, against those of the file.
+#include <set>
+
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/model/descriptor.h"
+
+namespace moepool {
+namespace {
+
+std::string ShapeOf(int n_dims, const std::array<int64_t, 4>& dims) {
+  std::string shape = "[";
+  for (int i = 0; i < n_dims; ++i) shape += StrCat(i == 0 ? "" : ", ", dims[i]);
+  return shape + "]";
+}
+
+class Checker {
+ public:
+  explicit Checker(const TensorTable& tensors) : tensors_(tensors) {}
+
+  // Missing dimensions are 1, as in a file.  A vector's elements are read one by one: it is never quantised.
+  absl::Status Vector(std::string name, int64_t size) { return Expect(std::move(name), 1, {size, 1, 1, 1}); }
+  absl::Status Matrix(std::string name, int64_t cols, int64_t rows) {
+    return Expect(std::move(name), 2, {cols, rows, 1, 1});
+  }
+  absl::Status Stack(std::string name, int64_t cols, int64_t rows, int64_t experts) {
+    return Expect(std::move(name), 3, {cols, rows, experts, 1});
+  }
+  void Ignore(std::string name) { known_.insert(std::move(name)); }
+  bool Has(std::string_view name) const { return tensors_.Find(name) != nullptr; }
+
+  absl::Status RefuseOthers(std::string_view family) const {
+    for (const TensorInfo& tensor : tensors_.tensors()) {
+      if (known_.count(tensor.name) == 0) {
+        return absl::UnimplementedError(
+            StrCat("tensor ", Quoted(tensor.name), " is not one that family '", family, "' uses"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Expect(std::string name, int n_dims, std::array<int64_t, 4> dims) {
+    const TensorInfo* tensor = tensors_.Find(name);
+    if (tensor == nullptr) return absl::InvalidArgumentError(StrCat("tensor ", Quoted(name), " is missing"));
+    if (tensor->dims != dims) {
+      return absl::InvalidArgumentError(StrCat("tensor ", Quoted(name), " has shape ",
+                                               ShapeOf(tensor->n_dims, tensor->dims), ", expected ",
+                                               ShapeOf(n_dims, dims)));
+    }
+    if (n_dims == 1 && Info(tensor->dtype).quantized) {
+      return absl::InvalidArgumentError(
+          StrCat("tensor ", Quoted(name), " is of type ", Info(tensor->dtype).name, ", expected F32, F16 or BF16"));
+    }
+    known_.insert(std::move(name));
+    return absl::OkStatus();
+  }
+
+  const TensorTable& tensors_;
+  std::set<std::string, std::less<>> known_;
+};
+
+absl::Status CheckLayer(const ModelConfig& config, int layer, Checker* check) {
+  const auto name = [&](std::string_view suffix) { return StrCat("blk.", layer, ".", suffix); };
+  const int64_t hidden = config.hidden;
+  const int64_t q = int64_t{config.heads} * config.head_dim;
+  const int64_t kv = int64_t{config.kv_heads} * config.head_dim;
+  MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_norm.weight"), hidden));
+  MOEPOOL_RETURN_IF_ERROR(check->Matrix(name("attn_q.weight"), hidden, q));
+  MOEPOOL_RETURN_IF_ERROR(check->Matrix(name("attn_k.weight"), hidden, kv));
+  MOEPOOL_RETURN_IF_ERROR(check->Matrix(name("attn_v.weight"), hidden, kv));
+  MOEPOOL_RETURN_IF_ERROR(check->Matrix(name("attn_output.weight"), q, hidden));
+  if (config.qkv_bias) {
+    MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_q.bias"), q));
+    MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_k.bias"), kv));
+    MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_v.bias"), kv));
+  }
+  if (config.qk_norm) {
+    MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_q_norm.weight"), config.head_dim));
+    MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_k_norm.weight"), config.head_dim));
+  }
+  MOEPOOL_RETURN_IF_ERROR(check->Vector(name("ffn_norm.weight"), hidden));
+  // Rotary frequencies of one layer, which old converters wrote out; they follow from the configuration.
+  check->Ignore(name("attn_rot_embd"));
+  check->Ignore(name("attn_rot_embd.weight"));
+  if (config.dense()) {
+    MOEPOOL_RETURN_IF_ERROR(check->Matrix(name("ffn_gate.weight"), hidden, config.ffn));
+    MOEPOOL_RETURN_IF_ERROR(check->Matrix(name("ffn_up.weight"), hidden, config.ffn));
+    return check->Matrix(name("ffn_down.weight"), config.ffn, hidden);
+  }
+  MOEPOOL_RETURN_IF_ERROR(check->Matrix(name("ffn_gate_inp.weight"), hidden, config.experts));
+  MOEPOOL_RETURN_IF_ERROR(check->Stack(name("ffn_gate_exps.weight"), hidden, config.ffn, config.experts));
+  MOEPOOL_RETURN_IF_ERROR(check->Stack(name("ffn_up_exps.weight"), hidden, config.ffn, config.experts));
+  return check->Stack(name("ffn_down_exps.weight"), config.ffn, hidden, config.experts);
+}
+
+}  // namespace
+
+absl::Status CheckTensors(const ModelConfig& config, const TensorTable& tensors) {
+  Checker check(tensors);
+  MOEPOOL_RETURN_IF_ERROR(check.Matrix("token_embd.weight", config.hidden, config.vocab_size));
+  MOEPOOL_RETURN_IF_ERROR(check.Vector("output_norm.weight", config.hidden));
+  if (!config.tied_embeddings) {
+    MOEPOOL_RETURN_IF_ERROR(check.Matrix("output.weight", config.hidden, config.vocab_size));
+  }
+  if (check.Has(kRopeFreqsTensor)) {
+    MOEPOOL_RETURN_IF_ERROR(check.Vector(std::string(kRopeFreqsTensor), config.rope.dims / 2));
+  }
+  for (int layer = 0; layer < config.layers; ++layer) {
+    MOEPOOL_RETURN_IF_ERROR(CheckLayer(config, layer, &check));
+  }
+  return check.RefuseOthers(config.family);
+}
+
+absl::Status CheckRange(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) {
+  if (offset <= tensor.bytes && bytes <= tensor.bytes - offset) return absl::OkStatus();
+  return absl::OutOfRangeError(StrCat("tensor ", Quoted(tensor.name), ": ", bytes, " bytes at offset ", offset,
+                                      " reach beyond its ", tensor.bytes, " bytes"));
+}
+
+}  // namespace moepool

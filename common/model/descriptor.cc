@@ -1,0 +1,241 @@
+// See descriptor.h. Keys and tensor names are those of llama.cpp's files.
+#include "common/model/descriptor.h"
+
+#include <cmath>
+#include <limits>
+
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+
+namespace moepool {
+namespace {
+
+// How one family differs from another, as far as its files do not say.
+struct Family {
+  std::string_view name;
+  RopeKind rope;
+  bool qk_norm;
+  bool dense;                        // may be dense
+  std::string_view expert_ffn_key;   // intermediate size of one expert
+  GateKind gate;                     // where it has experts
+  bool renormalize;
+};
+
+constexpr Family kFamilies[] = {
+    // Llama 1 to 3, Mistral, SmolLM, and with experts Mixtral.
+    {"llama", RopeKind::kInterleaved, false, true, "feed_forward_length", GateKind::kSoftmax, true},
+    {"qwen3moe", RopeKind::kNeox, true, false, "expert_feed_forward_length", GateKind::kSoftmax, true},
+};
+
+// Options that no family built in here has: each key must be absent or hold a value that changes nothing.
+struct NeutralKey {
+  std::string_view suffix;
+  double neutral;
+  double also_neutral;
+};
+constexpr NeutralKey kNeutralKeys[] = {
+    {"expert_gating_func", 0, 1},  // 1: softmax
+    {"expert_shared_count", 0, 0},
+    {"expert_group_count", 0, 1},
+    {"leading_dense_block_count", 0, 0},
+    {"attention.scale", 0, 0},
+    {"logit_scale", 0, 1},
+    {"residual_scale", 0, 1},
+    {"embedding_scale", 0, 1},
+    {"rope.scaling.attn_factor", 0, 1},
+};
+
+constexpr int64_t kMaxHidden = 1 << 20;
+constexpr int64_t kMaxFfn = 1 << 24;
+constexpr int64_t kMaxVocab = 1 << 24;
+constexpr int64_t kMaxLayers = 1024;
+constexpr int64_t kMaxHeads = 4096;
+constexpr int64_t kMaxHeadDim = 512;
+constexpr int64_t kMaxExperts = 65536;
+constexpr int64_t kMaxContext = int64_t{1} << 30;
+
+// Reads hyperparameters of one architecture: `suffix` follows "<architecture>.".
+class Reader {
+ public:
+  Reader(const GgufMetadata& metadata, std::string_view architecture)
+      : metadata_(metadata), prefix_(StrCat(architecture, ".")) {}
+
+  std::string Key(std::string_view suffix) const { return StrCat(prefix_, suffix); }
+  bool Has(std::string_view suffix) const { return metadata_.Has(Key(suffix)); }
+
+  // A missing key is InvalidArgument: the file is no model of this family.
+  absl::StatusOr<int> Int(std::string_view suffix, int64_t low, int64_t high) const {
+    absl::StatusOr<int64_t> value = metadata_.Int(Key(suffix));
+    if (absl::IsNotFound(value.status())) return absl::InvalidArgumentError(value.status().message());
+    MOEPOOL_RETURN_IF_ERROR(value.status());
+    return InRange(suffix, *value, low, high);
+  }
+  absl::StatusOr<int> IntOr(std::string_view suffix, int64_t absent, int64_t low, int64_t high) const {
+    MOEPOOL_ASSIGN_OR_RETURN(const int64_t value, metadata_.IntOr(Key(suffix), absent));
+    return InRange(suffix, value, low, high);
+  }
+  // Positive and finite.
+  absl::StatusOr<double> PositiveOr(std::string_view suffix, double absent) const {
+    MOEPOOL_ASSIGN_OR_RETURN(const double value, metadata_.FloatOr(Key(suffix), absent));
+    if (!(value > 0) || !std::isfinite(value)) return Bad(suffix, value, "positive and finite");
+    return value;
+  }
+  absl::Status Bad(std::string_view suffix, double value, std::string_view expected) const {
+    return absl::InvalidArgumentError(StrCat("key ", Quoted(Key(suffix)), " is ", value, ", expected ", expected));
+  }
+  absl::Status CheckNeutral(const NeutralKey& key) const {
+    const GgufValue* value = metadata_.Find(Key(key.suffix));
+    if (value == nullptr) return absl::OkStatus();
+    double number = std::numeric_limits<double>::quiet_NaN();
+    if (const auto* u = std::get_if<uint64_t>(&value->value)) number = static_cast<double>(*u);
+    if (const auto* i = std::get_if<int64_t>(&value->value)) number = static_cast<double>(*i);
+    if (const auto* f = std::get_if<double>(&value->value)) number = *f;
+    if (number == key.neutral || number == key.also_neutral) return absl::OkStatus();
+    return absl::UnimplementedError(StrCat("key ", Quoted(Key(key.suffix)), " is ", Render(*value), "; only ",
+                                           key.also_neutral, " is built in"));
+  }
+  const GgufMetadata& metadata() const { return metadata_; }
+
+ private:
+  absl::StatusOr<int> InRange(std::string_view suffix, int64_t value, int64_t low, int64_t high) const {
+    if (value >= low && value <= high) return static_cast<int>(value);
+    return absl::InvalidArgumentError(
+        StrCat("key ", Quoted(Key(suffix)), " is ", value, ", expected within ", low, " to ", high));
+  }
+
+  const GgufMetadata& metadata_;
+  const std::string prefix_;
+};
+
+absl::StatusOr<const Family*> FindFamily(const GgufMetadata& metadata) {
+  absl::StatusOr<std::string> architecture = metadata.String("general.architecture");
+  if (absl::IsNotFound(architecture.status())) return absl::InvalidArgumentError(architecture.status().message());
+  MOEPOOL_RETURN_IF_ERROR(architecture.status());
+  std::string known;
+  for (const Family& family : kFamilies) {
+    if (family.name == *architecture) return &family;
+    known += StrCat(known.empty() ? "" : ", ", family.name);
+  }
+  return absl::UnimplementedError(StrCat("architecture ", Quoted(*architecture), " is not one of ", known));
+}
+
+absl::Status ReadAttention(const Reader& in, ModelConfig* config) {
+  MOEPOOL_ASSIGN_OR_RETURN(config->heads, in.Int("attention.head_count", 1, kMaxHeads));
+  MOEPOOL_ASSIGN_OR_RETURN(config->kv_heads,
+                           in.IntOr("attention.head_count_kv", config->heads, 1, config->heads));
+  if (config->heads % config->kv_heads != 0) {
+    return in.Bad("attention.head_count_kv", config->kv_heads, StrCat("a divisor of the ", config->heads, " heads"));
+  }
+  if (!in.Has("attention.key_length") && config->hidden % config->heads != 0) {
+    return in.Bad("attention.head_count", config->heads, StrCat("a divisor of the hidden size ", config->hidden));
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(config->head_dim,
+                           in.IntOr("attention.key_length", config->hidden / config->heads, 2, kMaxHeadDim));
+  if (config->head_dim % 2 != 0) return in.Bad("attention.key_length", config->head_dim, "an even head size");
+  MOEPOOL_ASSIGN_OR_RETURN(const int value_length,
+                           in.IntOr("attention.value_length", config->head_dim, 1, kMaxHeadDim));
+  if (value_length != config->head_dim) {
+    return in.Bad("attention.value_length", value_length, StrCat("the key length ", config->head_dim));
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(const int window, in.IntOr("attention.sliding_window", 0, 0, kMaxContext));
+  if (window != 0 && window < config->context_tokens) {
+    return absl::UnimplementedError(StrCat("key ", Quoted(in.Key("attention.sliding_window")), " is ", window,
+                                           ", under the context of ", config->context_tokens,
+                                           "; sliding windows are not built in"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadRope(const Reader& in, ModelConfig* config) {
+  RopeConfig& rope = config->rope;
+  MOEPOOL_ASSIGN_OR_RETURN(rope.dims, in.IntOr("rope.dimension_count", config->head_dim, 2, config->head_dim));
+  if (rope.dims % 2 != 0) return in.Bad("rope.dimension_count", rope.dims, "an even number");
+  MOEPOOL_ASSIGN_OR_RETURN(rope.base, in.PositiveOr("rope.freq_base", 10000.0));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::string type, in.metadata().StringOr(in.Key("rope.scaling.type"), "linear"));
+  if (type != "linear" && type != "none") {
+    return absl::UnimplementedError(
+        StrCat("key ", Quoted(in.Key("rope.scaling.type")), " is ", Quoted(type), ", not one of none, linear"));
+  }
+  if (type == "none") return absl::OkStatus();
+  const bool old_key = !in.Has("rope.scaling.factor") && in.Has("rope.scale_linear");
+  const std::string_view suffix = old_key ? "rope.scale_linear" : "rope.scaling.factor";
+  MOEPOOL_ASSIGN_OR_RETURN(const double factor, in.metadata().FloatOr(in.Key(suffix), 1.0));
+  if (factor == 0) return absl::OkStatus();  // writers put 0 for "none"
+  MOEPOOL_ASSIGN_OR_RETURN(rope.linear_factor, in.PositiveOr(suffix, 1.0));
+  return absl::OkStatus();
+}
+
+absl::Status ReadFfn(const Reader& in, const Family& family, ModelConfig* config) {
+  MOEPOOL_ASSIGN_OR_RETURN(const int experts, in.IntOr("expert_count", 0, family.dense ? 0 : 1, kMaxExperts));
+  if (experts == 0) {
+    config->gate.kind = GateKind::kDense;
+    config->experts = config->experts_per_token = kDenseSlices;
+    MOEPOOL_ASSIGN_OR_RETURN(config->ffn, in.Int("feed_forward_length", 1, kMaxFfn));
+    return absl::OkStatus();
+  }
+  config->experts = experts;
+  config->gate.kind = family.gate;
+  MOEPOOL_ASSIGN_OR_RETURN(config->experts_per_token, in.Int("expert_used_count", 1, experts));
+  MOEPOOL_ASSIGN_OR_RETURN(config->ffn, in.Int(family.expert_ffn_key, 1, kMaxFfn));
+  MOEPOOL_ASSIGN_OR_RETURN(config->gate.renormalize,
+                           in.metadata().BoolOr(in.Key("expert_weights_norm"), family.renormalize));
+  MOEPOOL_ASSIGN_OR_RETURN(const double scale, in.PositiveOr("expert_weights_scale", 1.0));
+  config->gate.scale = static_cast<float>(scale);
+  return absl::OkStatus();
+}
+
+absl::Status ReadVocabulary(const Reader& in, const TensorTable& tensors, ModelConfig* config) {
+  const TensorInfo* embedding = tensors.Find("token_embd.weight");
+  if (embedding == nullptr) return absl::InvalidArgumentError("tensor 'token_embd.weight' is missing");
+  const int64_t rows = embedding->dims[1];
+  if (rows > kMaxVocab) {
+    return absl::InvalidArgumentError(
+        StrCat("tensor 'token_embd.weight' has ", rows, " rows, more than ", kMaxVocab));
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(config->vocab_size, in.IntOr("vocab_size", rows, 1, kMaxVocab));
+  config->tied_embeddings = tensors.Find("output.weight") == nullptr;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelConfig> DescribeModel(const GgufMetadata& metadata, const TensorTable& tensors,
+                                          std::string_view fallback_name) {
+  MOEPOOL_ASSIGN_OR_RETURN(const Family* family, FindFamily(metadata));
+  const Reader in(metadata, family->name);
+  ModelConfig config;
+  config.family = std::string(family->name);
+  MOEPOOL_ASSIGN_OR_RETURN(config.name, metadata.StringOr("general.name", fallback_name));
+  for (const NeutralKey& key : kNeutralKeys) MOEPOOL_RETURN_IF_ERROR(in.CheckNeutral(key));
+  MOEPOOL_ASSIGN_OR_RETURN(config.hidden, in.Int("embedding_length", 1, kMaxHidden));
+  MOEPOOL_ASSIGN_OR_RETURN(config.layers, in.Int("block_count", 1, kMaxLayers));
+  MOEPOOL_ASSIGN_OR_RETURN(config.context_tokens, in.Int("context_length", 1, kMaxContext));
+  MOEPOOL_ASSIGN_OR_RETURN(const double eps, in.PositiveOr("attention.layer_norm_rms_epsilon", 0));
+  if (eps > 1) return in.Bad("attention.layer_norm_rms_epsilon", eps, "at most 1");
+  config.norm_eps = static_cast<float>(eps);
+  config.qk_norm = family->qk_norm;
+  config.qkv_bias = tensors.Find("blk.0.attn_q.bias") != nullptr;
+  config.rope.kind = family->rope;
+  MOEPOOL_RETURN_IF_ERROR(ReadAttention(in, &config));
+  MOEPOOL_RETURN_IF_ERROR(ReadRope(in, &config));
+  MOEPOOL_RETURN_IF_ERROR(ReadFfn(in, *family, &config));
+  MOEPOOL_RETURN_IF_ERROR(ReadVocabulary(in, tensors, &config));
+  return config;
+}
+
+absl::Status SetFreqFactors(std::span<const float> factors, ModelConfig* config) {
+  if (factors.size() != static_cast<size_t>(config->rope.dims / 2)) {
+    return absl::InvalidArgumentError(StrCat("tensor ", Quoted(kRopeFreqsTensor), " has ", factors.size(),
+                                             " factors, expected ", config->rope.dims / 2));
+  }
+  for (size_t i = 0; i < factors.size(); ++i) {
+    if (!(factors[i] > 0) || !std::isfinite(factors[i])) {
+      return absl::InvalidArgumentError(StrCat("tensor ", Quoted(kRopeFreqsTensor), ": factor ", i, " is ",
+                                               factors[i], ", expected positive and finite"));
+    }
+  }
+  config->rope.freq_factors.assign(factors.begin(), factors.end());
+  return absl::OkStatus();
+}
+
+}  // namespace moepool

@@ -1,0 +1,88 @@
+// ComputeDigest (digest.h).
+#include "common/model/digest.h"
+
+#include <algorithm>
+#include <bit>
+#include <type_traits>
+#include <vector>
+
+#include "common/base/status_macros.h"
+#include "common/model/sha256.h"
+
+namespace moepool {
+namespace {
+
+constexpr uint64_t kChunkBytes = 1 << 20;
+constexpr std::string_view kFormat = "moepool model 1";  // changes with anything below
+
+// Fields in a fixed order and width, little-endian; strings and lists behind their length.
+class Canonical {
+ public:
+  template <typename T>
+  void Add(T value) {
+    static_assert(std::is_arithmetic_v<T> && std::endian::native == std::endian::little);
+    sha_.Update(&value, sizeof(value));
+  }
+  void Add(std::string_view text) {
+    Add(static_cast<uint64_t>(text.size()));
+    sha_.Update(text);
+  }
+  void Raw(const ModelDigest& digest) { sha_.Update(digest.data(), digest.size()); }
+  ModelDigest Finish() { return sha_.Finish(); }
+
+ private:
+  Sha256 sha_;
+};
+
+void AddConfig(const ModelConfig& config, Canonical* out) {
+  out->Add(std::string_view(config.family));
+  for (const int value : {config.vocab_size, config.hidden, config.layers, config.heads, config.kv_heads,
+                          config.head_dim, config.context_tokens, config.experts, config.experts_per_token,
+                          config.ffn, config.rope.dims}) {
+    out->Add(static_cast<int32_t>(value));
+  }
+  out->Add(static_cast<uint8_t>(config.norm));
+  out->Add(config.norm_eps);
+  for (const bool flag : {config.qkv_bias, config.qk_norm, config.tied_embeddings, config.gate.renormalize}) {
+    out->Add(static_cast<uint8_t>(flag));
+  }
+  out->Add(static_cast<uint8_t>(config.rope.kind));
+  out->Add(config.rope.base);
+  out->Add(config.rope.linear_factor);
+  out->Add(static_cast<uint64_t>(config.rope.freq_factors.size()));
+  for (const float factor : config.rope.freq_factors) out->Add(factor);
+  out->Add(static_cast<uint8_t>(config.activation));
+  out->Add(static_cast<uint8_t>(config.gate.kind));
+  out->Add(config.gate.scale);
+}
+
+absl::StatusOr<ModelDigest> TensorDigest(const TensorInfo& tensor, std::span<std::byte> buffer, TensorReadAt read) {
+  Sha256 sha;
+  for (uint64_t offset = 0; offset < tensor.bytes;) {
+    const std::span<std::byte> chunk = buffer.first(std::min<uint64_t>(buffer.size(), tensor.bytes - offset));
+    MOEPOOL_RETURN_IF_ERROR(read(tensor, offset, chunk));
+    sha.Update(chunk.data(), chunk.size());
+    offset += chunk.size();
+  }
+  return sha.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelDigest> ComputeDigest(const ModelConfig& config, const TensorTable& tensors, TensorReadAt read) {
+  Canonical out;
+  out.Add(kFormat);
+  AddConfig(config, &out);
+  std::vector<std::byte> buffer(kChunkBytes);
+  for (const size_t index : tensors.by_name()) {
+    const TensorInfo& tensor = tensors.tensors()[index];
+    out.Add(std::string_view(tensor.name));
+    out.Add(Info(tensor.dtype).ggml_type);
+    for (const int64_t dim : tensor.dims) out.Add(dim);
+    MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, TensorDigest(tensor, buffer, read));
+    out.Raw(digest);
+  }
+  return out.Finish();
+}
+
+}  // namespace moepool

@@ -1,0 +1,90 @@
+// See gate_policy.h.
+#include "common/model/gate_policy.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "common/base/math.h"
+#include "common/base/str.h"
+
+namespace moepool {
+namespace {
+
+class DenseGate final : public GatePolicy {
+ public:
+  bool Select(std::span<const float>, std::span<SelectedExpert> selected) const override {
+    for (size_t e = 0; e < selected.size(); ++e) selected[e] = {static_cast<int32_t>(e), 1.0f};
+    return true;
+  }
+};
+
+// p = softmax(logits); the k largest; divided by their sum where the family renormalises; times scale.
+// Sums run in ascending order of expert number: the tokens of a model depend on it.
+class SoftmaxGate final : public GatePolicy {
+ public:
+  explicit SoftmaxGate(const GateConfig& config) : config_(config) {}
+
+  bool Select(std::span<const float> logits, std::span<SelectedExpert> selected) const override {
+    float max = logits[0];
+    for (const float logit : logits) {
+      if (!std::isfinite(logit)) return false;
+      max = std::max(max, logit);
+    }
+    absl::InlinedVector<float, 256> exps(logits.size());
+    float sum = 0;
+    for (size_t e = 0; e < logits.size(); ++e) {
+      exps[e] = Exp(logits[e] - max);
+      sum += exps[e];
+    }
+    Choose(logits, selected);
+    for (SelectedExpert& s : selected) s.weight = exps[static_cast<size_t>(s.expert)] / sum;
+    if (config_.renormalize) {
+      float chosen = 0;  // holds the largest of all, so it is not 0
+      for (const SelectedExpert& s : selected) chosen += s.weight;
+      for (SelectedExpert& s : selected) s.weight /= chosen;
+    }
+    for (SelectedExpert& s : selected) s.weight *= config_.scale;
+    return true;
+  }
+
+ private:
+  // The k largest, by logit: softmax keeps their order, and its rounding would make ties that are none. k is small.
+  static void Choose(std::span<const float> logits, std::span<SelectedExpert> selected) {
+    size_t n = 0;
+    for (size_t e = 0; e < logits.size(); ++e) {
+      if (n == selected.size() && logits[e] <= selected[n - 1].weight) continue;
+      size_t at = n == selected.size() ? n - 1 : n++;
+      for (; at > 0 && selected[at - 1].weight < logits[e]; --at) selected[at] = selected[at - 1];
+      selected[at] = {static_cast<int32_t>(e), logits[e]};
+    }
+    std::sort(selected.begin(), selected.end(),
+              [](const SelectedExpert& a, const SelectedExpert& b) { return a.expert < b.expert; });
+  }
+
+  const GateConfig config_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GatePolicy>> MakeGatePolicy(const ModelConfig& config) {
+  if (config.experts < 1 || config.experts_per_token < 1 || config.experts_per_token > config.experts) {
+    return absl::InvalidArgumentError(
+        StrCat("a gate that picks ", config.experts_per_token, " of ", config.experts, " experts"));
+  }
+  switch (config.gate.kind) {
+    case GateKind::kDense:
+      if (config.experts_per_token != config.experts) break;
+      return std::make_unique<DenseGate>();
+    case GateKind::kSoftmax:
+      return std::make_unique<SoftmaxGate>(config.gate);
+    default:
+      break;
+  }
+  return absl::InvalidArgumentError(StrCat("gate rule ", static_cast<int>(config.gate.kind), " picking ",
+                                           config.experts_per_token, " of ", config.experts,
+                                           " experts is not built in"));
+}
+
+}  // namespace moepool
