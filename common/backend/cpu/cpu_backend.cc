@@ -1,0 +1,41 @@
+// See cpu_backend.h.
+#include "common/backend/cpu/cpu_backend.h"
+
+#include <utility>
+
+#include "common/base/aligned_bytes.h"
+#include "common/base/status_macros.h"
+
+namespace moepool {
+namespace {
+
+class CpuBuffer : public Buffer {
+ public:
+  explicit CpuBuffer(AlignedBytes bytes) : bytes_(std::move(bytes)) {}
+  std::byte* data() override { return bytes_.data(); }
+  size_t bytes() const override { return bytes_.bytes(); }
+
+ private:
+  AlignedBytes bytes_;
+};
+
+}  // namespace
+
+CpuBackend::CpuBackend(const KernelTable* kernels, int threads)
+    : device_(kernels, threads), trunk_(MakeCpuTrunkOps(&device_)), experts_(MakeCpuExpertOps(&device_)) {}
+
+CpuBackend::~CpuBackend() = default;
+
+bool CpuBackend::Supports(Op, DType) const { return true; }  // every operation, every type of dtype.h
+
+absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::Allocate(size_t bytes) {
+  MOEPOOL_ASSIGN_OR_RETURN(AlignedBytes memory, AlignedBytes::Create(bytes, "buffer"));
+  return std::make_unique<CpuBuffer>(std::move(memory));
+}
+
+absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Load(const MatrixView& weights) {
+  MOEPOOL_ASSIGN_OR_RETURN(PackedMatrix packed, Pack(weights));
+  return std::make_unique<CpuMatrix>(std::move(packed));
+}
+
+}  // namespace moepool

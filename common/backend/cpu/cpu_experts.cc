@@ -1,0 +1,278 @@
+// ExpertOps on the CPU. (row, expert) pairs are sorted by expert, so each expert's weights are read once a
+// call:
+//   1. gate and up for chunks of 32 outputs, the activation, and h quantised in blocks of 32 by the same
+//   thread;
+//   2. down, from zero, into a leaf a pair, times the pair's weight;
+//   3. leaves added along the canonical tree.
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "common/backend/cpu/cpu_backend.h"
+#include "common/backend/cpu/matmul.h"
+#include "common/backend/cpu/scratch.h"
+#include "common/base/status_macros.h"
+#include "common/model/canonical_sum.h"
+
+namespace moepool {
+namespace {
+
+constexpr int64_t kGroupsAQuantBlock = kQuantBlock / kGroupRows;
+
+// The pairs of one expert, [begin, end) in sorted order, and its place in the shared buffers.
+struct ExpertRun {
+  const ExpertWeights* weights;
+  int64_t begin;
+  int64_t end;
+  int64_t
+      hidden_offset;  // floats: h of the run is [end - begin, padded] here, padded = ffn_e rounded up to 32
+  int64_t padded;
+  int64_t first_up;  // number of its first chunk in phase 1 and in phase 2
+  int64_t first_down;
+};
+
+const PackedMatrix& Packed(const std::unique_ptr<Matrix>& matrix) {
+  return static_cast<const CpuMatrix&>(*matrix).packed();
+}
+bool Quantized(const PackedMatrix& w) { return Info(w.dtype).quantized; }
+bool Empty(const ExpertWeights& weights) { return weights.down == nullptr; }
+
+int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+class CpuExpertOps : public ExpertOps {
+ public:
+  explicit CpuExpertOps(CpuDevice* device) : device_(device) {}
+  void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+           RowFaults faults) override;
+
+ private:
+  void SortPairs(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch);
+  void PlanAdds(const ExpertBatch& batch);
+  void PlanRuns(std::span<const ExpertWeights* const> experts, const Activations& x);
+  MatMulChunks UpChunks(const ExpertRun& run) const;
+  MatMulChunks DownChunks(const ExpertRun& run) const;
+  void GateUp(const ExpertRun& run, int64_t chunk);
+  void Down(const ExpertRun& run, int64_t chunk);
+  bool AddLeaves(int64_t part, float* out);
+  float* Leaf(int64_t pair) { return leaves_.Get(0) + pair * leaf_stride_; }
+
+  CpuDevice* const device_;
+  int64_t hidden_ = 0;
+  int64_t leaf_stride_ = 0;
+  PreparedRows prepared_;
+  std::vector<ExpertRun> runs_;  // of experts with pairs and weights, ascending; the last holds the totals
+  std::vector<int64_t> pair_begin_;  // [experts + 1]
+  // A pair is one (part, entry); it has a slot, in order of the parts, and a place, in order of the experts.
+  std::vector<int64_t> part_slot_;     // [parts + 1] first slot
+  std::vector<int32_t> slot_pair_;     // [pairs]
+  std::vector<int32_t> pair_row_;      // [pairs] row of the activations
+  std::vector<float> pair_weight_;     // [pairs]
+  std::vector<uint8_t> pair_fault_;    // [pairs]
+  std::vector<int32_t> identity_;      // [pairs]
+  std::vector<int32_t> part_experts_;  // of the part last planned
+  std::vector<int32_t> experts_;       // of the part being planned
+  std::vector<PlannedAdd> adds_;
+  std::vector<std::pair<int64_t, int64_t>> part_adds_;  // [parts] range of adds_
+  Scratch<float> gate_;                                 // h, once activated
+  Scratch<float> up_;
+  Scratch<int8_t> q_;
+  Scratch<float> scale_;
+  Scratch<int16_t> half_sums_;
+  Scratch<float> scaled_sums_;
+  Scratch<float> leaves_;  // [pairs, leaf_stride_]
+};
+
+void CpuExpertOps::SortPairs(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch) {
+  pair_begin_.assign(experts.size() + 1, 0);
+  part_slot_.assign(1, 0);
+  for (const ExpertPart& part : batch.parts) {
+    for (int32_t e = part.begin; e < part.end; ++e) ++pair_begin_[batch.entries[e].expert + 1];
+    part_slot_.push_back(part_slot_.back() + part.end - part.begin);
+  }
+  for (size_t e = 0; e < experts.size(); ++e) pair_begin_[e + 1] += pair_begin_[e];
+  const int64_t pairs = part_slot_.back();
+  slot_pair_.resize(pairs);
+  pair_row_.resize(pairs);
+  pair_weight_.resize(pairs);
+  identity_.resize(pairs);
+  pair_fault_.assign(pairs, 0);
+  int64_t slot = 0;
+  for (const ExpertPart& part : batch.parts) {
+    for (int32_t e = part.begin; e < part.end; ++e, ++slot) {
+      const int64_t pair = pair_begin_[batch.entries[e].expert]++;
+      slot_pair_[slot] = static_cast<int32_t>(pair);
+      pair_row_[pair] = part.row;
+      pair_weight_[pair] = batch.entries[e].weight;
+      identity_[slot] = static_cast<int32_t>(slot);
+    }
+  }
+  for (size_t e = experts.size(); e > 0; --e) pair_begin_[e] = pair_begin_[e - 1];
+  pair_begin_[0] = 0;
+}
+
+// Parts of one call mostly name the same experts (all of them, in a dense model), and then share a plan.
+void CpuExpertOps::PlanAdds(const ExpertBatch& batch) {
+  adds_.clear();
+  part_adds_.clear();
+  part_experts_.clear();
+  for (const ExpertPart& part : batch.parts) {
+    experts_.clear();
+    for (int32_t e = part.begin; e < part.end; ++e) experts_.push_back(batch.entries[e].expert);
+    if (!part_adds_.empty() && experts_ == part_experts_) {
+      part_adds_.push_back(part_adds_.back());
+      continue;
+    }
+    const int64_t begin = static_cast<int64_t>(adds_.size());
+    PlanLeaves(experts_, &adds_);
+    part_adds_.push_back({begin, static_cast<int64_t>(adds_.size())});
+    part_experts_.swap(experts_);
+  }
+}
+
+MatMulChunks CpuExpertOps::UpChunks(const ExpertRun& run) const {
+  return MatMulChunks(Packed(run.weights->gate), run.end - run.begin, device_->pool.threads(),
+                      kGroupsAQuantBlock);
+}
+MatMulChunks CpuExpertOps::DownChunks(const ExpertRun& run) const {
+  return MatMulChunks(Packed(run.weights->down), run.end - run.begin, device_->pool.threads(), 1);
+}
+
+void CpuExpertOps::PlanRuns(std::span<const ExpertWeights* const> experts, const Activations& x) {
+  runs_.clear();
+  int64_t floats = 0;
+  int64_t up_chunks = 0;
+  int64_t down_chunks = 0;
+  for (size_t e = 0; e < experts.size(); ++e) {
+    const int64_t begin = pair_begin_[e];
+    const int64_t end = pair_begin_[e + 1];
+    if (begin == end) continue;
+    MOEPOOL_CHECK(experts[e] != nullptr);
+    if (Empty(*experts[e])) {
+      std::fill(Leaf(begin), Leaf(end), 0.0f);
+      continue;
+    }
+    const PackedMatrix& gate = Packed(experts[e]->gate);
+    const PackedMatrix& up = Packed(experts[e]->up);
+    const PackedMatrix& down = Packed(experts[e]->down);
+    MOEPOOL_CHECK(gate.cols == hidden_ && up.cols == hidden_ && down.rows == hidden_);
+    MOEPOOL_CHECK(up.rows == gate.rows && down.cols == gate.rows);
+    MOEPOOL_CHECK(Quantized(gate) || Quantized(up) ? x.q != nullptr && x.scale != nullptr : true);
+    MOEPOOL_CHECK(Quantized(gate) && Quantized(up) ? true : x.f32 != nullptr);
+    const int64_t padded = RoundUp(gate.rows, kQuantBlock);
+    runs_.push_back({experts[e], begin, end, floats, padded, up_chunks, down_chunks});
+    floats += (end - begin) * padded;
+    up_chunks += UpChunks(runs_.back()).count();
+    down_chunks += DownChunks(runs_.back()).count();
+  }
+  runs_.push_back({nullptr, 0, 0, floats, 0, up_chunks, down_chunks});  // the totals
+  gate_.Get(floats);
+  up_.Get(floats);
+  q_.Get(floats);
+  scale_.Get(floats / kQuantBlock);
+  half_sums_.Get(floats / kGroupRows);
+  scaled_sums_.Get(floats / kQuantBlock);
+}
+
+// h = act(gate x) * up x for a chunk of the run's pairs and outputs.
+void CpuExpertOps::GateUp(const ExpertRun& run, int64_t chunk) {
+  const KernelTable& k = device_->kernels;
+  const PackedMatrix& gate = Packed(run.weights->gate);
+  const PackedMatrix& up = Packed(run.weights->up);
+  const MatMulChunk c = UpChunks(run).At(chunk);
+  const int64_t outputs = (c.group_end - c.group_begin) * kGroupRows;
+  const int64_t width = RoundUp(outputs, kQuantBlock);
+  int64_t at = run.hidden_offset + c.token_begin * run.padded + c.group_begin * kGroupRows;
+  const ActivationRows x =
+      prepared_.Select(pair_row_.data() + run.begin + c.token_begin, c.token_end - c.token_begin);
+  float* h = gate_.Get(0) + at;
+  float* u = up_.Get(0) + at;
+  k.matmul[static_cast<int>(gate.dtype)](gate.weights, c.group_begin, c.group_end, x, h, run.padded);
+  k.matmul[static_cast<int>(up.dtype)](up.weights, c.group_begin, c.group_end, x, u, run.padded);
+  const bool quantize = Quantized(Packed(run.weights->down));
+  for (int64_t t = c.token_begin; t < c.token_end; ++t, h += run.padded, u += run.padded, at += run.padded) {
+    k.silu_mul(h, u, outputs, h);
+    std::fill(h + outputs, h + width, 0.0f);
+    if (!quantize) continue;
+    float* const scale = scale_.Get(0) + at / kQuantBlock;
+    if (!k.quantize(h, width, q_.Get(0) + at, scale)) {
+      std::atomic_ref<uint8_t>(pair_fault_[run.begin + t]).store(1, std::memory_order_relaxed);
+    }
+    k.block_sums(q_.Get(0) + at, scale, width, half_sums_.Get(0) + at / kGroupRows,
+                 scaled_sums_.Get(0) + at / kQuantBlock);
+  }
+}
+
+// Leaf = weight * down h for a chunk of the run's pairs and outputs.
+void CpuExpertOps::Down(const ExpertRun& run, int64_t chunk) {
+  const KernelTable& k = device_->kernels;
+  const PackedMatrix& down = Packed(run.weights->down);
+  const MatMulChunk c = DownChunks(run).At(chunk);
+  const int64_t at = run.hidden_offset;
+  const ActivationRows h = {q_.Get(0) + at,
+                            scale_.Get(0) + at / kQuantBlock,
+                            half_sums_.Get(0) + at / kGroupRows,
+                            scaled_sums_.Get(0) + at / kQuantBlock,
+                            gate_.Get(0) + at,
+                            run.padded,
+                            identity_.data() + c.token_begin,
+                            c.token_end - c.token_begin};
+  const int64_t outputs = (c.group_end - c.group_begin) * kGroupRows;
+  float* leaf = Leaf(run.begin + c.token_begin) + c.group_begin * kGroupRows;
+  k.matmul[static_cast<int>(down.dtype)](down.weights, c.group_begin, c.group_end, h, leaf, leaf_stride_);
+  for (int64_t t = c.token_begin; t < c.token_end; ++t, leaf += leaf_stride_) {
+    k.scale(leaf, pair_weight_[run.begin + t], outputs, leaf);
+  }
+}
+
+// False where the part is not finite.
+bool CpuExpertOps::AddLeaves(int64_t part, float* out) {
+  const int32_t* const pairs = slot_pair_.data() + part_slot_[part];
+  const int64_t leaves = part_slot_[part + 1] - part_slot_[part];
+  for (int64_t a = part_adds_[part].first; a < part_adds_[part].second; ++a) {
+    device_->kernels.add(Leaf(pairs[adds_[a].src]), hidden_, Leaf(pairs[adds_[a].dst]));
+  }
+  std::copy_n(Leaf(pairs[0]), hidden_, out);
+  bool finite = device_->kernels.finite(out, hidden_);
+  for (int64_t i = 0; i < leaves; ++i) finite = finite && pair_fault_[pairs[i]] == 0;
+  return finite;
+}
+
+void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+                       RowFaults faults) {
+  MutexLock lock(&device_->mutex);
+  hidden_ = batch.x.cols;
+  leaf_stride_ = RoundUp(hidden_, kGroupRows);
+  SortPairs(experts, batch);
+  PlanAdds(batch);
+  leaves_.Get(part_slot_.back() * leaf_stride_);
+  PlanRuns(experts, batch.x);
+  prepared_.Prepare(device_, batch.x, batch.x.q != nullptr);
+
+  const auto run_of = [this](int64_t chunk, int64_t ExpertRun::*first) -> const ExpertRun& {
+    const auto after = std::upper_bound(runs_.begin(), runs_.end(), chunk,
+                                        [first](int64_t c, const ExpertRun& run) { return c < run.*first; });
+    return *(after - 1);
+  };
+  device_->pool.ParallelFor(runs_.back().first_up, [&](int64_t chunk) {
+    const ExpertRun& run = run_of(chunk, &ExpertRun::first_up);
+    GateUp(run, chunk - run.first_up);
+  });
+  device_->pool.ParallelFor(runs_.back().first_down, [&](int64_t chunk) {
+    const ExpertRun& run = run_of(chunk, &ExpertRun::first_down);
+    Down(run, chunk - run.first_down);
+  });
+  device_->pool.ParallelFor(static_cast<int64_t>(batch.parts.size()), [&](int64_t part) {
+    if (!AddLeaves(part, out + part * hidden_)) faults[part] = 1;
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<ExpertOps> MakeCpuExpertOps(CpuDevice* device) {
+  return std::make_unique<CpuExpertOps>(device);
+}
+
+}  // namespace moepool

@@ -1,0 +1,123 @@
+// TrunkOps on the CPU.
+#include <algorithm>
+#include <memory>
+
+#include "common/backend/cpu/attention.h"
+#include "common/backend/cpu/cpu_backend.h"
+#include "common/backend/cpu/matmul.h"
+#include "common/backend/cpu/scratch.h"
+#include "common/base/status_macros.h"
+#include "common/tensor/matrix_view.h"
+
+namespace moepool {
+namespace {
+
+constexpr int64_t kRowsAtOnce = 4;       // of norms and copies handed to a thread
+constexpr int64_t kSerialFloats = 8192;  // below this a loop over rows is faster on the caller alone
+
+class CpuTrunkOps : public TrunkOps {
+ public:
+  explicit CpuTrunkOps(CpuDevice* device) : device_(device), attention_(device) {}
+
+  void Embed(const MatrixView& table, std::span<const int32_t> ids, float* x) override {
+    MutexLock lock(&device_->mutex);
+    ForRows(static_cast<int64_t>(ids.size()), table.cols,
+            [&](int64_t row) { DequantizeRow(table, ids[row], x + row * table.cols); });
+  }
+
+  void Norm(const NormWeights& norm, const float* x, Activations* y, RowFaults faults) override {
+    MutexLock lock(&device_->mutex);
+    const int64_t cols = y->cols;
+    float* const plain = y->f32 != nullptr ? y->f32 : normed_.Get(y->rows * cols);
+    ForRows(y->rows, cols, [&](int64_t row) {
+      bool finite = device_->kernels.norm(norm, x + row * cols, cols, plain + row * cols);
+      if (y->q != nullptr) finite = QuantizeRow(plain, row, y) && finite;
+      if (!finite) faults[row] = 1;
+    });
+  }
+
+  void Quantize(Activations* y, RowFaults faults) override {
+    MutexLock lock(&device_->mutex);
+    ForRows(y->rows, y->cols, [&](int64_t row) {
+      if (!QuantizeRow(y->f32, row, y)) faults[row] = 1;
+    });
+  }
+
+  void MatMul(const Matrix& matrix, const Activations& x, const float* bias, const float* add, float* y,
+              int64_t stride) override;
+
+  void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
+                 float* out) override {
+    MutexLock lock(&device_->mutex);
+    attention_.Run(shape, batch, kv, qkv, out);
+  }
+
+ private:
+  template <typename Body>
+  void ForRows(int64_t rows, int64_t cols, const Body& body) {
+    if (rows * cols < kSerialFloats) {
+      for (int64_t row = 0; row < rows; ++row) body(row);
+      return;
+    }
+    device_->pool.ParallelFor((rows + kRowsAtOnce - 1) / kRowsAtOnce, [&](int64_t i) {
+      const int64_t end = std::min(rows, (i + 1) * kRowsAtOnce);
+      for (int64_t row = i * kRowsAtOnce; row < end; ++row) body(row);
+    });
+  }
+
+  bool QuantizeRow(const float* plain, int64_t row, Activations* y) const {
+    const int64_t cols = y->cols;
+    return device_->kernels.quantize(plain + row * cols, cols, y->q + row * cols,
+                                     y->scale + row * (cols / kQuantBlock));
+  }
+
+  CpuDevice* const device_;
+  CpuAttention attention_;
+  PreparedRows prepared_;
+  Scratch<int32_t> identity_;
+  Scratch<float> normed_;
+  Scratch<float> tiles_;
+};
+
+void CpuTrunkOps::MatMul(const Matrix& matrix, const Activations& x, const float* bias, const float* add,
+                         float* y, int64_t stride) {
+  MutexLock lock(&device_->mutex);
+  const PackedMatrix& w = static_cast<const CpuMatrix&>(matrix).packed();
+  MOEPOOL_CHECK(w.cols == x.cols);
+  const bool quantized = Info(w.dtype).quantized;
+  MOEPOOL_CHECK(x.rows == 0 || (quantized ? x.q != nullptr && x.scale != nullptr : x.f32 != nullptr));
+  prepared_.Prepare(device_, x, quantized);
+  int32_t* const identity = identity_.Get(x.rows);
+  for (int32_t i = 0; i < x.rows; ++i) identity[i] = i;
+
+  // A chunk's sums go to a tile first: the last group may hang over y's rows, and `add` may be y.
+  const MatMulChunks chunks(w, x.rows, device_->pool.threads(), 1);
+  const int64_t tile_cols = chunks.group_chunk() * kGroupRows;
+  const int64_t tile_floats = tile_cols * chunks.token_chunk();
+  float* const tiles = tiles_.Get(tile_floats * chunks.count());
+  device_->pool.ParallelFor(chunks.count(), [&](int64_t i) {
+    const MatMulChunk c = chunks.At(i);
+    float* const tile = tiles + i * tile_floats;
+    device_->kernels.matmul[static_cast<int>(w.dtype)](
+        w.weights, c.group_begin, c.group_end,
+        prepared_.Select(identity + c.token_begin, c.token_end - c.token_begin), tile, tile_cols);
+    const int64_t begin = c.group_begin * kGroupRows;
+    const int64_t width = std::min(w.rows, c.group_end * kGroupRows) - begin;
+    for (int64_t t = c.token_begin; t < c.token_end; ++t) {
+      const float* const from = tile + (t - c.token_begin) * tile_cols;
+      float* const to = y + t * stride + begin;
+      const float* const plus = add != nullptr ? add + t * stride + begin : nullptr;
+      for (int64_t r = 0; r < width; ++r) {
+        float value = from[r];
+        if (bias != nullptr) value += bias[begin + r];
+        to[r] = plus != nullptr ? plus[r] + value : value;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<TrunkOps> MakeCpuTrunkOps(CpuDevice* device) { return std::make_unique<CpuTrunkOps>(device); }
+
+}  // namespace moepool

@@ -1,0 +1,69 @@
+// See matmul.h.
+#include "common/backend/cpu/matmul.h"
+
+#include <algorithm>
+
+namespace moepool {
+namespace {
+
+constexpr int64_t kTokenChunk = 64;
+constexpr int64_t kChunksPerThread = 6;   // the last chunk to finish is then a small part of the whole
+constexpr int64_t kChunkMacs = 64 << 10;  // a few microseconds, against about 0.2 for a hand-out
+constexpr int64_t kParallelRows = 8;      // rows of sums below which one thread is faster
+
+int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+void PreparedRows::Prepare(CpuDevice* device, const Activations& x, bool quantized) {
+  rows_ = {};
+  rows_.f32 = x.f32;
+  rows_.cols = x.cols;
+  if (!quantized) return;
+  const int64_t blocks = x.cols / kQuantBlock;
+  int16_t* const half_sums = half_sums_.Get(2 * x.rows * blocks);
+  float* const scaled_sums = scaled_sums_.Get(x.rows * blocks);
+  rows_.q = x.q;
+  rows_.scale = x.scale;
+  rows_.half_sums = half_sums;
+  rows_.scaled_sums = scaled_sums;
+  const auto sums = [&](int64_t row) {
+    device->kernels.block_sums(x.q + row * x.cols, x.scale + row * blocks, x.cols,
+                               half_sums + 2 * row * blocks, scaled_sums + row * blocks);
+  };
+  if (x.rows >= kParallelRows) {
+    device->pool.ParallelFor(DivideUp(x.rows, kParallelRows), [&](int64_t i) {
+      const int64_t end = std::min<int64_t>(x.rows, (i + 1) * kParallelRows);
+      for (int64_t row = i * kParallelRows; row < end; ++row) sums(row);
+    });
+  } else {
+    for (int64_t row = 0; row < x.rows; ++row) sums(row);
+  }
+}
+
+ActivationRows PreparedRows::Select(const int32_t* index, int64_t count) const {
+  ActivationRows rows = rows_;
+  rows.index = index;
+  rows.count = count;
+  return rows;
+}
+
+MatMulChunks::MatMulChunks(const PackedMatrix& w, int64_t tokens, int threads, int64_t group_multiple)
+    : groups_(w.groups()), tokens_(tokens) {
+  token_chunk_ = std::clamp<int64_t>(tokens, 1, kTokenChunk);
+  token_chunks_ = DivideUp(tokens, token_chunk_);
+  const int64_t balanced = DivideUp(groups_ * token_chunks_, kChunksPerThread * threads);
+  const int64_t worthwhile = DivideUp(kChunkMacs, std::max<int64_t>(1, kGroupRows * w.cols * token_chunk_));
+  group_chunk_ = std::clamp<int64_t>(std::max(balanced, worthwhile), 1, std::max<int64_t>(groups_, 1));
+  group_chunk_ = DivideUp(group_chunk_, group_multiple) * group_multiple;
+  group_chunks_ = DivideUp(groups_, group_chunk_);
+}
+
+MatMulChunk MatMulChunks::At(int64_t i) const {
+  const int64_t token_begin = i % token_chunks_ * token_chunk_;
+  const int64_t group_begin = i / token_chunks_ * group_chunk_;
+  return {group_begin, std::min(groups_, group_begin + group_chunk_), token_begin,
+          std::min(tokens_, token_begin + token_chunk_)};
+}
+
+}  // namespace moepool

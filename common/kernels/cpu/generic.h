@@ -1,0 +1,203 @@
+// Kernels in plain C++ that every instruction-set file compiles for itself, in an anonymous namespace so that
+// the linker cannot merge copies built with different flags. Order and rounding of each operation are the
+// reference for all.
+#pragma once
+
+#include <cstdint>
+
+#include "common/base/exp_constants.h"
+#include "common/kernels/kernels.h"
+
+namespace moepool {
+namespace {
+
+// --- Bits ---
+
+inline uint16_t LoadU16(const void* p) {
+  uint16_t v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+inline uint32_t FloatBits(float x) {
+  uint32_t v;
+  __builtin_memcpy(&v, &x, sizeof v);
+  return v;
+}
+inline float BitsFloat(uint32_t v) {
+  float x;
+  __builtin_memcpy(&x, &v, sizeof x);
+  return x;
+}
+inline float LoadF32(const void* p) {
+  float x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+
+inline float F16ToF32(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
+  const uint32_t magnitude = h & 0x7fff;
+  if (magnitude >= 0x7c00) {  // infinity, or a NaN made quiet as VCVTPH2PS makes it
+    const uint32_t quiet = magnitude > 0x7c00 ? 0x400000 : 0;
+    return BitsFloat(sign | 0x7f800000 | quiet | (magnitude & 0x3ff) << 13);
+  }
+  if (magnitude < 0x400) {  // subnormal: magnitude * 2^-24, exact
+    const float x = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+    return BitsFloat(sign | FloatBits(x));
+  }
+  return BitsFloat(sign | ((magnitude << 13) + (uint32_t{112} << 23)));
+}
+
+// Nearest even; past the range to infinity.
+inline uint16_t F32ToF16(float x) {
+  const uint32_t bits = FloatBits(x);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return static_cast<uint16_t>(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
+  if (magnitude >= 0x47800000) return static_cast<uint16_t>(sign | 0x7c00);  // 65536 and up
+  if (magnitude < 0x38800000) {  // under 2^-14: adding 1/2 leaves multiples of 2^-24 in the low bits, rounded
+    const uint32_t sum = FloatBits(BitsFloat(magnitude) + 0.5f);
+    return static_cast<uint16_t>(sign | (sum - 0x3f000000));
+  }
+  const uint32_t odd = magnitude >> 13 & 1;
+  return static_cast<uint16_t>(sign | ((magnitude - (uint32_t{112} << 23) + 0xfff + odd) >> 13));
+}
+
+inline bool Finite(float x) { return (FloatBits(x) & 0x7fffffff) < 0x7f800000; }
+
+// VMAXPS: b where the two do not compare.
+inline float Max(float a, float b) { return a > b ? a : b; }
+
+// --- Reductions: 16 lanes, lane i takes elements i, i + 16, ... ---
+
+inline float TreeSum16(const float* lane) {
+  float s[8];
+  for (int i = 0; i < 8; ++i) s[i] = lane[i] + lane[i + 8];
+  for (int i = 0; i < 4; ++i) s[i] += s[i + 4];
+  for (int i = 0; i < 2; ++i) s[i] += s[i + 2];
+  return s[0] + s[1];
+}
+
+inline float Sum(const float* x, int64_t n) {
+  float lane[16] = {};
+  for (int64_t i = 0; i < n; ++i) lane[i & 15] += x[i];
+  return TreeSum16(lane);
+}
+
+inline float SumSquares(const float* x, int64_t n) {
+  float lane[16] = {};
+  for (int64_t i = 0; i < n; ++i) lane[i & 15] = __builtin_fmaf(x[i], x[i], lane[i & 15]);
+  return TreeSum16(lane);
+}
+
+bool AllFinite(const float* x, int64_t n) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t magnitude = FloatBits(x[i]) & 0x7fffffff;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest < 0x7f800000;
+}
+
+bool Norm(const NormWeights& norm, const float* x, int64_t cols, float* y) {
+  const float n = static_cast<float>(cols);
+  const float* centred = x;
+  if (norm.kind == NormKind::kLayer) {
+    const float mean = Sum(x, cols) / n;
+    for (int64_t i = 0; i < cols; ++i) y[i] = x[i] - mean;
+    centred = y;
+  }
+  const float sum = SumSquares(centred, cols);
+  const float inv = 1.0f / __builtin_sqrtf(sum / n + norm.eps);
+  for (int64_t i = 0; i < cols; ++i) {
+    const float scaled = (centred[i] * inv) * norm.weight[i];
+    y[i] = norm.bias != nullptr ? scaled + norm.bias[i] : scaled;
+  }
+  return Finite(sum) && AllFinite(y, cols);
+}
+
+// --- Activations ---
+
+inline constexpr float kSmallestMaximum = 1e-30f;
+
+bool QuantizeRow(const float* x, int64_t cols, int8_t* q, float* scale) {
+  bool finite = true;
+  for (int64_t b = 0; b < cols / kQuantBlock; ++b, x += kQuantBlock, q += kQuantBlock) {
+    uint32_t largest = 0;
+    for (int i = 0; i < kQuantBlock; ++i) {
+      const uint32_t magnitude = FloatBits(x[i]) & 0x7fffffff;
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    const bool bad = largest >= 0x7f800000;
+    finite = finite && !bad;
+    const float maximum = BitsFloat(largest);
+    if (bad || maximum < kSmallestMaximum) {
+      scale[b] = 0;
+      for (int i = 0; i < kQuantBlock; ++i) q[i] = 0;
+      continue;
+    }
+    scale[b] = maximum / 127.0f;
+    const float inverse = 127.0f / maximum;
+    for (int i = 0; i < kQuantBlock; ++i) {
+      // Adding 1.5 * 2^23 rounds to nearest even, as VCVTPS2DQ does.
+      const int32_t n =
+          static_cast<int32_t>(FloatBits(x[i] * inverse + kExpRoundMagic) - FloatBits(kExpRoundMagic));
+      q[i] = static_cast<int8_t>(n > 127 ? 127 : n < -127 ? -127 : n);
+    }
+  }
+  return finite;
+}
+
+void BlockSums(const int8_t* q, const float* scale, int64_t cols, int16_t* half_sums, float* scaled_sums) {
+  for (int64_t b = 0; b < cols / kQuantBlock; ++b) {
+    int sum[2] = {0, 0};
+    for (int i = 0; i < kQuantBlock; ++i) sum[i / 16] += q[b * kQuantBlock + i];
+    if (half_sums != nullptr) {
+      half_sums[2 * b] = static_cast<int16_t>(sum[0]);
+      half_sums[2 * b + 1] = static_cast<int16_t>(sum[1]);
+    }
+    if (scaled_sums != nullptr) scaled_sums[b] = scale[b] * static_cast<float>(sum[0] + sum[1]);
+  }
+}
+
+void Scale(const float* x, float factor, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
+}
+
+void Add(const float* x, int64_t n, float* y) {
+  for (int64_t i = 0; i < n; ++i) y[i] += x[i];
+}
+
+// --- Attention ---
+
+void Rotate(RopeKind kind, const float* cos, const float* sin, int rope_dims, float* x) {
+  const int pairs = rope_dims / 2;
+  const int step = kind == RopeKind::kNeox ? 1 : 2;
+  const int apart = kind == RopeKind::kNeox ? pairs : 1;
+  for (int i = 0; i < pairs; ++i) {
+    float* const a = x + step * i;
+    float* const b = a + apart;
+    const float a0 = *a;
+    const float b0 = *b;
+    *a = __builtin_fmaf(-b0, sin[i], a0 * cos[i]);
+    *b = __builtin_fmaf(b0, cos[i], a0 * sin[i]);
+  }
+}
+
+void StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
+             std::byte* v_block) {
+  if (type == KvType::kF32) {
+    auto* const keys = reinterpret_cast<float*>(k_block);
+    auto* const values = reinterpret_cast<float*>(v_block) + slot * head_dim;
+    for (int d = 0; d < head_dim; ++d) keys[kKvBlockTokens * d + slot] = k[d];
+    for (int d = 0; d < head_dim; ++d) values[d] = v[d];
+    return;
+  }
+  auto* const keys = reinterpret_cast<uint16_t*>(k_block);
+  auto* const values = reinterpret_cast<uint16_t*>(v_block) + slot * head_dim;
+  for (int d = 0; d < head_dim; ++d) keys[kKvBlockTokens * d + slot] = F32ToF16(k[d]);
+  for (int d = 0; d < head_dim; ++d) values[d] = F32ToF16(v[d]);
+}
+
+}  // namespace
+}  // namespace moepool

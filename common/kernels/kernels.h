@@ -1,0 +1,104 @@
+// The CPU kernels: one table of plain function pointers an instruction set, all equal bit for bit (DESIGN,
+// section 5). Each works on packed weights (packed.h) or plain rows, knows nothing of threads, and allocates
+// nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "common/backend/backend.h"
+#include "common/tensor/dtype.h"
+
+namespace moepool {
+
+inline constexpr int kGroupRows = 16;   // output rows interleaved in packed weights
+inline constexpr int kQuantBlock = 32;  // columns that share a scale of the activations
+
+// Groups of 16 output rows of one matrix. A group is a run of planes, each in ascending order of 32-column
+// block:
+//   codes, then scales, then the superscales of K-quants (one a 256-column super-block).
+struct PackedWeights {
+  const uint8_t* data;  // 64-byte aligned
+  int64_t group_bytes;
+  int64_t scales_offset;  // of a group's planes
+  int64_t supers_offset;
+  int64_t blocks;           // 32-column blocks; columns for F32, F16 and BF16
+  int64_t first_sub_block;  // K-quants: place of block 0 within its super-block, in [0, 8)
+};
+
+// Rows of activations, of which `index` picks `count`. The quantised form (and sums, made by block_sums) or
+// f32.
+struct ActivationRows {
+  const int8_t* q;           // [rows, cols]
+  const float* scale;        // [rows, cols / 32]
+  const int16_t* half_sums;  // [rows, cols / 32, 2]  sum of q over each 16-column half of a block
+  const float* scaled_sums;  // [rows, cols / 32]     scale * float(sum of q over the block)
+  const float* f32;          // [rows, cols]
+  int64_t cols;
+  const int32_t* index;  // [count]
+  int64_t count;
+};
+
+struct KernelTable {
+  const char* name;
+
+  // out[t * out_stride + (g - group_begin) * 16 + lane] = sum_c w[16 g + lane, c] x[index[t], c] for whole
+  // groups, from zero.
+  void (*matmul[kDTypeCount])(const PackedWeights& w, int64_t group_begin, int64_t group_end,
+                              const ActivationRows& x, float* out, int64_t out_stride);
+
+  // Blocks of 32 of one row; cols is a multiple of 32. For a block with maximum m = max|x|:
+  //   m < 1e-30: scale = 0, q = 0.  Otherwise scale = m / 127, q = nearest_even(x * (127 / m)) within ±127,
+  //   all f32.
+  // False where a value is not finite; its block is then 0.
+  bool (*quantize)(const float* x, int64_t cols, int8_t* q, float* scale);
+  // half_sums and scaled_sums of one row (ActivationRows); either may be null.
+  void (*block_sums)(const int8_t* q, const float* scale, int64_t cols, int16_t* half_sums,
+                     float* scaled_sums);
+
+  // y = norm(x). Sums run over 16 lanes (lane = column mod 16) and one tree; false where the sum or an output
+  // is not finite.
+  //   RMS:    inv = 1 / sqrt(sum(x^2) / cols + eps);  y = (x * inv) * weight (+ bias)
+  //   layer:  c = x - sum(x) / cols;  the same of c.
+  bool (*norm)(const NormWeights& norm, const float* x, int64_t cols, float* y);
+
+  // h = (gate / (1 + exp(-gate))) * up.  h may be gate.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* h);
+  void (*exp)(const float* x, int64_t n, float* y);
+
+  // One head: x[pair] <- (fma(-b, sin, a * cos), fma(b, cos, a * sin)).
+  void (*rotate)(RopeKind kind, const float* cos, const float* sin, int rope_dims, float* x);
+
+  // Writes position `slot` (of 16) of one block and head: k as a column of [head_dim][16], v as a row of
+  // [16][head_dim].
+  void (*store_kv)(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
+                   std::byte* v_block);
+
+  // Attention of `heads` queries that share a KV head over one split of `keys` (1 to 256) visible keys, from
+  // zero.
+  //   blocks[b] numbers the block of keys 16 b ...; block n lies at n * block_stride elements.
+  //   s = (sum_d k[d] q[d]) * scale;  m = max s;  p = exp(s - m);  acc[d] = sum p v[d], keys ascending;
+  //   max[h] = m, sum[h] = sum of p over 16 lanes (key mod 16) and the tree, acc [heads, head_dim].
+  //   scratch: heads * 256 floats.
+  void (*attend_split)(KvType type, const std::byte* k, const std::byte* v, int64_t block_stride,
+                       const int32_t* blocks, int keys, int head_dim, int heads, float scale, const float* q,
+                       float* scratch, float* max, float* sum, float* acc);
+  // Adds a later split to (max, sum, acc [head_dim]):  M = max(m0, m1);  a = exp(m0 - M);  b = exp(m1 - M);
+  //   sum = fma(s1, b, s0 * a);  acc = fma(acc1, b, acc0 * a).
+  void (*merge_split)(int head_dim, float max1, float sum1, const float* acc1, float* max, float* sum,
+                      float* acc);
+  // out = acc * (1 / sum).
+  void (*finish_split)(int head_dim, float sum, const float* acc, float* out);
+
+  // y[i] = x[i] * factor;  y[i] += x[i];  whether all are finite.
+  void (*scale)(const float* x, float factor, int64_t n, float* y);
+  void (*add)(const float* x, int64_t n, float* y);
+  bool (*finite)(const float* x, int64_t n);
+};
+
+const KernelTable* ScalarKernels();
+// Null where the processor lacks AVX2, FMA or F16C.
+const KernelTable* Avx2Kernels();
+
+}  // namespace moepool
