@@ -219,9 +219,9 @@ TEST(SamplerTest, TopPOverManyRuns) {
   p.temperature = 1;
   p.top_p = 0.75;
   const std::vector<float> logits(4096, 0.0f);
-  std::vector<int> counts = Histogram(p, logits, 3000);
+  std::vector<int> counts = Histogram(p, logits, 600);
   EXPECT_TRUE(std::all_of(counts.begin() + 3072, counts.end(), [](int n) { return n == 0; }));
-  EXPECT_GT(std::accumulate(counts.begin() + 2048, counts.begin() + 3072, 0), 800);
+  EXPECT_GT(std::accumulate(counts.begin() + 2048, counts.begin() + 3072, 0), 150);
 }
 
 TEST(SamplerTest, MinPIsRelativeToTheLargest) {
