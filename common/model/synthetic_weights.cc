@@ -1,0 +1,160 @@
+// See synthetic_weights.h. Quantised blocks are drawn as codes and scales, not quantised from floats: a gigabyte
+// takes about a second. Codes that would give the weights a mean are replaced.
+#include "common/model/synthetic_weights.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "common/tensor/half.h"
+
+namespace moepool {
+namespace {
+
+// Standard deviations of the codes below where d = 1, the jitter of d included.
+constexpr float kJitter = 1.0104f;                  // sqrt(E[j^2]) of j uniform in [0.75, 1.25)
+constexpr float kDeviationQ4_0 = 4.183f * kJitter;  // -7 to 7, 0 twice
+constexpr float kDeviationQ4_1 = 4.610f * kJitter;  // -7.5 to 7.5
+constexpr float kDeviationQ8_0 = 73.61f * kJitter;  // -127 to 127, 0 twice
+constexpr float kDeviationQ4_K = 48.37f * 4.610f;   // scales 32 to 63 times -7.5 to 7.5
+constexpr float kDeviationQ6_K = 97.17f * 18.48f;   // scales 64 to 127 of either sign times -32 to 31
+constexpr float kUniformDeviation = 0.57735f;       // of [-1, 1)
+
+// The finaliser of splitmix64: a bijection in which every bit of the result depends on every bit of x.
+uint64_t Mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// The random words of one tensor, by number.
+class Words {
+ public:
+  Words(uint64_t seed, std::string_view name) : key_(Mix(seed + 0x9e3779b97f4a7c15u)) {
+    for (const char c : name) key_ = Mix(key_ ^ static_cast<uint8_t>(c));
+  }
+  uint64_t At(uint64_t i) const { return Mix(key_ + (i + 1) * 0x9e3779b97f4a7c15u); }
+  void Copy(uint64_t first, int count, uint8_t* out) const {
+    for (int i = 0; i < count; ++i) {
+      const uint64_t word = At(first + static_cast<uint64_t>(i));
+      std::memcpy(out + 8 * i, &word, 8);
+    }
+  }
+
+ private:
+  uint64_t key_;
+};
+
+float Uniform(uint64_t word) {  // [-1, 1), 24 bits
+  return static_cast<float>(static_cast<int32_t>(word >> 40) - (1 << 23)) * 0x1p-23f;
+}
+
+void PutHalf(float value, uint8_t* out) {
+  const uint16_t half = FloatToHalf(value);
+  std::memcpy(out, &half, 2);
+}
+
+float Jitter(uint64_t word) { return 1.0f + 0.25f * Uniform(word); }
+
+// A pair of nibbles with each 0 replaced by 8, so that q - 8 is symmetric.
+constexpr std::array<uint8_t, 256> kSymmetricNibbles = [] {
+  std::array<uint8_t, 256> table{};
+  for (int i = 0; i < 256; ++i) {
+    const int low = (i & 15) == 0 ? 8 : i & 15;
+    const int high = (i >> 4) == 0 ? 8 : i >> 4;
+    table[static_cast<size_t>(i)] = static_cast<uint8_t>(low | (high << 4));
+  }
+  return table;
+}();
+
+void BlockQ4_0(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  PutHalf(deviation / kDeviationQ4_0 * Jitter(words.At(3 * block)), out);
+  words.Copy(3 * block + 1, 2, out + 2);
+  for (int i = 0; i < 16; ++i) out[2 + i] = kSymmetricNibbles[out[2 + i]];
+}
+
+void BlockQ4_1(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  const float d = HalfToFloat(FloatToHalf(deviation / kDeviationQ4_1 * Jitter(words.At(3 * block))));
+  PutHalf(d, out);
+  PutHalf(-7.5f * d, out + 2);
+  words.Copy(3 * block + 1, 2, out + 4);
+}
+
+void BlockQ8_0(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  PutHalf(deviation / kDeviationQ8_0 * Jitter(words.At(5 * block)), out);
+  words.Copy(5 * block + 1, 4, out + 2);
+  for (int i = 0; i < 32; ++i) out[2 + i] = out[2 + i] == 0x80 ? 0 : out[2 + i];
+}
+
+// w = d sc q - dmin m with m = sc and dmin = 7.5 d.
+void BlockQ4_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  const float d = HalfToFloat(FloatToHalf(deviation / kDeviationQ4_K));
+  PutHalf(d, out);
+  PutHalf(7.5f * d, out + 2);
+  const uint64_t codes = words.At(17 * block);
+  uint8_t* packed = out + 4;
+  for (int g = 0; g < 4; ++g) {
+    const auto low = static_cast<uint8_t>(32 | ((codes >> (10 * g)) & 31));       // of group g
+    const auto high = static_cast<uint8_t>(32 | ((codes >> (10 * g + 5)) & 31));  // of group g + 4
+    packed[g] = packed[g + 4] = static_cast<uint8_t>(low | ((high >> 4) << 6));
+    packed[g + 8] = static_cast<uint8_t>((high & 15) * 0x11);
+  }
+  words.Copy(17 * block + 1, 16, out + 16);
+}
+
+void BlockQ6_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  words.Copy(26 * block, 26, out);
+  for (int s = 0; s < 16; ++s) {
+    const uint8_t code = out[192 + s];
+    const int magnitude = 64 | (code & 63);
+    out[192 + s] = static_cast<uint8_t>(static_cast<int8_t>((code & 64) != 0 ? -magnitude : magnitude));
+  }
+  PutHalf(deviation / kDeviationQ6_K, out + 208);
+}
+
+}  // namespace
+
+void FillBlocks(const SynthTensor& tensor, uint64_t seed, int64_t first, int64_t count, std::byte* out) {
+  const Words words(seed, tensor.info.name);
+  const DTypeInfo& info = Info(tensor.info.dtype);
+  auto* bytes = reinterpret_cast<uint8_t*>(out);
+  const float amplitude = tensor.deviation / kUniformDeviation;
+  for (int64_t i = first; i < first + count; ++i, bytes += info.block_bytes) {
+    const auto block = static_cast<uint64_t>(i);
+    switch (tensor.info.dtype) {
+      case DType::kQ4_0: BlockQ4_0(words, block, tensor.deviation, bytes); break;
+      case DType::kQ4_1: BlockQ4_1(words, block, tensor.deviation, bytes); break;
+      case DType::kQ8_0: BlockQ8_0(words, block, tensor.deviation, bytes); break;
+      case DType::kQ4_K: BlockQ4_K(words, block, tensor.deviation, bytes); break;
+      case DType::kQ6_K: BlockQ6_K(words, block, tensor.deviation, bytes); break;
+      case DType::kF32: {
+        const float value = tensor.mean + amplitude * Uniform(words.At(block));
+        std::memcpy(bytes, &value, 4);
+        break;
+      }
+      case DType::kF16: PutHalf(tensor.mean + amplitude * Uniform(words.At(block)), bytes); break;
+      case DType::kBF16: {
+        const uint16_t value = FloatToBFloat16(tensor.mean + amplitude * Uniform(words.At(block)));
+        std::memcpy(bytes, &value, 2);
+        break;
+      }
+    }
+  }
+}
+
+void FillBytes(const SynthTensor& tensor, uint64_t seed, uint64_t offset, std::span<std::byte> out) {
+  if (out.empty()) return;
+  const auto block_bytes = static_cast<uint64_t>(Info(tensor.info.dtype).block_bytes);
+  const uint64_t first = offset / block_bytes;
+  const uint64_t last = (offset + out.size() - 1) / block_bytes;
+  if (offset % block_bytes == 0 && out.size() % block_bytes == 0) {
+    FillBlocks(tensor, seed, static_cast<int64_t>(first), static_cast<int64_t>(last - first + 1), out.data());
+    return;
+  }
+  std::vector<std::byte> blocks((last - first + 1) * block_bytes);
+  FillBlocks(tensor, seed, static_cast<int64_t>(first), static_cast<int64_t>(last - first + 1), blocks.data());
+  std::memcpy(out.data(), blocks.data() + offset % block_bytes, out.size());
+}
+
+}  // namespace moepool
