@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that moepool is built and tested with; what is there already is left alone. One list for
+# quickstart.sh and tests/run.sh, so that they cannot drift apart.
+#
+#   deploy/packages.sh build   compiler, libraries, and pip for the model's wheel
+#   deploy/packages.sh test    the same, and what tests/run.sh needs
+#   deploy/packages.sh list    prints the names
+set -euo pipefail
+
+build_packages=(
+  ca-certificates g++ cmake ninja-build pkg-config ccache python3 python3-pip
+  libabsl-dev libboost-dev libcli11-dev libgmock-dev libgrpc++-dev libgtest-dev libpcre2-dev libprotobuf-dev
+  libspdlog-dev libssl-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
+  protobuf-compiler protobuf-compiler-grpc
+)
+test_packages=(clang-format clang-tidy curl git iproute2)
+
+case "${1:-}" in
+  build) packages=("${build_packages[@]}") ;;
+  test) packages=("${build_packages[@]}" "${test_packages[@]}") ;;
+  list) printf '%s\n' "${build_packages[@]}" "${test_packages[@]}" && exit 0 ;;
+  *) echo "usage: deploy/packages.sh build|test|list" >&2 && exit 2 ;;
+esac
+
+if ! command -v dpkg-query > /dev/null; then
+  echo "deploy/packages.sh: not a Debian system; taking for granted what these packages hold: ${packages[*]}" >&2
+  exit 0
+fi
+
+installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${packages[@]}" 2> /dev/null | sed -n 's/^installed //p')
+missing=()
+for package in "${packages[@]}"; do
+  grep -qxF -- "$package" <<< "$installed" || missing+=("$package")
+done
+((${#missing[@]})) || exit 0
+
+as_root=()
+if ((EUID != 0)); then
+  if ! command -v sudo > /dev/null; then
+    echo "deploy/packages.sh: neither root nor sudo; have these installed: ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+echo "installing ${missing[*]}" >&2
+# env rather than a prefix: sudo passes no variables on.
+"${as_root[@]}" apt-get update -qq >&2
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2

@@ -1,0 +1,107 @@
+# Sourced by quickstart.sh: starts, watches and ends processes whose pids and logs are in $run.
+# shellcheck disable=SC2154  # $run comes from the script that sources this.
+#
+# A process NAME leaves three files: NAME.pid (boot id, pid, start time), NAME.ready (its stdout: a line of JSON once it
+# serves) and NAME.log (its stderr). A pid alone does not name a process, as the kernel gives pids out again; with the
+# boot and the start time it does, so nothing is ever killed that was not started here.
+
+# shellcheck shell=bash
+
+ready_timeout_s=120
+stop_timeout_s=20
+
+# Start time of a pid in ticks since boot; fails where there is no such process or only its zombie.
+start_ticks() {  # PID
+  local stat fields
+  stat=$(cat "/proc/$1/stat" 2> /dev/null) || return 1
+  # The second field is a program name in brackets, which may hold blanks and brackets of its own.
+  read -ra fields <<< "${stat##*) }"
+  [[ ${fields[0]} != Z ]] || return 1
+  printf '%s\n' "${fields[19]}"
+}
+
+# Prints the pid of NAME where the very process that was started is alive.
+alive_pid() {  # NAME
+  local boot pid ticks
+  read -r boot pid ticks 2> /dev/null < "$run/$1.pid" || return 1
+  [[ $boot == "$(< /proc/sys/kernel/random/boot_id)" && $(start_ticks "$pid") == "$ticks" ]] || return 1
+  printf '%s\n' "$pid"
+}
+
+start_process() {  # NAME COMMAND...
+  local name=$1 pid
+  shift
+  # A session of its own: Ctrl-C in this terminal and its closing leave the cluster alone. 9 is the lock.
+  setsid "$@" > "$run/$name.ready" 2> "$run/$name.log" < /dev/null 9>&- &
+  pid=$!
+  printf '%s %s %s\n' "$(< /proc/sys/kernel/random/boot_id)" "$pid" "$(start_ticks "$pid")" > "$run/$name.pid"
+}
+
+await_ready() {  # NAME
+  local deadline=$((SECONDS + ready_timeout_s))
+  until [[ -s $run/$1.ready ]]; do
+    if ! alive_pid "$1" > /dev/null; then
+      tail -n 20 -- "$run/$1.log" >&2
+      echo "$1 ended before it was ready; its log is $run/$1.log" >&2
+      return 1
+    fi
+    if ((SECONDS >= deadline)); then
+      tail -n 20 -- "$run/$1.log" >&2
+      echo "$1 was not ready after $ready_timeout_s s; its log is $run/$1.log" >&2
+      return 1
+    fi
+    sleep 0.05
+  done
+}
+
+# Names of what was started here, in the order in which it is to end: no new requests, then the router, whose workers
+# then have nobody to hand their experts to.
+process_names() {
+  local file
+  for file in "$run"/gateway.pid "$run"/router.pid "$run"/expert-worker-*.pid; do
+    [[ ! -f $file ]] || basename -- "$file" .pid
+  done
+}
+
+all_processes_alive() {
+  local name any=1
+  for name in $(process_names); do
+    alive_pid "$name" > /dev/null || return 1
+    any=0
+  done
+  return $any
+}
+
+show_processes() {  # fails where nothing was started
+  local name pid any=1
+  for name in $(process_names); do
+    any=0
+    if pid=$(alive_pid "$name"); then
+      printf '%-18s running, pid %s, %s\n' "$name" "$pid" "$(head -n 1 -- "$run/$name.ready")"
+    else
+      printf '%-18s ended, log %s\n' "$name" "$run/$name.log"
+    fi
+  done
+  return $any
+}
+
+stop_processes() {
+  local name pid deadline
+  for name in $(process_names); do
+    if pid=$(alive_pid "$name"); then
+      echo "stopping $name" >&2
+      kill -TERM "$pid" 2> /dev/null || true
+      deadline=$((SECONDS + stop_timeout_s))
+      while alive_pid "$name" > /dev/null; do
+        if ((SECONDS >= deadline)); then
+          echo "$name did not end within $stop_timeout_s s of SIGTERM; killing it" >&2
+          kill -KILL "$pid" 2> /dev/null || true
+          deadline=$((SECONDS + stop_timeout_s))
+        fi
+        sleep 0.05
+      done
+    fi
+    rm -f -- "$run/$name.pid" "$run/$name.ready"
+  done
+  rm -f -- "$run/cluster" "$run/router_address"
+}
