@@ -103,6 +103,10 @@ TEST(SchedulerTest, NeverRunsMoreThanTheBudgetHasRows) {
   const StepPlan plan =
       Plan({.token_budget = 2, .max_running = 8}, {Seq(1, 5, 4)}, {Seq(2, 1, 0), Seq(3, 1, 0)}, 99);
   EXPECT_THAT(plan.admitted, ElementsAre(SequenceId(2)));
+  // Two that have nothing to compute at the moment still need their rows later.
+  EXPECT_THAT(
+      Plan({.token_budget = 2, .max_running = 8}, {Seq(1, 5, 5), Seq(2, 5, 5)}, {Seq(3, 1, 0)}, 99).admitted,
+      IsEmpty());
 }
 
 // A world in which sequences arrive, are cancelled, expire and finish at random; each step's plan is checked
