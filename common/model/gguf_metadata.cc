@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
+#include "absl/strings/str_format.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 
@@ -83,6 +83,24 @@ std::string RenderElement(const GgufArray& array, uint64_t i) {
   }
 }
 
+// Bytes of the character that `text` (not empty) begins with; 0 where it is a control character or not UTF-8. Messages
+// end in JSON, which takes neither.
+size_t CharacterBytes(std::string_view text) {
+  const auto lead = static_cast<uint8_t>(text[0]);
+  if (lead < 0x80) return lead >= 0x20 && lead != 0x7f ? 1 : 0;
+  const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+  if (lead < 0xc2 || lead > 0xf4 || text.size() < length) return 0;
+  uint32_t code = lead & (0x7fu >> length);
+  for (size_t i = 1; i < length; ++i) {
+    const auto next = static_cast<uint8_t>(text[i]);
+    if ((next & 0xc0) != 0x80) return 0;
+    code = (code << 6) | (next & 0x3fu);
+  }
+  const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
+  const bool surrogate = code >= 0xd800 && code < 0xe000;
+  return overlong || surrogate || code > 0x10ffff ? 0 : length;
+}
+
 // `value`, or `absent` where it is NotFound.
 template <typename T>
 absl::StatusOr<T> Or(absl::StatusOr<T> value, T absent) {
@@ -96,8 +114,18 @@ std::string_view Name(GgufType type) { return kTypes[static_cast<uint32_t>(type)
 size_t ScalarBytes(GgufType type) { return kTypes[static_cast<uint32_t>(type)].bytes; }
 
 std::string Quoted(std::string_view name) {
-  const bool cut = name.size() > kQuotedBytes;
-  return StrCat("'", absl::Utf8SafeCHexEscape(ToAbsl(name.substr(0, kQuotedBytes))), cut ? "…'" : "'");
+  std::string out = "'";
+  size_t i = 0;
+  while (i < name.size() && i < kQuotedBytes) {
+    const size_t length = CharacterBytes(name.substr(i));
+    if (length == 0) {
+      absl::StrAppendFormat(&out, "\\x%02x", static_cast<uint8_t>(name[i++]));
+    } else {
+      out += name.substr(i, length);
+      i += length;
+    }
+  }
+  return out + (i < name.size() ? "…'" : "'");
 }
 
 std::string Render(const GgufValue& value) {
