@@ -4,6 +4,7 @@
 #include "router/sampler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -36,6 +37,13 @@ absl::Status CheckIds(std::span<const int32_t> ids, size_t vocab) {
   return absl::OkStatus();
 }
 
+// What a penalty made of logit `x`. Finite stays finite: a penalty of 1e-300 is the caller's right, and no
+// error of the model's.
+float Penalised(float x, double after) {
+  constexpr double kMax = std::numeric_limits<float>::max();
+  return std::isfinite(x) ? static_cast<float>(std::clamp(after, -kMax, kMax)) : x;
+}
+
 absl::Status ApplyPenalties(const SamplingParams& params, std::span<const int32_t> prompt,
                             std::span<const int32_t> generated, std::span<float> logits) {
   const double repetition = params.repetition_penalty;
@@ -46,7 +54,7 @@ absl::Status ApplyPenalties(const SamplingParams& params, std::span<const int32_
     seen.insert(generated.begin(), generated.end());
     for (int32_t id : seen) {
       const double x = logits[id];
-      logits[id] = static_cast<float>(x > 0 ? x / repetition : x * repetition);
+      logits[id] = Penalised(logits[id], x > 0 ? x / repetition : x * repetition);
     }
   }
   if (params.frequency_penalty != 0 || params.presence_penalty != 0) {
@@ -55,7 +63,7 @@ absl::Status ApplyPenalties(const SamplingParams& params, std::span<const int32_
     for (int32_t id : generated) ++times[id];
     for (const auto& [id, count] : times) {
       logits[id] =
-          static_cast<float>(logits[id] - params.frequency_penalty * count - params.presence_penalty);
+          Penalised(logits[id], logits[id] - params.frequency_penalty * count - params.presence_penalty);
     }
   }
   return absl::OkStatus();

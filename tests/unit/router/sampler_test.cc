@@ -125,6 +125,9 @@ TEST(SamplerTest, RepetitionPenaltyDividesPositiveAndMultipliesNegativeOnce) {
   EXPECT_EQ(Pick(p, {3, 4}, 0, {1}).value(), 0);
   p.repetition_penalty = 0.5;
   EXPECT_THAT(Penalised(p, {3, -4}, {0, 1}, {}), ElementsAre(6, -2));
+  p.repetition_penalty = 5e-324;
+  const float max = std::numeric_limits<float>::max();
+  EXPECT_THAT(Penalised(p, {3, -4, 1}, {0, 1}, {}), ElementsAre(max, -0.0f, 1));
 }
 
 TEST(SamplerTest, FrequencyAndPresencePenaltiesCountGeneratedIdsAlone) {
