@@ -50,7 +50,9 @@ struct LogitsRow {
 struct SequenceUpdate {
   std::vector<int32_t> ids;
   std::vector<LogitsRow> logits;
-  bool finished = false;  // the last update; the fields below are set in it alone
+  // The last update; the fields below are set in it alone, but for the numbers of admission (cached_tokens, queue_ms,
+  // prefill_ms), which come with the first ids too: a sequence that is cancelled has no last word over gRPC.
+  bool finished = false;
   absl::Status status;    // not OK: failed. Cancelled, DeadlineExceeded, Unavailable (no holder for an expert), …
   FinishReason reason = FinishReason::kNone;
   int32_t cached_tokens = 0;

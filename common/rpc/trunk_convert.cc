@@ -1,0 +1,230 @@
+#include "common/rpc/trunk_convert.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace moepool {
+namespace {
+
+trunk::v1::SamplingParams ToProto(const SamplingParams& params) {
+  trunk::v1::SamplingParams proto;
+  proto.set_temperature(params.temperature);
+  proto.set_top_p(params.top_p);
+  proto.set_top_k(params.top_k);
+  proto.set_min_p(params.min_p);
+  proto.set_seed(params.seed);
+  proto.set_presence_penalty(params.presence_penalty);
+  proto.set_frequency_penalty(params.frequency_penalty);
+  proto.set_repetition_penalty(params.repetition_penalty);
+  return proto;
+}
+
+SamplingParams FromProto(const trunk::v1::SamplingParams& proto) {
+  return {.temperature = proto.temperature(),
+          .top_p = proto.top_p(),
+          .top_k = proto.top_k(),
+          .min_p = proto.min_p(),
+          .seed = proto.seed(),
+          .presence_penalty = proto.presence_penalty(),
+          .frequency_penalty = proto.frequency_penalty(),
+          .repetition_penalty = proto.repetition_penalty()};
+}
+
+trunk::v1::Tokenizer ToProto(const TokenizerSpec& spec) {
+  trunk::v1::Tokenizer proto;
+  proto.set_model(spec.model);
+  proto.set_pre(spec.pre);
+  for (const std::string& token : spec.tokens) proto.add_tokens(token);
+  for (const TokenType type : spec.types) proto.add_types(static_cast<int32_t>(type));
+  proto.mutable_scores()->Add(spec.scores.begin(), spec.scores.end());
+  for (const std::string& merge : spec.merges) proto.add_merges(merge);
+  proto.set_bos_id(spec.bos_id);
+  proto.set_eos_id(spec.eos_id);
+  proto.set_eot_id(spec.eot_id);
+  proto.set_unk_id(spec.unk_id);
+  proto.set_pad_id(spec.pad_id);
+  proto.set_add_bos(spec.add_bos);
+  proto.set_add_eos(spec.add_eos);
+  proto.set_add_space_prefix(spec.add_space_prefix);
+  proto.set_chat_template(spec.chat_template);
+  return proto;
+}
+
+absl::StatusOr<TokenizerSpec> FromProto(trunk::v1::Tokenizer proto) {
+  TokenizerSpec spec;
+  spec.model = std::move(*proto.mutable_model());
+  spec.pre = std::move(*proto.mutable_pre());
+  spec.tokens.assign(std::make_move_iterator(proto.mutable_tokens()->begin()),
+                     std::make_move_iterator(proto.mutable_tokens()->end()));
+  for (const int32_t type : proto.types()) {
+    if (type < 0 || type > static_cast<int32_t>(TokenType::kByte)) {
+      return absl::DataLossError(absl::StrCat("token type ", type, " is not in 0 to 6"));
+    }
+    spec.types.push_back(static_cast<TokenType>(type));
+  }
+  spec.scores.assign(proto.scores().begin(), proto.scores().end());
+  spec.merges.assign(std::make_move_iterator(proto.mutable_merges()->begin()),
+                     std::make_move_iterator(proto.mutable_merges()->end()));
+  spec.bos_id = proto.bos_id();
+  spec.eos_id = proto.eos_id();
+  spec.eot_id = proto.eot_id();
+  spec.unk_id = proto.unk_id();
+  spec.pad_id = proto.pad_id();
+  spec.add_bos = proto.add_bos();
+  spec.add_eos = proto.add_eos();
+  spec.add_space_prefix = proto.add_space_prefix();
+  spec.chat_template = std::move(*proto.mutable_chat_template());
+  return spec;
+}
+
+}  // namespace
+
+trunk::v1::TrunkRequest ToProto(const SequenceRequest& request) {
+  trunk::v1::TrunkRequest proto;
+  proto.set_request_id(request.request_id);
+  proto.mutable_prompt()->Add(request.prompt.begin(), request.prompt.end());
+  proto.set_max_tokens(request.max_tokens);
+  *proto.mutable_sampling() = ToProto(request.sampling);
+  proto.mutable_stop_ids()->Add(request.stop_ids.begin(), request.stop_ids.end());
+  return proto;
+}
+
+SequenceRequest FromProto(const trunk::v1::TrunkRequest& proto) {
+  SequenceRequest request;
+  request.request_id = proto.request_id();
+  request.prompt.assign(proto.prompt().begin(), proto.prompt().end());
+  request.max_tokens = proto.max_tokens();
+  request.sampling = FromProto(proto.sampling());
+  request.stop_ids.assign(proto.stop_ids().begin(), proto.stop_ids().end());
+  return request;
+}
+
+trunk::v1::ScoreRequest ToScoreProto(const SequenceRequest& request) {
+  trunk::v1::ScoreRequest proto;
+  proto.set_request_id(request.request_id);
+  proto.mutable_ids()->Add(request.prompt.begin(), request.prompt.end());
+  proto.set_first(request.first_logits);
+  return proto;
+}
+
+SequenceRequest FromProto(const trunk::v1::ScoreRequest& proto) {
+  SequenceRequest request;
+  request.request_id = proto.request_id();
+  request.prompt.assign(proto.ids().begin(), proto.ids().end());
+  request.max_tokens = 0;
+  request.first_logits = proto.first();
+  return request;
+}
+
+trunk::v1::FinishReason ToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kNone: return trunk::v1::FINISH_REASON_UNSPECIFIED;
+    case FinishReason::kStop: return trunk::v1::FINISH_REASON_STOP;
+    case FinishReason::kLength: return trunk::v1::FINISH_REASON_LENGTH;
+  }
+  return trunk::v1::FINISH_REASON_UNSPECIFIED;
+}
+
+FinishReason FromProto(trunk::v1::FinishReason reason) {
+  switch (reason) {
+    case trunk::v1::FINISH_REASON_STOP: return FinishReason::kStop;
+    case trunk::v1::FINISH_REASON_LENGTH: return FinishReason::kLength;
+    default: return FinishReason::kNone;
+  }
+}
+
+trunk::v1::ModelDescription ToProto(const ModelInfo& info) {
+  trunk::v1::ModelDescription proto;
+  proto.set_name(info.name);
+  proto.set_family(info.family);
+  proto.set_digest(std::string(info.digest.begin(), info.digest.end()));
+  proto.set_context_tokens(info.context_tokens);
+  proto.set_vocab_size(info.vocab_size);
+  proto.set_layers(info.layers);
+  proto.set_experts(info.experts);
+  proto.set_experts_per_token(info.experts_per_token);
+  proto.set_dense(info.dense);
+  *proto.mutable_tokenizer() = ToProto(info.tokenizer);
+  return proto;
+}
+
+absl::StatusOr<ModelInfo> FromProto(trunk::v1::ModelDescription proto) {
+  ModelInfo info;
+  if (proto.digest().size() != info.digest.size()) {
+    return absl::DataLossError(absl::StrCat("model digest of ", proto.digest().size(), " bytes, not ", info.digest.size()));
+  }
+  if (proto.context_tokens() <= 0 || proto.vocab_size() <= 0) {
+    return absl::DataLossError(absl::StrCat("model with a context of ", proto.context_tokens(),
+                                            " tokens and a vocabulary of ", proto.vocab_size()));
+  }
+  std::copy(proto.digest().begin(), proto.digest().end(), info.digest.begin());
+  info.name = std::move(*proto.mutable_name());
+  info.family = std::move(*proto.mutable_family());
+  info.context_tokens = proto.context_tokens();
+  info.vocab_size = proto.vocab_size();
+  info.layers = proto.layers();
+  info.experts = proto.experts();
+  info.experts_per_token = proto.experts_per_token();
+  info.dense = proto.dense();
+  absl::StatusOr<TokenizerSpec> spec = FromProto(std::move(*proto.mutable_tokenizer()));
+  if (!spec.ok()) return spec.status();
+  info.tokenizer = *std::move(spec);
+  return info;
+}
+
+trunk::v1::Pool ToProto(const PoolInfo& pool) {
+  trunk::v1::Pool proto;
+  proto.set_model(pool.model);
+  proto.set_ready(pool.ready);
+  proto.set_epoch(pool.epoch);
+  for (const PoolWorkerInfo& worker : pool.workers) {
+    trunk::v1::PoolWorker* w = proto.add_workers();
+    w->set_id(worker.id);
+    w->set_name(worker.name);
+    w->set_state(worker.state);
+    w->set_transport(worker.transport);
+    w->set_backend(worker.backend);
+    w->set_memory_limit_bytes(worker.memory_limit_bytes);
+    w->set_expert_bytes(worker.expert_bytes);
+    w->set_experts_held(worker.experts_held);
+    w->set_experts(worker.experts);
+    w->set_dispatches(worker.dispatches);
+    w->set_round_trip_us(worker.round_trip_us);
+  }
+  proto.set_running(pool.running);
+  proto.set_waiting(pool.waiting);
+  proto.set_kv_blocks(pool.kv_blocks);
+  proto.set_kv_blocks_free(pool.kv_blocks_free);
+  proto.set_waiting_for(pool.waiting_for);
+  return proto;
+}
+
+PoolInfo FromProto(const trunk::v1::Pool& proto) {
+  PoolInfo pool;
+  pool.model = proto.model();
+  pool.ready = proto.ready();
+  pool.epoch = proto.epoch();
+  for (const trunk::v1::PoolWorker& w : proto.workers()) {
+    pool.workers.push_back({.id = w.id(),
+                            .name = w.name(),
+                            .state = w.state(),
+                            .transport = w.transport(),
+                            .backend = w.backend(),
+                            .memory_limit_bytes = w.memory_limit_bytes(),
+                            .expert_bytes = w.expert_bytes(),
+                            .experts_held = w.experts_held(),
+                            .experts = w.experts(),
+                            .dispatches = w.dispatches(),
+                            .round_trip_us = w.round_trip_us()});
+  }
+  pool.running = proto.running();
+  pool.waiting = proto.waiting();
+  pool.kv_blocks = proto.kv_blocks();
+  pool.kv_blocks_free = proto.kv_blocks_free();
+  pool.waiting_for = proto.waiting_for();
+  return pool;
+}
+
+}  // namespace moepool

@@ -1,0 +1,58 @@
+// The whole gateway over any Trunk: a router far away (moepool-gateway), or an engine in this process (moepool serve).
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/base/config.h"
+#include "common/metrics/metrics.h"
+#include "common/rpc/rpc_server.h"
+#include "gateway/generate_service.h"
+#include "gateway/http/http_api.h"
+#include "gateway/http/http_server.h"
+#include "gateway/inference.h"
+#include "gateway/model_watcher.h"
+
+namespace moepool {
+
+struct GatewayOptions {
+  HttpServerOptions http;                 // http.address is where to listen
+  std::optional<HostPort> grpc_address;   // none: no gRPC
+  HttpApiOptions api;
+  InferenceOptions inference;
+  ModelWatcherOptions watcher;
+  ModelFactory model_factory = LoadServedModel;
+};
+
+// Thread-safe.
+class GatewayServer {
+ public:
+  // Listens from its return on; /ready and the health service say when the trunk can serve. `trunk` and `metrics` outlive
+  // this. Unavailable names an address that cannot be bound.
+  static absl::StatusOr<std::unique_ptr<GatewayServer>> Start(const GatewayOptions& options, Trunk* trunk, Metrics* metrics);
+  // Cancels what still runs.
+  ~GatewayServer();
+
+  // Takes no more requests, lets those that run finish until `deadline`, then cancels them.
+  void Drain(absl::Time deadline);
+  const HostPort& http_address() const { return http_->address(); }
+  std::optional<HostPort> grpc_address() const;
+
+ private:
+  GatewayServer() = default;
+  // In order of construction: each uses those before it.
+  std::unique_ptr<GatewayMetrics> metrics_;
+  Mutex mutex_;
+  bool ready_ GUARDED_BY(mutex_) = false;
+  RpcServer* health_ GUARDED_BY(mutex_) = nullptr;
+  std::unique_ptr<ModelWatcher> watcher_;
+  std::unique_ptr<Inference> inference_;
+  std::unique_ptr<GenerateService> service_;
+  std::unique_ptr<RpcServer> rpc_;
+  std::unique_ptr<HttpApi> api_;
+  std::unique_ptr<HttpServer> http_;
+};
+
+}  // namespace moepool

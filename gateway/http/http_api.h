@@ -1,0 +1,49 @@
+// The gateway's routes: /infer, /tokenize, /v1/models, /health, /ready, /metrics.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/metrics/metrics.h"
+#include "gateway/http/http_server.h"
+#include "gateway/inference.h"
+
+namespace moepool {
+
+struct HttpApiOptions {
+  absl::Duration keepalive_interval = absl::Seconds(10);  // of a stream without text
+};
+
+// Thread-safe. All that it is given outlives it.
+class HttpApi {
+ public:
+  HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* metrics, const HttpApiOptions& options);
+  void Handle(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+
+ private:
+  using Action = void (HttpApi::*)(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  struct Route {
+    const char* path;
+    const char* method;
+    Action action;
+  };
+  static const std::vector<Route>& Routes();
+
+  void Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Models(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Health(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Ready(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void ShowMetrics(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+
+  Inference* const inference_;
+  ModelWatcher* const watcher_;
+  const Metrics* const metrics_;
+  const HttpApiOptions options_;
+  const int64_t started_unix_s_;
+};
+
+}  // namespace moepool

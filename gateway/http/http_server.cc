@@ -1,0 +1,176 @@
+#include "gateway/http/http_server.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "boost/asio/post.hpp"
+#include "common/base/log.h"
+#include "common/base/mutex.h"
+#include "gateway/http/http_session.h"
+
+namespace moepool {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using ErrorCode = boost::system::error_code;
+
+class HttpServerImpl : public HttpServer {
+ public:
+  HttpServerImpl(const HttpServerOptions& options, HttpHandler handler, HttpErrorBody error_body)
+      : acceptor_(asio::make_strand(io_)), retry_timer_(acceptor_.get_executor()) {
+    context_.options = options;
+    context_.handler = std::move(handler);
+    context_.error_body = std::move(error_body);
+    context_.on_closed = [this](HttpSession* session) { OnClosed(session); };
+  }
+
+  ~HttpServerImpl() override {
+    Drain(absl::Now());
+    io_.stop();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::Status Listen() {
+    const HostPort& wanted = context_.options.address;
+    const auto fail = [&](const ErrorCode& error) {
+      return absl::UnavailableError(absl::StrCat("cannot listen on ", wanted.ToString(), ": ", error.message()));
+    };
+    ErrorCode error;
+    tcp::resolver resolver(io_);
+    const auto found = resolver.resolve(wanted.host, std::to_string(wanted.port), error);
+    if (error) return fail(error);
+    tcp::endpoint endpoint = found.begin()->endpoint();
+    // Of a name with both, such as localhost, IPv4 is what clients expect.
+    for (const auto& entry : found) {
+      if (entry.endpoint().address().is_v4()) {
+        endpoint = entry.endpoint();
+        break;
+      }
+    }
+    acceptor_.open(endpoint.protocol(), error);
+    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor_.bind(endpoint, error);
+    if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+    if (error) return fail(error);
+    address_ = {wanted.host, acceptor_.local_endpoint().port()};
+    asio::post(acceptor_.get_executor(), [this] { Accept(); });
+    for (int i = 0; i < context_.options.threads; ++i) threads_.emplace_back([this] { io_.run(); });
+    return absl::OkStatus();
+  }
+
+  const HostPort& address() const override { return address_; }
+
+  int connections() override {
+    MutexLock lock(&mutex_);
+    return static_cast<int>(sessions_.size());
+  }
+
+  void Drain(absl::Time deadline) override {
+    asio::post(acceptor_.get_executor(), [this] {
+      ErrorCode ignored;
+      acceptor_.close(ignored);
+      retry_timer_.cancel();
+    });
+    ForAll([](HttpSession& session) { session.Drain(); }, /*draining=*/true);
+    if (WaitClosed(deadline)) return;
+    ForAll([](HttpSession& session) { session.Close(); }, /*draining=*/true);
+    // Sessions end as soon as their last operation has been told; a handler that holds a responder may take longer.
+    WaitClosed(absl::Now() + absl::Seconds(1));
+  }
+
+ private:
+  void Accept() {
+    acceptor_.async_accept(asio::make_strand(io_), [this](ErrorCode error, tcp::socket socket) {
+      if (!acceptor_.is_open()) return;
+      if (error) {
+        // Out of descriptors, most likely: give others time to close theirs.
+        Log(LogLevel::kWarning, "cannot accept", {{"error", error.message()}});
+        retry_timer_.expires_after(std::chrono::milliseconds(100));
+        retry_timer_.async_wait([this](ErrorCode wait_error) {
+          if (!wait_error) Accept();
+        });
+        return;
+      }
+      StartSession(std::move(socket));
+      Accept();
+    });
+  }
+
+  void StartSession(tcp::socket socket) {
+    std::shared_ptr<HttpSession> session;
+    {
+      MutexLock lock(&mutex_);
+      if (!draining_ && static_cast<int>(sessions_.size()) < context_.options.max_connections) {
+        session = std::make_shared<HttpSession>(std::move(socket), &context_);
+        sessions_[session.get()] = session;
+      }
+    }
+    if (session == nullptr) return Refuse(std::move(socket));
+    asio::post(session->executor(), [session] { session->Start(); });
+  }
+
+  // One small write into an empty socket buffer; whether it arrives is the client's luck.
+  void Refuse(tcp::socket socket) {
+    const std::string body = context_.error_body(503, "too many connections");
+    const std::string response = absl::StrCat(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nContent-Length: ",
+        body.size(), "\r\nConnection: close\r\n\r\n", body);
+    ErrorCode ignored;
+    socket.non_blocking(true, ignored);
+    socket.write_some(asio::buffer(response), ignored);
+    socket.shutdown(tcp::socket::shutdown_send, ignored);
+  }
+
+  void ForAll(void (*action)(HttpSession&), bool draining) {
+    MutexLock lock(&mutex_);
+    draining_ = draining;
+    for (auto& [key, weak] : sessions_) {
+      asio::post(key->executor(), [weak, action] {
+        if (const auto session = weak.lock()) action(*session);
+      });
+    }
+  }
+
+  bool WaitClosed(absl::Time deadline) {
+    MutexLock lock(&mutex_);
+    while (!sessions_.empty()) {
+      const absl::Time now = absl::Now();
+      if (now >= deadline) return false;
+      closed_.WaitFor(&mutex_, absl::ToChronoNanoseconds(std::min(deadline - now, absl::Hours(1))));
+    }
+    return true;
+  }
+
+  void OnClosed(HttpSession* session) {
+    MutexLock lock(&mutex_);
+    sessions_.erase(session);
+    closed_.NotifyAll();
+  }
+
+  // Handlers that are destroyed with io_ may end sessions, so what those touch comes first.
+  Mutex mutex_;
+  CondVar closed_;
+  absl::flat_hash_map<HttpSession*, std::weak_ptr<HttpSession>> sessions_ GUARDED_BY(mutex_);
+  bool draining_ GUARDED_BY(mutex_) = false;
+  HttpSessionContext context_;
+  asio::io_context io_;
+  tcp::acceptor acceptor_;
+  asio::steady_timer retry_timer_;
+  HostPort address_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpServerOptions& options, HttpHandler handler,
+                                                              HttpErrorBody error_body) {
+  auto server = std::make_unique<HttpServerImpl>(options, std::move(handler), std::move(error_body));
+  if (const absl::Status status = server->Listen(); !status.ok()) return status;
+  return std::unique_ptr<HttpServer>(std::move(server));
+}
+
+}  // namespace moepool

@@ -1,0 +1,78 @@
+// A small HTTP/1.1 server for an API: bounded in every direction, streams answers, and tells a handler when its client is
+// gone. Knows nothing of what is served.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/base/config.h"
+
+namespace moepool {
+
+struct HttpRequest {
+  std::string method;
+  std::string path;   // without the query
+  std::string query;  // after '?'
+  std::string content_type;
+  std::string body;
+};
+
+struct HttpResponse {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+  std::vector<std::pair<std::string, std::string>> headers;
+};
+
+// The answer to one request: Send, or StartStream, Write… and EndStream. Thread-safe; nothing blocks. A connection whose
+// responder goes away with the answer unfinished is closed. Calls after the end, or after the client left, do nothing.
+class HttpResponder {
+ public:
+  virtual ~HttpResponder() = default;
+  virtual void Send(HttpResponse response) = 0;
+  virtual void StartStream(std::string content_type) = 0;
+  virtual void Write(std::string data) = 0;
+  virtual void EndStream() = 0;
+  // `callback` runs once if the client leaves before the answer's end, at once if it has left already.
+  virtual void OnDisconnect(std::function<void()> callback) = 0;
+};
+
+// Runs on an I/O thread: hands work on and returns.
+using HttpHandler = std::function<void(HttpRequest request, std::shared_ptr<HttpResponder> responder)>;
+// Body of a response that the server makes by itself: 400, 408, 413, 431, 503.
+using HttpErrorBody = std::function<std::string(int status, const std::string& message)>;
+
+struct HttpServerOptions {
+  HostPort address;
+  int threads = 2;
+  int max_connections = 512;
+  uint32_t max_header_bytes = 16 << 10;
+  uint64_t max_body_bytes = 8 << 20;
+  size_t max_pipelined_bytes = 64 << 10;             // read ahead of an answer
+  absl::Duration header_timeout = absl::Seconds(10);  // first byte of a request to the end of its header
+  absl::Duration body_timeout = absl::Seconds(60);
+  absl::Duration idle_timeout = absl::Seconds(75);    // between requests
+  absl::Duration write_timeout = absl::Seconds(30);   // without any progress of the client's
+};
+
+// Thread-safe.
+class HttpServer {
+ public:
+  // Unavailable names the address that cannot be bound.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options, HttpHandler handler,
+                                                           HttpErrorBody error_body);
+  virtual ~HttpServer() = default;
+  virtual const HostPort& address() const = 0;  // the real port
+  virtual int connections() = 0;
+  // Accepts nobody more, closes connections that are between requests, and the others after their answer. Returns when
+  // all are closed, or at `deadline` after closing them.
+  virtual void Drain(absl::Time deadline) = 0;
+};
+
+}  // namespace moepool

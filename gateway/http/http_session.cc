@@ -1,0 +1,338 @@
+#include "gateway/http/http_session.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "boost/asio/buffer.hpp"
+#include "boost/asio/dispatch.hpp"
+#include "boost/asio/post.hpp"
+#include "boost/asio/write.hpp"
+#include "boost/beast/http/read.hpp"
+#include "boost/beast/http/status.hpp"
+
+namespace moepool {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+
+constexpr size_t kReadBytes = 16 << 10;
+constexpr absl::Duration kLingerTimeout = absl::Seconds(2);
+
+std::string ToString(boost::beast::string_view s) { return std::string(s.data(), s.size()); }
+
+class Responder : public HttpResponder {
+ public:
+  Responder(std::shared_ptr<HttpSession> session, uint64_t serial) : session_(std::move(session)), serial_(serial) {}
+  ~Responder() override {
+    Post([](HttpSession& session, uint64_t serial) { session.Abandon(serial); });
+  }
+  void Send(HttpResponse response) override {
+    Post([response = std::move(response)](HttpSession& session, uint64_t serial) mutable {
+      session.Send(serial, std::move(response));
+    });
+  }
+  void StartStream(std::string content_type) override {
+    Post([content_type = std::move(content_type)](HttpSession& session, uint64_t serial) {
+      session.StartStream(serial, content_type);
+    });
+  }
+  void Write(std::string data) override {
+    Post([data = std::move(data)](HttpSession& session, uint64_t serial) { session.Write(serial, data); });
+  }
+  void EndStream() override {
+    Post([](HttpSession& session, uint64_t serial) { session.EndStream(serial); });
+  }
+  void OnDisconnect(std::function<void()> callback) override {
+    Post([callback = std::move(callback)](HttpSession& session, uint64_t serial) mutable {
+      session.OnDisconnect(serial, std::move(callback));
+    });
+  }
+
+ private:
+  template <typename F>
+  void Post(F f) {
+    asio::post(session_->executor(), [session = session_, serial = serial_, f = std::move(f)]() mutable { f(*session, serial); });
+  }
+
+  const std::shared_ptr<HttpSession> session_;
+  const uint64_t serial_;
+};
+
+}  // namespace
+
+HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpSessionContext* context)
+    : socket_(std::move(socket)),
+      context_(*context),
+      read_timer_(socket_.get_executor()),
+      write_timer_(socket_.get_executor()),
+      buffer_(context->options.max_header_bytes + context->options.max_pipelined_bytes + kReadBytes) {}
+
+HttpSession::~HttpSession() { context_.on_closed(this); }
+
+void HttpSession::Start() {
+  ErrorCode ignored;
+  socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  ArmRead(context_.options.idle_timeout);
+  ReadAhead();
+}
+
+void HttpSession::Drain() {
+  draining_ = true;
+  if (state_ == State::kIdle) Close();
+}
+
+void HttpSession::Close() {
+  if (state_ == State::kClosed) return;
+  state_ = State::kClosed;
+  ErrorCode ignored;
+  socket_.close(ignored);
+  read_timer_.cancel();
+  write_timer_.cancel();
+  if (!answered_ && on_disconnect_ != nullptr) std::exchange(on_disconnect_, nullptr)();
+  on_disconnect_ = nullptr;
+}
+
+void HttpSession::ArmRead(absl::Duration timeout) {
+  read_timer_.expires_after(absl::ToChronoNanoseconds(timeout));
+  read_timer_.async_wait([self = shared_from_this()](ErrorCode error) {
+    // A wait that was due when the timer was set anew still arrives here.
+    if (error || self->read_timer_.expiry() > asio::steady_timer::clock_type::now()) return;
+    if (self->state_ == State::kReading) {
+      self->timed_out_ = true;
+      ErrorCode ignored;
+      self->socket_.cancel(ignored);
+    } else if (self->state_ != State::kAnswering) {
+      self->Close();
+    }
+  });
+}
+
+// Reads what comes next without knowing what it is: the next request, or the end of the connection.
+void HttpSession::ReadAhead() {
+  reading_ahead_ = true;
+  socket_.async_read_some(buffer_.prepare(kReadBytes), [self = shared_from_this()](ErrorCode error, size_t bytes) {
+    self->OnReadAhead(error, bytes);
+  });
+}
+
+void HttpSession::OnReadAhead(ErrorCode error, size_t bytes) {
+  reading_ahead_ = false;
+  const bool resume = std::exchange(resume_, false);
+  if (state_ == State::kClosed) return;
+  if (error && !(resume && error == asio::error::operation_aborted)) {
+    Close();  // also where the client merely ended its side: what it asked for is given up
+    return;
+  }
+  buffer_.commit(bytes);
+  switch (state_) {
+    case State::kIdle:
+      BeginRequest();
+      break;
+    case State::kAnswering:
+      if (buffer_.size() < context_.options.max_pipelined_bytes) ReadAhead();
+      break;
+    case State::kLingering:
+      buffer_.consume(buffer_.size());
+      ReadAhead();
+      break;
+    default:
+      break;
+  }
+}
+
+void HttpSession::BeginRequest() {
+  state_ = State::kReading;
+  parser_.emplace();
+  parser_->header_limit(context_.options.max_header_bytes);
+  parser_->body_limit(context_.options.max_body_bytes);
+  ArmRead(context_.options.header_timeout);
+  http::async_read_header(socket_, buffer_, *parser_,
+                          [self = shared_from_this()](ErrorCode error, size_t) { self->OnHeader(error); });
+}
+
+void HttpSession::OnHeader(ErrorCode error) {
+  if (error) return FailRead(error);
+  const auto& request = parser_->get();
+  http_1_0_ = request.version() < 11;
+  head_only_ = request.method() == http::verb::head;
+  keep_alive_ = request.keep_alive();
+  ArmRead(context_.options.body_timeout);
+  if (parser_->is_done() || !boost::beast::iequals(request[http::field::expect], "100-continue")) return ReadBody();
+  static constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
+  asio::async_write(socket_, asio::buffer(kContinue, sizeof(kContinue) - 1),
+                    [self = shared_from_this()](ErrorCode write_error, size_t) {
+                      if (write_error) return self->FailRead(write_error);
+                      self->ReadBody();
+                    });
+}
+
+void HttpSession::ReadBody() {
+  http::async_read(socket_, buffer_, *parser_, [self = shared_from_this()](ErrorCode error, size_t) { self->OnBody(error); });
+}
+
+void HttpSession::OnBody(ErrorCode error) {
+  if (error) return FailRead(error);
+  Dispatch();
+}
+
+void HttpSession::FailRead(ErrorCode error) {
+  if (state_ == State::kClosed) return;
+  const HttpServerOptions& options = context_.options;
+  if (timed_out_) return SendError(408, "the request did not arrive in time");
+  if (error == http::error::body_limit) {
+    return SendError(413, absl::StrCat("the body is larger than ", options.max_body_bytes, " bytes"));
+  }
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
+    return SendError(431, absl::StrCat("the header is larger than ", options.max_header_bytes, " bytes"));
+  }
+  if (error.category() == http::make_error_code(http::error::bad_method).category() &&
+      error != http::error::end_of_stream && error != http::error::partial_message) {
+    return SendError(400, absl::StrCat("malformed HTTP: ", error.message()));
+  }
+  Close();
+}
+
+void HttpSession::Dispatch() {
+  auto message = parser_->release();
+  parser_.reset();
+  HttpRequest request;
+  request.method = ToString(message.method_string());
+  const std::string target = ToString(message.target());
+  const size_t question = target.find('?');
+  request.path = target.substr(0, question);
+  if (question != std::string::npos) request.query = target.substr(question + 1);
+  request.content_type = ToString(message[http::field::content_type]);
+  request.body = std::move(message.body());
+  state_ = State::kAnswering;
+  answered_ = false;
+  const uint64_t serial = ++serial_;
+  if (buffer_.size() < context_.options.max_pipelined_bytes) ReadAhead();
+  context_.handler(std::move(request), std::make_shared<Responder>(shared_from_this(), serial));
+}
+
+// An error of the connection: it is closed afterwards, since what follows cannot be told apart.
+void HttpSession::SendError(int status, const std::string& message) {
+  state_ = State::kAnswering;
+  answered_ = false;
+  keep_alive_ = false;
+  HttpResponse response;
+  response.status = status;
+  response.body = context_.error_body(status, message);
+  Send(++serial_, std::move(response));
+}
+
+std::string HttpSession::Head(int status, const std::string& content_type, std::optional<size_t> length) const {
+  const auto reason = http::obsolete_reason(http::int_to_status(status));
+  std::string head = absl::StrCat("HTTP/1.1 ", status, " ", ToString(reason), "\r\n");
+  if (!content_type.empty()) absl::StrAppend(&head, "Content-Type: ", content_type, "\r\n");
+  if (length.has_value()) absl::StrAppend(&head, "Content-Length: ", *length, "\r\n");
+  if (chunked_) absl::StrAppend(&head, "Transfer-Encoding: chunked\r\n");
+  if (!keep_alive_) {
+    absl::StrAppend(&head, "Connection: close\r\n");
+  } else if (http_1_0_) {
+    absl::StrAppend(&head, "Connection: keep-alive\r\n");
+  }
+  return head;
+}
+
+void HttpSession::Send(uint64_t serial, HttpResponse response) {
+  if (!IsCurrent(serial)) return;
+  chunked_ = false;
+  if (draining_) keep_alive_ = false;
+  std::optional<size_t> length;
+  if (response.status != 204) length = response.body.size();
+  std::string data = Head(response.status, length.has_value() ? response.content_type : "", length);
+  for (const auto& [name, value] : response.headers) absl::StrAppend(&data, name, ": ", value, "\r\n");
+  absl::StrAppend(&data, "\r\n", head_only_ ? "" : response.body);
+  answered_ = true;
+  Queue(std::move(data));
+}
+
+void HttpSession::StartStream(uint64_t serial, const std::string& content_type) {
+  if (!IsCurrent(serial)) return;
+  chunked_ = !http_1_0_;
+  if (draining_ || http_1_0_) keep_alive_ = false;
+  Queue(absl::StrCat(Head(200, content_type, std::nullopt), "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n\r\n"));
+}
+
+void HttpSession::Write(uint64_t serial, const std::string& data) {
+  if (!IsCurrent(serial) || data.empty()) return;
+  Queue(chunked_ ? absl::StrCat(absl::StrFormat("%x", data.size()), "\r\n", data, "\r\n") : data);
+}
+
+void HttpSession::EndStream(uint64_t serial) {
+  if (!IsCurrent(serial)) return;
+  answered_ = true;
+  Queue(chunked_ ? "0\r\n\r\n" : "");
+}
+
+void HttpSession::OnDisconnect(uint64_t serial, std::function<void()> callback) {
+  if (IsCurrent(serial)) {
+    on_disconnect_ = std::move(callback);
+  } else if (serial == serial_ && !answered_) {
+    callback();
+  }
+}
+
+void HttpSession::Abandon(uint64_t serial) {
+  if (IsCurrent(serial)) Close();
+}
+
+void HttpSession::Queue(std::string data) {
+  queued_ += data;
+  if (writing_.empty()) FlushQueue();
+}
+
+void HttpSession::FlushQueue() {
+  if (queued_.empty()) {
+    if (answered_) FinishAnswer();
+    return;
+  }
+  writing_ = std::exchange(queued_, "");
+  write_timer_.expires_after(absl::ToChronoNanoseconds(context_.options.write_timeout));
+  write_timer_.async_wait([self = shared_from_this()](ErrorCode error) {
+    if (error || self->writing_.empty() || self->write_timer_.expiry() > asio::steady_timer::clock_type::now()) return;
+    self->Close();
+  });
+  asio::async_write(socket_, asio::buffer(writing_),
+                    [self = shared_from_this()](ErrorCode error, size_t) { self->OnWritten(error); });
+}
+
+void HttpSession::OnWritten(ErrorCode error) {
+  writing_.clear();
+  write_timer_.cancel();
+  if (state_ == State::kClosed) return;
+  if (error) return Close();
+  FlushQueue();
+}
+
+void HttpSession::FinishAnswer() {
+  on_disconnect_ = nullptr;
+  if (!keep_alive_ || draining_) return Linger();
+  state_ = State::kIdle;
+  if (buffer_.size() == 0) {
+    ArmRead(context_.options.idle_timeout);
+    if (!reading_ahead_) ReadAhead();
+  } else if (reading_ahead_) {
+    resume_ = true;  // the read ahead ends, and the next request begins with what it had read
+    ErrorCode ignored;
+    socket_.cancel(ignored);
+  } else {
+    BeginRequest();
+  }
+}
+
+// Closing while the client still sends would reset the connection, and the answer might be lost with it.
+void HttpSession::Linger() {
+  state_ = State::kLingering;
+  ErrorCode error;
+  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
+  if (error) return Close();
+  ArmRead(kLingerTimeout);
+  buffer_.consume(buffer_.size());
+  if (!reading_ahead_) ReadAhead();
+}
+
+}  // namespace moepool

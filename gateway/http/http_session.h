@@ -1,0 +1,92 @@
+// One connection. A read is always outstanding while an answer is made, which is how a client that leaves is seen.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "boost/asio/io_context.hpp"
+#include "boost/asio/ip/tcp.hpp"
+#include "boost/asio/steady_timer.hpp"
+#include "boost/asio/strand.hpp"
+#include "boost/beast/core/flat_buffer.hpp"
+#include "boost/beast/http/parser.hpp"
+#include "boost/beast/http/string_body.hpp"
+#include "gateway/http/http_server.h"
+
+namespace moepool {
+
+// What all sessions of a server share; outlives them.
+struct HttpSessionContext {
+  HttpServerOptions options;
+  HttpHandler handler;
+  HttpErrorBody error_body;
+  std::function<void(class HttpSession*)> on_closed;
+};
+
+// Everything but the constructor runs on the socket's strand.
+class HttpSession : public std::enable_shared_from_this<HttpSession> {
+ public:
+  HttpSession(boost::asio::ip::tcp::socket socket, const HttpSessionContext* context);
+  ~HttpSession();
+
+  boost::asio::any_io_executor executor() { return socket_.get_executor(); }
+  void Start();
+  // Closes after the answer under way, or now where there is none.
+  void Drain();
+  void Close();
+
+  // For the responder of request `serial`; others are ignored.
+  void Send(uint64_t serial, HttpResponse response);
+  void StartStream(uint64_t serial, const std::string& content_type);
+  void Write(uint64_t serial, const std::string& data);
+  void EndStream(uint64_t serial);
+  void OnDisconnect(uint64_t serial, std::function<void()> callback);
+  void Abandon(uint64_t serial);  // the responder is gone
+
+ private:
+  using ErrorCode = boost::system::error_code;
+  enum class State { kIdle, kReading, kAnswering, kLingering, kClosed };
+
+  void ReadAhead();
+  void OnReadAhead(ErrorCode error, size_t bytes);
+  void BeginRequest();
+  void OnHeader(ErrorCode error);
+  void ReadBody();
+  void OnBody(ErrorCode error);
+  void Dispatch();
+  void FailRead(ErrorCode error);
+  void SendError(int status, const std::string& message);
+  void Queue(std::string data);
+  void FlushQueue();
+  void OnWritten(ErrorCode error);
+  void FinishAnswer();
+  void Linger();
+  void ArmRead(absl::Duration timeout);
+  bool IsCurrent(uint64_t serial) const { return state_ == State::kAnswering && serial == serial_ && !answered_; }
+  std::string Head(int status, const std::string& content_type, std::optional<size_t> length) const;
+
+  boost::asio::ip::tcp::socket socket_;
+  const HttpSessionContext& context_;
+  boost::asio::steady_timer read_timer_;
+  boost::asio::steady_timer write_timer_;
+  boost::beast::flat_buffer buffer_;
+  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  State state_ = State::kIdle;
+  bool reading_ahead_ = false;
+  bool resume_ = false;     // the read ahead was cancelled to take up what it had read
+  bool timed_out_ = false;  // of reading
+  bool draining_ = false;
+  bool keep_alive_ = false;
+  bool head_only_ = false;
+  bool http_1_0_ = false;
+  bool chunked_ = false;
+  bool answered_ = false;   // nothing more will be queued for this request
+  uint64_t serial_ = 0;     // of the request under way
+  std::string queued_;
+  std::string writing_;
+  std::function<void()> on_disconnect_;
+};
+
+}  // namespace moepool

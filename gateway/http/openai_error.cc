@@ -1,0 +1,62 @@
+#include "gateway/http/openai_error.h"
+
+#include "absl/strings/ascii.h"
+#include "gateway/infer_request.h"
+
+namespace moepool {
+namespace {
+
+using nlohmann::json;
+
+const char* TypeOf(int http_status) {
+  if (http_status == 429) return "rate_limit_error";
+  if (http_status >= 500) return "server_error";
+  return "invalid_request_error";
+}
+
+std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+
+}  // namespace
+
+int HttpStatusOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk: return 200;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kFailedPrecondition: return 400;
+    case absl::StatusCode::kUnauthenticated: return 401;
+    case absl::StatusCode::kPermissionDenied: return 403;
+    case absl::StatusCode::kNotFound: return 404;
+    case absl::StatusCode::kAlreadyExists:
+    case absl::StatusCode::kAborted: return 409;
+    case absl::StatusCode::kResourceExhausted: return 429;
+    case absl::StatusCode::kCancelled: return 499;
+    case absl::StatusCode::kUnimplemented: return 501;
+    case absl::StatusCode::kUnavailable: return 503;
+    case absl::StatusCode::kDeadlineExceeded: return 504;
+    default: return 500;
+  }
+}
+
+json OpenAiError(const absl::Status& status) {
+  const std::string field = FieldOf(status);
+  return {{"error",
+           {{"message", std::string(status.message())},
+            {"type", TypeOf(HttpStatusOf(status))},
+            {"param", field.empty() ? json() : json(field)},
+            {"code", absl::AsciiStrToLower(absl::StatusCodeToString(status.code()))}}}};
+}
+
+HttpResponse ErrorResponse(const absl::Status& status) {
+  HttpResponse response;
+  response.status = HttpStatusOf(status);
+  response.body = Dump(OpenAiError(status));
+  if (response.status == 429 || response.status == 503) response.headers.emplace_back("Retry-After", "1");
+  return response;
+}
+
+std::string OpenAiErrorBody(int http_status, const std::string& message) {
+  return Dump({{"error", {{"message", message}, {"type", TypeOf(http_status)}, {"param", nullptr}, {"code", nullptr}}}});
+}
+
+}  // namespace moepool

@@ -1,0 +1,104 @@
+// Runs requests: text to ids, a sequence on the trunk, ids to text. Front ends (HTTP, gRPC) only translate.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "boost/asio/thread_pool.hpp"
+#include "common/base/mutex.h"
+#include "common/trunk/trunk.h"
+#include "gateway/admission.h"
+#include "gateway/gateway_metrics.h"
+#include "gateway/infer_request.h"
+#include "gateway/model_watcher.h"
+
+namespace moepool {
+
+struct Usage {
+  int32_t prompt_tokens = 0;
+  int32_t cached_tokens = 0;
+  int32_t completion_tokens = 0;
+};
+
+struct Timings {
+  double queue_ms = 0;   // at the router, to admission
+  double ttft_ms = 0;    // arrival here to the first token
+  double decode_ms = 0;  // first token to last
+};
+
+struct InferEvent {
+  std::string text;          // new text
+  std::vector<int32_t> ids;  // new ids
+  bool finished = false;     // the last event; what follows is set in it alone
+  std::string id;            // of the request
+  absl::Status status;
+  FinishReason reason = FinishReason::kNone;
+  Usage usage;
+  Timings timings;
+  uint64_t seed = 0;
+  std::string model;
+};
+
+// Events of one call come one at a time and in order, from a thread of the Inference's, and end with one that is finished.
+using InferCallback = std::function<void(InferEvent)>;
+
+// A request under way. Thread-safe.
+class InferCall {
+ public:
+  virtual ~InferCall() = default;
+  // Ends the request with Cancelled, unless it is over. Does not block; the trunk's call is cancelled before the last event.
+  virtual void Cancel() = 0;
+  virtual const std::string& id() const = 0;
+};
+
+struct InferenceOptions {
+  int max_requests = 256;
+  int threads = 2;
+  absl::Duration request_timeout = absl::Minutes(10);  // where the request sets none
+};
+
+// Thread-safe.
+class Inference {
+ public:
+  // All arguments outlive this.
+  Inference(Trunk* trunk, ModelWatcher* watcher, GatewayMetrics* metrics, const InferenceOptions& options);
+  // After Shutdown, and after every front end and InferCall is gone.
+  ~Inference();
+
+  // Admits nothing more, cancels what runs and returns when every last event has been delivered.
+  void Shutdown();
+
+  // Returns at once; whatever is wrong comes as the last event. The callback keeps no reference to the call.
+  std::shared_ptr<InferCall> Start(InferRequest request, InferCallback on_event);
+  // Ids of a text as a raw prompt of it would be fed. Runs in the caller's thread.
+  absl::StatusOr<std::vector<int32_t>> Tokenize(const TokenizeTextRequest& request);
+  // The model served, or Unavailable with the reason.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Model();
+
+  Admission& admission() { return admission_; }
+  // For front ends' own work on requests.
+  boost::asio::thread_pool& pool() { return pool_; }
+
+ private:
+  friend class InferCallImpl;
+  void Ended(const std::shared_ptr<InferCall>& call);
+
+  Trunk* const trunk_;
+  ModelWatcher* const watcher_;
+  GatewayMetrics* const metrics_;
+  const InferenceOptions options_;
+  Admission admission_;
+  Mutex mutex_;
+  CondVar ended_;
+  absl::flat_hash_set<std::shared_ptr<InferCall>> live_ GUARDED_BY(mutex_);  // last event still to come
+  boost::asio::thread_pool pool_;
+};
+
+}  // namespace moepool

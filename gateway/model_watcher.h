@@ -1,0 +1,58 @@
+// Keeps a gateway's picture of its router: which model, and whether the pool can serve.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "absl/time/time.h"
+#include "common/base/mutex.h"
+#include "common/trunk/trunk.h"
+#include "gateway/served_model.h"
+
+namespace moepool {
+
+struct ModelWatcherOptions {
+  absl::Duration poll_interval = absl::Seconds(1);
+};
+
+// Thread-safe. Owns a thread that polls the trunk; describes the model again after the router was away, and keeps the
+// tokenizer where the digest is the same.
+class ModelWatcher {
+ public:
+  // `on_ready` is called from the watcher's thread whenever readiness changes. `trunk` outlives this.
+  ModelWatcher(Trunk* trunk, ModelFactory factory, const ModelWatcherOptions& options,
+               std::function<void(bool ready)> on_ready);
+  ~ModelWatcher();
+
+  // Null until the router has described its model; the last one it described while it is away.
+  std::shared_ptr<const ServedModel> Model();
+  // Why requests cannot be served, or empty.
+  std::string NotReadyReason();
+  // The router may have changed: look at once.
+  void Refresh();
+
+ private:
+  void Run();
+  // One look at the router; the reason why it is not ready, or empty.
+  std::string Look();
+  absl::Status Describe();
+
+  Trunk* const trunk_;
+  const ModelFactory factory_;
+  const ModelWatcherOptions options_;
+  const std::function<void(bool)> on_ready_;
+  bool described_ = false;  // the thread's own; since the last time the router was away
+  uint64_t epoch_ = 0;      // the thread's own
+
+  Mutex mutex_;
+  CondVar wake_;
+  std::shared_ptr<const ServedModel> model_ GUARDED_BY(mutex_);
+  std::string reason_ GUARDED_BY(mutex_) = "the router has not been reached yet";
+  bool refresh_ GUARDED_BY(mutex_) = false;
+  bool stopping_ GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+}  // namespace moepool

@@ -1,0 +1,43 @@
+// The model that a gateway serves: what the router said of it, and what text needs.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "common/text/chat_template.h"
+#include "common/text/tokenizer.h"
+#include "common/trunk/trunk.h"
+#include "gateway/infer_request.h"
+
+namespace moepool {
+
+// Immutable.
+struct ServedModel {
+  ModelInfo info;
+  std::unique_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<const ChatTemplate> chat_template;  // null: the model has none
+  std::vector<int32_t> stop_ids;                      // every id that ends generation
+};
+
+using ModelFactory = std::function<absl::StatusOr<std::shared_ptr<const ServedModel>>(ModelInfo)>;
+
+// Builds the model's own tokenizer and template. A template that cannot be parsed is an error.
+absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info);
+
+// Completes a model of which tokenizer and template stand: collects the ids that end generation. InvalidArgument where the
+// tokenizer and the model disagree on the vocabulary's size.
+absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel model);
+
+// Ids of a text, with BOS in front where the model wants it and the text does not begin with it.
+absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::string_view text, bool parse_special);
+
+// What the model is fed for a request: the template applied (a plain prompt goes in as it is where the model has no
+// template), BOS added. InvalidArgument: no tokens, ids out of the vocabulary, longer than the context, with both numbers.
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request, absl::Time now);
+
+}  // namespace moepool

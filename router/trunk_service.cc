@@ -1,0 +1,222 @@
+#include "router/trunk_service.h"
+
+#include <algorithm>
+#include <deque>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/mutex.h"
+#include "common/rpc/rpc_status.h"
+#include "common/rpc/trunk_convert.h"
+
+namespace moepool {
+namespace {
+
+constexpr size_t kChunkBytes = 1 << 20;
+
+// A call of the trunk's behind a stream of events. The update that ends it ends the stream; until then a client that leaves
+// only cancels it. Owns itself until OnDone. Derived classes hold what waits to be written.
+template <typename Event>
+class SequenceReactor : public grpc::ServerWriteReactor<Event>,
+                        public std::enable_shared_from_this<SequenceReactor<Event>> {
+ public:
+  void Start(Trunk* trunk, SequenceRequest request) {
+    self_ = this->shared_from_this();
+    auto call = trunk->Generate(std::move(request), [self = this->shared_from_this()](SequenceUpdate update) {
+      self->OnUpdate(std::move(update));
+    });
+    MutexLock lock(&mutex_);
+    if (!call.ok()) {
+      over_ = true;
+      status_ = call.status();
+      if (!writing_) WriteOrFinish(true);
+      return;
+    }
+    call_ = *std::move(call);
+    if (cancelled_) call_->Cancel();
+  }
+
+  void OnWriteDone(bool ok) override {
+    MutexLock lock(&mutex_);
+    writing_ = false;
+    if (!ok && call_ != nullptr) call_->Cancel();
+    WriteOrFinish(ok);
+  }
+
+  void OnCancel() override {
+    MutexLock lock(&mutex_);
+    cancelled_ = true;
+    if (call_ != nullptr) call_->Cancel();
+  }
+
+  // gRPC's own thread, never the trunk's, for which the call's destructor may have to wait.
+  void OnDone() override {
+    std::unique_ptr<TrunkCall> call;
+    {
+      MutexLock lock(&mutex_);
+      call = std::move(call_);
+    }
+    call.reset();  // not under the mutex, which an update takes
+    self_.reset();
+  }
+
+ protected:
+  virtual void Add(SequenceUpdate update) REQUIRES(mutex_) = 0;
+  // Moves what waits into current_; false where nothing does.
+  virtual bool Take() REQUIRES(mutex_) = 0;
+
+  // The trunk's call is over for us; its own last update will follow.
+  void Abort(absl::Status status) REQUIRES(mutex_) {
+    aborted_ = std::move(status);
+    if (call_ != nullptr) call_->Cancel();
+    cancelled_ = true;
+  }
+  bool aborted() const REQUIRES(mutex_) { return !aborted_.ok(); }
+
+  Mutex mutex_;
+  Event current_;  // being written
+
+ private:
+  void OnUpdate(SequenceUpdate update) {
+    MutexLock lock(&mutex_);
+    if (update.finished) {
+      over_ = true;
+      status_ = aborted() ? aborted_ : update.status;
+    }
+    if (!aborted()) Add(std::move(update));
+    if (!writing_) WriteOrFinish(true);
+  }
+
+  void WriteOrFinish(bool ok) REQUIRES(mutex_) {
+    if (ok && !aborted() && Take()) {
+      writing_ = true;
+      this->StartWrite(&current_);
+    } else if (over_ && !std::exchange(finished_, true)) {
+      this->Finish(ToGrpc(status_));
+    }
+  }
+
+  bool writing_ GUARDED_BY(mutex_) = false;
+  bool over_ GUARDED_BY(mutex_) = false;
+  bool finished_ GUARDED_BY(mutex_) = false;
+  bool cancelled_ GUARDED_BY(mutex_) = false;
+  absl::Status status_ GUARDED_BY(mutex_);
+  absl::Status aborted_ GUARDED_BY(mutex_);
+  std::unique_ptr<TrunkCall> call_ GUARDED_BY(mutex_);
+  std::shared_ptr<SequenceReactor> self_;
+};
+
+class GenerateReactor : public SequenceReactor<trunk::v1::TrunkEvent> {
+ private:
+  void Add(SequenceUpdate update) override {
+    next_.mutable_ids()->Add(update.ids.begin(), update.ids.end());
+    next_.set_cached_tokens(std::max(next_.cached_tokens(), update.cached_tokens));
+    next_.set_queue_ms(std::max(next_.queue_ms(), update.queue_ms));
+    next_.set_prefill_ms(std::max(next_.prefill_ms(), update.prefill_ms));
+    if (update.finished) next_.set_finish_reason(ToProto(update.reason));
+    waiting_ = true;
+  }
+  bool Take() override {
+    if (!std::exchange(waiting_, false)) return false;
+    current_ = std::exchange(next_, trunk::v1::TrunkEvent());
+    return true;
+  }
+
+  trunk::v1::TrunkEvent next_;
+  bool waiting_ = false;
+};
+
+class ScoreReactor : public SequenceReactor<trunk::v1::ScoreEvent> {
+ public:
+  explicit ScoreReactor(uint64_t max_waiting_bytes) : max_waiting_bytes_(max_waiting_bytes) {}
+
+ private:
+  void Add(SequenceUpdate update) override {
+    for (LogitsRow& row : update.logits) {
+      waiting_bytes_ += row.logits.size() * sizeof(float);
+      rows_.push_back(std::move(row));
+    }
+    if (waiting_bytes_ > max_waiting_bytes_) {
+      Abort(absl::ResourceExhaustedError(absl::StrCat("the client reads too slowly: ", waiting_bytes_,
+                                                      " bytes of logits wait, more than ", max_waiting_bytes_)));
+    }
+  }
+  bool Take() override {
+    if (rows_.empty()) return false;
+    const LogitsRow row = std::move(rows_.front());
+    rows_.pop_front();
+    const size_t bytes = row.logits.size() * sizeof(float);
+    waiting_bytes_ -= bytes;
+    current_.set_position(row.position);
+    current_.set_logits(row.logits.data(), bytes);
+    return true;
+  }
+
+  const uint64_t max_waiting_bytes_;
+  uint64_t waiting_bytes_ = 0;
+  std::deque<LogitsRow> rows_;
+};
+
+// Sends one string in chunks.
+class ChunkReactor : public grpc::ServerWriteReactor<trunk::v1::Chunk> {
+ public:
+  ChunkReactor(const absl::Status& status, std::string bytes) : bytes_(std::move(bytes)) {
+    status.ok() ? Next() : Finish(ToGrpc(status));
+  }
+  void OnWriteDone(bool ok) override { ok ? Next() : Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client left")); }
+  void OnDone() override { delete this; }
+
+ private:
+  void Next() {
+    if (offset_ == bytes_.size()) return Finish(grpc::Status::OK);
+    chunk_.set_data(bytes_.substr(offset_, kChunkBytes));
+    offset_ += chunk_.data().size();
+    StartWrite(&chunk_);
+  }
+
+  const std::string bytes_;
+  size_t offset_ = 0;
+  trunk::v1::Chunk chunk_;
+};
+
+}  // namespace
+
+grpc::ServerWriteReactor<trunk::v1::TrunkEvent>* TrunkService::Generate(grpc::CallbackServerContext* context,
+                                                                        const trunk::v1::TrunkRequest* request) {
+  auto reactor = std::make_shared<GenerateReactor>();
+  SequenceRequest sequence = FromProto(*request);
+  sequence.deadline = absl::FromChrono(context->deadline());
+  reactor->Start(trunk_, std::move(sequence));
+  return reactor.get();
+}
+
+grpc::ServerWriteReactor<trunk::v1::ScoreEvent>* TrunkService::Score(grpc::CallbackServerContext* context,
+                                                                     const trunk::v1::ScoreRequest* request) {
+  auto reactor = std::make_shared<ScoreReactor>(options_.max_waiting_logits_bytes);
+  SequenceRequest sequence = FromProto(*request);
+  // A negative position would ask the trunk to generate.
+  sequence.first_logits = std::max(sequence.first_logits, 0);
+  sequence.deadline = absl::FromChrono(context->deadline());
+  reactor->Start(trunk_, std::move(sequence));
+  return reactor.get();
+}
+
+grpc::ServerWriteReactor<trunk::v1::Chunk>* TrunkService::GetModel(grpc::CallbackServerContext*,
+                                                                   const trunk::v1::GetModelRequest*) {
+  const absl::StatusOr<ModelInfo> info = trunk_->Describe();
+  std::string bytes;
+  if (info.ok()) bytes = ToProto(*info).SerializeAsString();
+  return new ChunkReactor(info.status(), std::move(bytes));
+}
+
+grpc::ServerUnaryReactor* TrunkService::GetPool(grpc::CallbackServerContext* context, const trunk::v1::GetPoolRequest*,
+                                                trunk::v1::Pool* response) {
+  const absl::StatusOr<PoolInfo> pool = trunk_->Pool();
+  if (pool.ok()) *response = ToProto(*pool);
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpc(pool.status()));
+  return reactor;
+}
+
+}  // namespace moepool
