@@ -32,16 +32,16 @@ SequenceView View(const Sequence& s) {
 
 class Engine::Call : public TrunkCall {
  public:
-  Call(Engine* engine, SequenceId id, std::shared_ptr<UpdateGate> gate)
-      : engine_(engine), id_(id), gate_(std::move(gate)) {}
+  Call(std::shared_ptr<RequestQueue> queue, SequenceId id, std::shared_ptr<UpdateGate> gate)
+      : queue_(std::move(queue)), id_(id), gate_(std::move(gate)) {}
   ~Call() override {
     gate_->Detach();
-    engine_->queue_.Cancel(id_);
+    queue_->Cancel(id_);
   }
-  void Cancel() override { engine_->queue_.Cancel(id_); }
+  void Cancel() override { queue_->Cancel(id_); }
 
  private:
-  Engine* const engine_;
+  const std::shared_ptr<RequestQueue> queue_;
   const SequenceId id_;
   const std::shared_ptr<UpdateGate> gate_;
 };
@@ -51,7 +51,7 @@ Engine::Engine(Backend* backend, std::shared_ptr<const ModelSource> source, Expe
       source_(std::move(source)),
       pool_(pool),
       options_(std::move(options)),
-      queue_(options_.max_waiting) {}
+      queue_(std::make_shared<RequestQueue>(options_.max_waiting)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend* backend, std::shared_ptr<const ModelSource> source,
                                                        ExpertPool* pool, EngineOptions options) {
@@ -92,7 +92,7 @@ absl::Status Engine::Start() {
 }
 
 Engine::~Engine() {
-  queue_.Close();
+  queue_->Close();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -169,11 +169,11 @@ absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest requ
   sequence->request = std::move(request);
   sequence->arrived = absl::Now();
   accepted_.fetch_add(1);
-  if (absl::Status pushed = queue_.Push(std::move(sequence)); !pushed.ok()) {
+  if (absl::Status pushed = queue_->Push(std::move(sequence)); !pushed.ok()) {
     accepted_.fetch_sub(1);
     return pushed;
   }
-  return std::make_unique<Call>(this, id, std::move(gate));
+  return std::make_unique<Call>(queue_, id, std::move(gate));
 }
 
 EngineStats Engine::Stats() const {
@@ -198,7 +198,7 @@ void Engine::Loop() {
     const bool busy = !running_.empty() || !waiting_.empty();
     const absl::Duration patience =
         !busy ? absl::InfiniteDuration() : (stranded ? kRoutesPoll : absl::ZeroDuration());
-    RequestQueue::Batch batch = queue_.Take(patience, static_cast<int>(waiting_.size()));
+    RequestQueue::Batch batch = queue_->Take(patience, static_cast<int>(waiting_.size()));
     const bool closed = batch.closed;
     Accept(std::move(batch));
     PublishStats();

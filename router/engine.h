@@ -57,7 +57,7 @@ class Engine : public Trunk {
   // Loads the trunk and starts the thread. `backend` and `pool` outlive the engine. ResourceExhausted names the bytes.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend* backend, std::shared_ptr<const ModelSource> source,
                                                         ExpertPool* pool, EngineOptions options);
-  // Running sequences end with Unavailable. Calls are destroyed before the engine.
+  // Running sequences end with Unavailable. Calls may outlive the engine.
   ~Engine() override;
 
   absl::StatusOr<ModelInfo> Describe() override;
@@ -108,7 +108,7 @@ class Engine : public Trunk {
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Scheduler> scheduler_;
-  RequestQueue queue_;
+  const std::shared_ptr<RequestQueue> queue_;  // shared with the calls
   std::atomic<uint64_t> next_id_ = 1;
   std::atomic<uint64_t> accepted_ = 0;  // sequences that were pushed; each is counted as finished or failed in the end
   std::thread thread_;

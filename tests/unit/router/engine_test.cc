@@ -238,8 +238,10 @@ TEST_F(EngineTest, CancelFreesTheBlocksAndOthersGoOn) {
   ASSERT_TRUE(call.ok());
   ASSERT_TRUE(other_call.ok());
   cancelled.WaitIds(2);
+  pool_->Break();  // so that it cannot end by itself first
   (*call)->Cancel();
   EXPECT_EQ(cancelled.WaitFinished().status.code(), absl::StatusCode::kCancelled);
+  pool_->Mend();
   EXPECT_TRUE(other.WaitFinished().status.ok());
   EXPECT_EQ(other.ids(), Run(Request(8, 30)));
   EXPECT_TRUE(engine_->WaitIdle(absl::Minutes(1)));
@@ -337,8 +339,8 @@ TEST_F(EngineTest, ShutDownEndsRunningSequences) {
   ASSERT_TRUE(call.ok());
   collector.WaitIds(1);
   pool_->Break();
-  call->reset();
   engine_.reset();
+  EXPECT_EQ(collector.WaitFinished().status.code(), absl::StatusCode::kUnavailable);
 }
 
 TEST_F(EngineTest, DescribesModelAndPool) {
