@@ -99,66 +99,9 @@ bool AllFinite(const float* x, int64_t n) {
   return largest < 0x7f800000;
 }
 
-bool Norm(const NormWeights& norm, const float* x, int64_t cols, float* y) {
-  const float n = static_cast<float>(cols);
-  const float* centred = x;
-  if (norm.kind == NormKind::kLayer) {
-    const float mean = Sum(x, cols) / n;
-    for (int64_t i = 0; i < cols; ++i) y[i] = x[i] - mean;
-    centred = y;
-  }
-  const float sum = SumSquares(centred, cols);
-  const float inv = 1.0f / __builtin_sqrtf(sum / n + norm.eps);
-  for (int64_t i = 0; i < cols; ++i) {
-    const float scaled = (centred[i] * inv) * norm.weight[i];
-    y[i] = norm.bias != nullptr ? scaled + norm.bias[i] : scaled;
-  }
-  return Finite(sum) && AllFinite(y, cols);
-}
-
 // --- Activations ---
 
 inline constexpr float kSmallestMaximum = 1e-30f;
-
-bool QuantizeRow(const float* x, int64_t cols, int8_t* q, float* scale) {
-  bool finite = true;
-  for (int64_t b = 0; b < cols / kQuantBlock; ++b, x += kQuantBlock, q += kQuantBlock) {
-    uint32_t largest = 0;
-    for (int i = 0; i < kQuantBlock; ++i) {
-      const uint32_t magnitude = FloatBits(x[i]) & 0x7fffffff;
-      largest = magnitude > largest ? magnitude : largest;
-    }
-    const bool bad = largest >= 0x7f800000;
-    finite = finite && !bad;
-    const float maximum = BitsFloat(largest);
-    if (bad || maximum < kSmallestMaximum) {
-      scale[b] = 0;
-      for (int i = 0; i < kQuantBlock; ++i) q[i] = 0;
-      continue;
-    }
-    scale[b] = maximum / 127.0f;
-    const float inverse = 127.0f / maximum;
-    for (int i = 0; i < kQuantBlock; ++i) {
-      // Adding 1.5 * 2^23 rounds to nearest even, as VCVTPS2DQ does.
-      const int32_t n =
-          static_cast<int32_t>(FloatBits(x[i] * inverse + kExpRoundMagic) - FloatBits(kExpRoundMagic));
-      q[i] = static_cast<int8_t>(n > 127 ? 127 : n < -127 ? -127 : n);
-    }
-  }
-  return finite;
-}
-
-void BlockSums(const int8_t* q, const float* scale, int64_t cols, int16_t* half_sums, float* scaled_sums) {
-  for (int64_t b = 0; b < cols / kQuantBlock; ++b) {
-    int sum[2] = {0, 0};
-    for (int i = 0; i < kQuantBlock; ++i) sum[i / 16] += q[b * kQuantBlock + i];
-    if (half_sums != nullptr) {
-      half_sums[2 * b] = static_cast<int16_t>(sum[0]);
-      half_sums[2 * b + 1] = static_cast<int16_t>(sum[1]);
-    }
-    if (scaled_sums != nullptr) scaled_sums[b] = scale[b] * static_cast<float>(sum[0] + sum[1]);
-  }
-}
 
 void Scale(const float* x, float factor, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
@@ -197,6 +140,11 @@ void StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot
   auto* const values = reinterpret_cast<uint16_t*>(v_block) + slot * head_dim;
   for (int d = 0; d < head_dim; ++d) keys[kKvBlockTokens * d + slot] = F32ToF16(k[d]);
   for (int d = 0; d < head_dim; ++d) values[d] = F32ToF16(v[d]);
+}
+
+void FinishSplit(int head_dim, float sum, const float* acc, float* out) {
+  const float inverse = 1.0f / sum;
+  for (int d = 0; d < head_dim; ++d) out[d] = acc[d] * inverse;
 }
 
 }  // namespace

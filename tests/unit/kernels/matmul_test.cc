@@ -1,0 +1,225 @@
+// Matrix products: every instruction set against the scalar form bit for bit, the scalar form against f64.
+#include <algorithm>
+#include <tuple>
+
+#include "common/kernels/packed.h"
+#include "tests/unit/kernels/kernel_testing.h"
+
+namespace moepool {
+namespace {
+
+// Random activations in both forms, with the sums.
+struct Rows {
+  Rows(int64_t rows, int64_t cols, uint64_t seed, float magnitude = 1.0f) : cols(cols) {
+    std::mt19937_64 rng(seed);
+    std::normal_distribution<float> normal;
+    const int64_t padded = (cols + 31) / 32 * 32;
+    f32.resize(rows * cols);
+    q.resize(rows * padded);
+    scale.resize(rows * padded / 32);
+    half_sums.resize(2 * scale.size());
+    scaled_sums.resize(scale.size());
+    for (float& x : f32) x = normal(rng) * magnitude;
+    for (int8_t& x : q) x = static_cast<int8_t>(static_cast<int>(rng() % 255) - 127);
+    for (float& x : scale) x = std::abs(normal(rng)) * magnitude;
+    FillSums();
+    for (int64_t i = 0; i < rows; ++i) index.push_back(static_cast<int32_t>(i));
+  }
+  void FillSums() {
+    ScalarKernels()->block_sums(q.data(), scale.data(), static_cast<int64_t>(q.size()), half_sums.data(),
+                                scaled_sums.data());
+  }
+  ActivationRows View() const {
+    return {q.data(),   scale.data(), half_sums.data(), scaled_sums.data(),
+            f32.data(), cols,         index.data(),     static_cast<int64_t>(index.size())};
+  }
+  int64_t cols;
+  std::vector<float> f32;
+  std::vector<int8_t> q;
+  std::vector<float> scale;
+  std::vector<int16_t> half_sums;
+  std::vector<float> scaled_sums;
+  std::vector<int32_t> index;
+};
+
+std::vector<float> Multiply(const KernelTable& table, const PackedMatrix& w, const Rows& x) {
+  const int64_t width = w.groups() * kGroupRows;
+  GuardedFloats out(x.index.size() * width, 3);
+  table.matmul[static_cast<int>(w.dtype)](w.weights, 0, w.groups(), x.View(), out.data(), width);
+  EXPECT_TRUE(out.GuardsHold());
+  return out.Values();
+}
+
+class MatMulTest : public ::testing::TestWithParam<DType> {};
+
+INSTANTIATE_TEST_SUITE_P(AllTypes, MatMulTest,
+                         ::testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ4_1,
+                                           DType::kQ8_0, DType::kQ4_K, DType::kQ6_K),
+                         [](const auto& info) { return std::string(Info(info.param).name); });
+
+TEST_P(MatMulTest, SimdEqualsScalarOverShapes) {
+  const bool quantized = Info(GetParam()).quantized;
+  for (const KernelTable* table : SimdTables()) {
+    for (int64_t rows : {0, 1, 15, 16, 17, 33, 80}) {
+      for (auto [col_begin, cols] : std::vector<std::pair<int64_t, int64_t>>{
+               {0, 0}, {0, 32}, {0, 256}, {32, 96}, {224, 64}, {96, 576}, {0, quantized ? 320 : 43}}) {
+        for (int64_t tokens : {0, 1, 2, 3, 4, 5, 7, 8, 9, 33}) {
+          const RandomWeights w = MakeWeights(GetParam(), rows, col_begin, cols, Scales::kOrdinary,
+                                              Codes::kRandom, kTestSeed + rows + cols);
+          auto packed = Pack(w.view);
+          ASSERT_TRUE(packed.ok()) << packed.status();
+          const Rows x(tokens, cols, kTestSeed + tokens);
+          EXPECT_TRUE(SameFloats(Multiply(*ScalarKernels(), *packed, x), Multiply(*table, *packed, x)))
+              << table->name << ", rows " << rows << ", columns " << col_begin << " + " << cols << ", tokens "
+              << tokens;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MatMulTest, SimdEqualsScalarAtExtremes) {
+  for (const KernelTable* table : SimdTables()) {
+    for (Scales scales : {Scales::kOrdinary, Scales::kTiny, Scales::kHuge}) {
+      for (Codes codes : {Codes::kRandom, Codes::kAllZeroBits, Codes::kAllOneBits, Codes::kSignBit}) {
+        for (int q : {-127, 0, 127}) {
+          for (float magnitude : {1.0f, 1e-38f, 1e36f}) {
+            const RandomWeights w = MakeWeights(GetParam(), 33, 0, 512, scales, codes, kTestSeed);
+            auto packed = Pack(w.view);
+            ASSERT_TRUE(packed.ok()) << packed.status();
+            Rows x(5, 512, kTestSeed, magnitude);
+            std::fill(x.q.begin(), x.q.end(), static_cast<int8_t>(q));
+            x.FillSums();
+            EXPECT_TRUE(SameFloats(Multiply(*ScalarKernels(), *packed, x), Multiply(*table, *packed, x)))
+                << table->name << ", codes " << static_cast<int>(codes) << ", scales "
+                << static_cast<int>(scales) << ", q " << q << ", magnitude " << magnitude;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Each block adds at most 2 rounded factors and 2 rounded fma: with u = 2^-24 and S the sum of the magnitudes
+// of all terms, the error is under u S (2 blocks + 4), and under u S (columns + 1) for plain types.
+TEST_P(MatMulTest, ScalarIsNearF64) {
+  const bool quantized = Info(GetParam()).quantized;
+  for (auto [col_begin, cols] : std::vector<std::pair<int64_t, int64_t>>{{0, 256}, {64, 736}, {480, 32}}) {
+    const RandomWeights w =
+        MakeWeights(GetParam(), 33, col_begin, cols, Scales::kOrdinary, Codes::kRandom, kTestSeed + cols);
+    auto packed = Pack(w.view);
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    const Rows x(3, cols, kTestSeed);
+    const std::vector<float> y = Multiply(*ScalarKernels(), *packed, x);
+    std::vector<float> row(cols);
+    double largest_error = 0;
+    for (int64_t r = 0; r < 33; ++r) {
+      DequantizeRow(w.view, r, row.data());
+      for (int64_t t = 0; t < 3; ++t) {
+        double sum = 0;
+        double magnitude = 0;
+        for (int64_t c = 0; c < cols; ++c) {
+          const int64_t at = t * cols + c;
+          const double v = quantized ? double{x.scale[at / 32]} * x.q[at] : double{x.f32[at]};
+          sum += row[c] * v;
+          magnitude += 2 * w.largest * std::abs(v);  // scale * code, and the minimum where there is one
+        }
+        const double terms =
+            quantized ? 2.0 * static_cast<double>(cols) / 32 + 4 : static_cast<double>(cols) + 1;
+        const double error = std::abs(sum - y[t * 48 + r]);
+        EXPECT_LE(error, 0x1p-24 * magnitude * terms);
+        largest_error = std::max(largest_error, error);
+      }
+    }
+    if (cols > 32) {
+      EXPECT_GT(largest_error, 0)
+          << "an exact result would mean that the test compares the kernel with itself";
+    }
+  }
+}
+
+TEST_P(MatMulTest, RowsDoNotDependOnTheirBatch) {
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  const RandomWeights w = MakeWeights(GetParam(), 40, 32, 288, Scales::kOrdinary, Codes::kRandom, kTestSeed);
+  auto packed = Pack(w.view);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  for (const KernelTable* table : tables) {
+    Rows x(9, 288, kTestSeed);
+    const std::vector<float> all = Multiply(*table, *packed, x);
+    for (int32_t row = 0; row < 9; ++row) {
+      x.index = {row};
+      EXPECT_TRUE(
+          SameFloats(Multiply(*table, *packed, x), {all.begin() + row * 48, all.begin() + (row + 1) * 48}));
+    }
+    x.index = {8, 0, 8, 3, 3};
+    const std::vector<float> picked = Multiply(*table, *packed, x);
+    for (size_t i = 0; i < x.index.size(); ++i) {
+      const std::vector<float> one(picked.begin() + i * 48, picked.begin() + (i + 1) * 48);
+      EXPECT_TRUE(SameFloats(one, {all.begin() + x.index[i] * 48, all.begin() + (x.index[i] + 1) * 48}));
+    }
+  }
+}
+
+TEST_P(MatMulTest, RangesOfGroupsAndStridesTouchNothingElse) {
+  const RandomWeights w = MakeWeights(GetParam(), 80, 0, 256, Scales::kOrdinary, Codes::kRandom, kTestSeed);
+  auto packed = Pack(w.view);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  const Rows x(3, 256, kTestSeed);
+  const std::vector<float> all = Multiply(*ScalarKernels(), *packed, x);
+  for (const KernelTable* table : tables) {
+    std::vector<float> out(3 * 100, -7.0f);
+    table->matmul[static_cast<int>(GetParam())](packed->weights, 1, 4, x.View(), out.data(), 100);
+    for (int t = 0; t < 3; ++t) {
+      for (int i = 0; i < 100; ++i) {
+        EXPECT_EQ(out[t * 100 + i], i < 48 ? all[t * 80 + 16 + i] : -7.0f) << table->name;
+      }
+    }
+  }
+}
+
+TEST_P(MatMulTest, PaddedRowsAreZero) {
+  const RandomWeights w = MakeWeights(GetParam(), 17, 0, 256, Scales::kOrdinary, Codes::kRandom, kTestSeed);
+  auto packed = Pack(w.view);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  const std::vector<float> y = Multiply(*ScalarKernels(), *packed, Rows(1, 256, kTestSeed));
+  for (int i = 17; i < 32; ++i) EXPECT_EQ(y[i], 0);
+}
+
+TEST_P(MatMulTest, PackRefusesScalesThatAreNotFinite) {
+  RandomWeights w = MakeWeights(GetParam(), 3, 0, 256, Scales::kOrdinary, Codes::kRandom, kTestSeed);
+  const DTypeInfo& info = Info(GetParam());
+  // The last block of the last row; where its (only, or first) scale lies.
+  std::byte* const block = w.bytes.data() + w.bytes.size() - info.block_bytes;
+  const size_t at = GetParam() == DType::kQ6_K ? 208 : GetParam() == DType::kF32 ? 2 : 0;
+  block[at] = std::byte{0x80};
+  block[at + 1] = GetParam() == DType::kF32 || GetParam() == DType::kBF16 ? std::byte{0x7f} : std::byte{0x7c};
+  const auto packed = Pack(w.view);
+  EXPECT_EQ(packed.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(std::string(packed.status().message()).find("row 2"), std::string::npos) << packed.status();
+}
+
+TEST(PackTest, RefusesColumnsThatFitNoBlock) {
+  const RandomWeights w = MakeWeights(DType::kQ4_0, 2, 0, 64, Scales::kOrdinary, Codes::kRandom, kTestSeed);
+  for (auto [begin, cols] : {std::pair<int64_t, int64_t>{0, 40}, {8, 32}, {0, -32}}) {
+    MatrixView view = w.view;
+    view.col_begin = begin;
+    view.cols = cols;
+    EXPECT_EQ(Pack(view).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(PackTest, IsAlignedAndKeepsCodesAndScalesAsTheyWere) {
+  const RandomWeights w =
+      MakeWeights(DType::kQ4_K, 16, 0, 1024, Scales::kOrdinary, Codes::kRandom, kTestSeed);
+  auto packed = Pack(w.view);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(packed->weights.data) % 64, 0u);
+  // 4-bit codes, 8-bit scales and minima for every 32 columns, two f16 for every 256: 4.625 bits a weight.
+  EXPECT_EQ(packed->bytes.bytes(), 16 * 1024 * 4.625 / 8);
+}
+
+}  // namespace
+}  // namespace moepool

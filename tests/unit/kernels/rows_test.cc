@@ -1,0 +1,264 @@
+// Kernels over single rows: every instruction set against the scalar form bit for bit, the scalar form
+// against f64.
+#include <limits>
+
+#include "common/base/math.h"
+#include "tests/unit/kernels/kernel_testing.h"
+
+namespace moepool {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+std::vector<float> Random(size_t n, uint64_t seed, float magnitude = 1.0f) {
+  std::mt19937_64 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(n);
+  for (float& v : x) v = normal(rng) * magnitude;
+  return x;
+}
+
+// All exponents and signs, NaN and infinities among them, each with random mantissas.
+std::vector<float> AllKinds(uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  std::vector<float> x;
+  for (uint32_t top = 0; top < 512; ++top) {
+    for (int i = 0; i < 257; ++i)
+      x.push_back(std::bit_cast<float>(top << 23 | static_cast<uint32_t>(rng() & 0x7fffff)));
+    x.push_back(std::bit_cast<float>(top << 23));
+    x.push_back(std::bit_cast<float>(top << 23 | 0x7fffff));
+  }
+  return x;
+}
+
+TEST(RowKernelsTest, ExpEqualsTheScalarFunction) {
+  std::vector<float> x = AllKinds(kTestSeed);
+  for (float v = -110; v < 95; v += 0.00731f) x.push_back(v);
+  std::vector<float> expected;
+  for (float v : x) expected.push_back(Exp(v));
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  for (const KernelTable* table : tables) {
+    GuardedFloats y(x.size(), 1);
+    table->exp(x.data(), static_cast<int64_t>(x.size()), y.data());
+    EXPECT_TRUE(y.GuardsHold());
+    EXPECT_TRUE(SameFloats(y.Values(), expected)) << table->name;
+  }
+}
+
+TEST(RowKernelsTest, SiluMulEqualsScalar) {
+  const std::vector<float> gate = AllKinds(kTestSeed);
+  const std::vector<float> up = Random(gate.size(), kTestSeed);
+  for (const KernelTable* table : SimdTables()) {
+    for (size_t n : {size_t{0}, size_t{1}, size_t{7}, size_t{33}, gate.size()}) {
+      GuardedFloats a(n, 5);
+      GuardedFloats b(n, 2);
+      ScalarKernels()->silu_mul(gate.data(), up.data(), static_cast<int64_t>(n), a.data());
+      table->silu_mul(gate.data(), up.data(), static_cast<int64_t>(n), b.data());
+      EXPECT_TRUE(b.GuardsHold());
+      EXPECT_TRUE(SameFloats(a.Values(), b.Values())) << table->name << " " << n;
+    }
+  }
+}
+
+TEST(RowKernelsTest, SiluMulIsNearF64AndMayWriteOverItsGate) {
+  std::vector<float> gate = Random(1000, kTestSeed, 8.0f);
+  const std::vector<float> up = Random(1000, kTestSeed + 1);
+  const std::vector<float> original = gate;
+  ScalarKernels()->silu_mul(gate.data(), up.data(), 1000, gate.data());
+  for (int i = 0; i < 1000; ++i) {
+    const double expected = original[i] / (1 + std::exp(-double{original[i]})) * up[i];
+    EXPECT_NEAR(gate[i], expected, 6 * 0x1p-24 * std::abs(expected));  // exp within 2 ulp and three roundings
+  }
+}
+
+struct NormCase {
+  NormKind kind;
+  bool bias;
+};
+
+TEST(RowKernelsTest, NormEqualsScalarAndIsNearF64) {
+  for (const NormCase& c :
+       {NormCase{NormKind::kRms, false}, {NormKind::kRms, true}, {NormKind::kLayer, true}}) {
+    for (int64_t cols : {1, 7, 8, 15, 16, 17, 31, 64, 576, 1003}) {
+      const std::vector<float> x = Random(cols + 1, kTestSeed + cols, 3.0f);
+      const std::vector<float> weight = Random(cols, kTestSeed + 1);
+      const std::vector<float> bias = Random(cols, kTestSeed + 2);
+      const NormWeights norm = {c.kind, weight.data(), c.bias ? bias.data() : nullptr, 1e-5f};
+      GuardedFloats expected(cols, 1);
+      ASSERT_TRUE(ScalarKernels()->norm(norm, x.data() + 1, cols, expected.data()));
+      for (const KernelTable* table : SimdTables()) {
+        GuardedFloats y(cols, 3);
+        EXPECT_TRUE(table->norm(norm, x.data() + 1, cols, y.data()));
+        EXPECT_TRUE(y.GuardsHold());
+        EXPECT_TRUE(SameFloats(y.Values(), expected.Values())) << table->name << " " << cols;
+      }
+      double mean = 0;
+      for (int64_t i = 0; i < cols; ++i) mean += x[i + 1];
+      mean = c.kind == NormKind::kLayer ? mean / static_cast<double>(cols) : 0;
+      double squares = 0;
+      for (int64_t i = 0; i < cols; ++i) squares += (x[i + 1] - mean) * (x[i + 1] - mean);
+      const double inv = 1 / std::sqrt(squares / static_cast<double>(cols) + norm.eps);
+      for (int64_t i = 0; i < cols; ++i) {
+        const double y = (x[i + 1] - mean) * inv * weight[i] + (c.bias ? bias[i] : 0);
+        // A layer of one column is 0 but for the rounding of its mean, magnified by 1 / sqrt(eps).
+        EXPECT_NEAR(expected.data()[i], y, 1e-5 * (1 + std::abs(y)) + (cols == 1 ? 1e-4 : 0));
+      }
+    }
+  }
+}
+
+TEST(RowKernelsTest, NormReportsWhatIsNotFinite) {
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  for (const KernelTable* table : tables) {
+    for (int at : {0, 17, 39}) {
+      for (float bad :
+           {kInf, -kInf, std::numeric_limits<float>::quiet_NaN(), 3e38f}) {  // the last: its square
+        std::vector<float> x = Random(40, kTestSeed);
+        const std::vector<float> weight(40, 1.0f);
+        std::vector<float> y(40);
+        x[at] = bad;
+        EXPECT_FALSE(table->norm({NormKind::kRms, weight.data(), nullptr, 1e-5f}, x.data(), 40, y.data()));
+      }
+    }
+    const std::vector<float> x = Random(40, kTestSeed);
+    std::vector<float> weight(40, 1.0f);
+    weight[38] = kInf;
+    std::vector<float> y(40);
+    EXPECT_FALSE(table->norm({NormKind::kRms, weight.data(), nullptr, 1e-5f}, x.data(), 40, y.data()));
+  }
+}
+
+TEST(RowKernelsTest, QuantizeEqualsScalar) {
+  for (const KernelTable* table : SimdTables()) {
+    for (float magnitude : {1.0f, 1e-42f, 1e-31f, 3e-30f, 1e-20f, 1e38f}) {
+      std::vector<float> x = Random(32 * 50 + 1, kTestSeed, magnitude);
+      // Halves of a step, where only rounding to even decides: maximum 127, so the scale is 1.
+      for (int i = 0; i < 32; ++i) x[1 + i] = i == 0 ? 127.0f : static_cast<float>(i) - 15.5f;
+      x[1 + 40] = kInf;
+      x[1 + 70] = std::numeric_limits<float>::quiet_NaN();
+      std::vector<int8_t> qa(1600 + 64, 77), qb(1600 + 64, 77);
+      std::vector<float> sa(50 + 2, -3), sb(50 + 2, -3);
+      EXPECT_FALSE(ScalarKernels()->quantize(x.data() + 1, 1600, qa.data() + 31, sa.data() + 1));
+      EXPECT_FALSE(table->quantize(x.data() + 1, 1600, qb.data() + 31, sb.data() + 1));
+      EXPECT_EQ(qa, qb) << magnitude;
+      EXPECT_TRUE(SameFloats(sa, sb)) << magnitude;
+      EXPECT_EQ(qa[31], 127);
+      EXPECT_EQ(qa[32], -14);  // -14.5
+      EXPECT_EQ(qa[33], -14);  // -13.5
+      EXPECT_EQ(sa[2], 0);     // the block that holds infinity
+      EXPECT_EQ(sa[3], 0);
+      for (int i : {0, 30, 31 + 1600, 1663}) EXPECT_EQ(qb[i], 77);
+      EXPECT_EQ(sb[0], -3);
+      EXPECT_EQ(sb[51], -3);
+    }
+  }
+}
+
+TEST(RowKernelsTest, QuantizeIsWithinHalfAStep) {
+  const std::vector<float> x = Random(3200, kTestSeed);
+  std::vector<int8_t> q(3200);
+  std::vector<float> scale(100);
+  ASSERT_TRUE(ScalarKernels()->quantize(x.data(), 3200, q.data(), scale.data()));
+  for (int i = 0; i < 3200; ++i) EXPECT_NEAR(q[i] * scale[i / 32], x[i], 0.50001 * scale[i / 32]);
+  const std::vector<float> small(32, 0.9e-30f);
+  ASSERT_TRUE(ScalarKernels()->quantize(small.data(), 32, q.data(), scale.data()));
+  EXPECT_EQ(scale[0], 0);
+  EXPECT_EQ(q[0], 0);
+}
+
+TEST(RowKernelsTest, BlockSumsEqualScalar) {
+  for (const KernelTable* table : SimdTables()) {
+    std::mt19937_64 rng(kTestSeed);
+    std::vector<int8_t> q(1 + 32 * 40);
+    for (int8_t& v : q) v = static_cast<int8_t>(static_cast<int>(rng() % 255) - 127);
+    for (int i = 1; i < 33; ++i) q[i] = -127;
+    for (int i = 33; i < 65; ++i) q[i] = 127;
+    const std::vector<float> scale = Random(40, kTestSeed);
+    std::vector<int16_t> ha(80), hb(80);
+    std::vector<float> sa(40), sb(40);
+    ScalarKernels()->block_sums(q.data() + 1, scale.data(), 1280, ha.data(), sa.data());
+    table->block_sums(q.data() + 1, scale.data(), 1280, hb.data(), sb.data());
+    EXPECT_EQ(ha, hb);
+    EXPECT_TRUE(SameFloats(sa, sb));
+    EXPECT_EQ(ha[0], -16 * 127);
+    EXPECT_EQ(ha[3], 16 * 127);
+    EXPECT_EQ(sa[1], scale[1] * (32 * 127));
+  }
+}
+
+TEST(RowKernelsTest, SmallLoopsEqualScalar) {
+  const std::vector<float> x = AllKinds(kTestSeed);
+  for (const KernelTable* table : SimdTables()) {
+    for (int64_t n : {0, 1, 9, 64, 1001}) {
+      GuardedFloats a(n, 1), b(n, 2);
+      ScalarKernels()->scale(x.data() + 1, 0.3f, n, a.data());
+      table->scale(x.data() + 1, 0.3f, n, b.data());
+      ScalarKernels()->add(x.data() + 40000, n, a.data());
+      table->add(x.data() + 40000, n, b.data());
+      EXPECT_TRUE(SameFloats(a.Values(), b.Values()));
+      EXPECT_TRUE(b.GuardsHold());
+    }
+    std::vector<float> y(37, 1.0f);
+    EXPECT_TRUE(table->finite(y.data(), 37));
+    for (int i : {0, 20, 36}) {
+      y[i] = -kInf;
+      EXPECT_FALSE(table->finite(y.data(), 37));
+      EXPECT_FALSE(ScalarKernels()->finite(y.data(), 37));
+      y[i] = 1;
+    }
+  }
+}
+
+TEST(RowKernelsTest, RotateEqualsScalarAndRotates) {
+  for (RopeKind kind : {RopeKind::kInterleaved, RopeKind::kNeox}) {
+    for (int dims : {0, 2, 6, 64, 96}) {
+      std::vector<float> cos, sin;
+      for (int i = 0; i < dims / 2; ++i) {
+        cos.push_back(std::cos(0.3f + static_cast<float>(i)));
+        sin.push_back(std::sin(0.3f + static_cast<float>(i)));
+      }
+      const std::vector<float> x = Random(96, kTestSeed);
+      std::vector<float> expected = x;
+      ScalarKernels()->rotate(kind, cos.data(), sin.data(), dims, expected.data());
+      for (const KernelTable* table : SimdTables()) {
+        std::vector<float> y = x;
+        table->rotate(kind, cos.data(), sin.data(), dims, y.data());
+        EXPECT_TRUE(SameFloats(y, expected)) << table->name;
+      }
+      for (int i = 0; i < dims / 2; ++i) {
+        const int a = kind == RopeKind::kNeox ? i : 2 * i;
+        const int b = kind == RopeKind::kNeox ? i + dims / 2 : 2 * i + 1;
+        EXPECT_NEAR(expected[a], x[a] * cos[i] - x[b] * sin[i], 1e-6);
+        EXPECT_NEAR(expected[b], x[a] * sin[i] + x[b] * cos[i], 1e-6);
+      }
+      for (int i = dims; i < 96; ++i) EXPECT_EQ(expected[i], x[i]);
+    }
+  }
+}
+
+TEST(RowKernelsTest, StoreKvRoundsToNearestEvenInEveryTable) {
+  const std::vector<float> all = AllKinds(kTestSeed);
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  for (const KernelTable* table : tables) {
+    for (int dim : {2, 6, 64, 100}) {
+      for (size_t at = 0; at + 2 * dim < all.size(); at += 997) {
+        std::vector<uint16_t> k(16 * dim, 0x1234), v(16 * dim, 0x1234);
+        const int slot = static_cast<int>(at % 16);
+        table->store_kv(KvType::kF16, all.data() + at, all.data() + at + dim, dim, slot,
+                        reinterpret_cast<std::byte*>(k.data()), reinterpret_cast<std::byte*>(v.data()));
+        for (int d = 0; d < dim; ++d) {
+          for (int s = 0; s < 16; ++s) {
+            ASSERT_EQ(k[16 * d + s], s == slot ? FloatToHalf(all[at + d]) : 0x1234) << table->name;
+            ASSERT_EQ(v[dim * s + d], s == slot ? FloatToHalf(all[at + dim + d]) : 0x1234) << table->name;
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moepool
