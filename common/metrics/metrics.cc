@@ -1,10 +1,46 @@
 #include "common/metrics/metrics.h"
 
+#include <utility>
+
+#include "common/base/mutex.h"
 #include "prometheus/text_serializer.h"
 
 namespace moepool {
 
-Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()) {}
+// The registry first, then what was added.
+class Metrics::Sources : public prometheus::Collectable {
+ public:
+  void Add(std::weak_ptr<const prometheus::Collectable> source) {
+    MutexLock lock(&mutex_);
+    sources_.push_back(std::move(source));
+  }
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    std::vector<std::weak_ptr<const prometheus::Collectable>> sources;
+    {
+      MutexLock lock(&mutex_);
+      sources = sources_;
+    }
+    std::vector<prometheus::MetricFamily> families;
+    for (const auto& weak : sources) {
+      const auto source = weak.lock();
+      if (source == nullptr) continue;
+      for (prometheus::MetricFamily& family : source->Collect()) families.push_back(std::move(family));
+    }
+    return families;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  std::vector<std::weak_ptr<const prometheus::Collectable>> sources_ GUARDED_BY(mutex_);
+};
+
+Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()), sources_(std::make_shared<Sources>()) {
+  sources_->Add(registry_);
+}
+
+void Metrics::AddSource(std::weak_ptr<const prometheus::Collectable> source) { sources_->Add(std::move(source)); }
+
+std::shared_ptr<prometheus::Collectable> Metrics::collectable() const { return sources_; }
 
 prometheus::Counter& Metrics::Counter(const std::string& name, const std::string& help, const Labels& labels) {
   return prometheus::BuildCounter().Name("moepool_" + name).Help(help).Register(*registry_).Add(labels);
@@ -19,7 +55,7 @@ prometheus::Histogram& Metrics::Histogram(const std::string& name, const std::st
   return prometheus::BuildHistogram().Name("moepool_" + name).Help(help).Register(*registry_).Add(labels, bounds);
 }
 
-std::string Metrics::Expose() const { return prometheus::TextSerializer().Serialize(registry_->Collect()); }
+std::string Metrics::Expose() const { return prometheus::TextSerializer().Serialize(sources_->Collect()); }
 
 const std::vector<double>& RequestSecondsBounds() {
   static const auto* const bounds = new std::vector<double>{0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "prometheus/collectable.h"
 #include "prometheus/counter.h"
 #include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
@@ -24,12 +25,17 @@ class Metrics {
   prometheus::Gauge& Gauge(const std::string& name, const std::string& help, const Labels& labels = {});
   prometheus::Histogram& Histogram(const std::string& name, const std::string& help, const std::vector<double>& bounds,
                                    const Labels& labels = {});
+  // Numbers that are read elsewhere, at each scrape. `source` is shown as long as somebody else keeps it alive.
+  void AddSource(std::weak_ptr<const prometheus::Collectable> source);
   // The text exposition format, version 0.0.4.
   std::string Expose() const;
-  const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
+  // Everything above, for an exposer.
+  std::shared_ptr<prometheus::Collectable> collectable() const;
 
  private:
+  class Sources;
   std::shared_ptr<prometheus::Registry> registry_;
+  std::shared_ptr<Sources> sources_;
 };
 
 inline constexpr char kMetricsContentType[] = "text/plain; version=0.0.4; charset=utf-8";

@@ -14,7 +14,7 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const Ho
   if (bound.host == "localhost") bound.host = "127.0.0.1";
   try {
     auto exposer = std::make_unique<prometheus::Exposer>(bound.ToString(), 1);
-    exposer->RegisterCollectable(metrics.registry());
+    exposer->RegisterCollectable(metrics.collectable());
     const std::vector<int> ports = exposer->GetListeningPorts();
     if (ports.size() != 1) return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address.ToString()));
     bound.port = static_cast<uint16_t>(ports[0]);
