@@ -1,0 +1,8 @@
+#include "tests/contract/transport/transport_contract.h"
+
+namespace moepool {
+
+INSTANTIATE_TEST_SUITE_P(Core, TransportContractTest, testing::ValuesIn(CoreTransportCases()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace moepool

@@ -1,0 +1,141 @@
+#include <thread>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/base/mutex.h"
+#include "common/rpc/rpc_channel.h"
+#include "common/rpc/rpc_server.h"
+#include "common/transport/grpc_frame.h"
+#include "common/transport/grpc_transport.h"
+#include "grpcpp/server_context.h"
+#include "proto/experts.grpc.pb.h"
+#include "tests/contract/transport/transport_contract.h"
+
+namespace moepool {
+namespace {
+
+constexpr int kMaxMessageBytes = 64 << 20;
+
+class ExchangeService final
+    : public experts::v1::ExpertPool::WithRawCallbackMethod_Exchange<experts::v1::ExpertPool::Service> {
+ public:
+  explicit ExchangeService(const TransportOptions& options) : options_(options) {}
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Exchange(
+      grpc::CallbackServerContext* context) override {
+    AcceptedExchange accepted = AcceptGrpcExchange(context, options_);
+    MutexLock lock(&mutex_);
+    transport_ = std::move(accepted.transport);
+    changed_.NotifyAll();
+    return accepted.reactor;
+  }
+  std::shared_ptr<ExpertTransport> Take() {
+    MutexLock lock(&mutex_);
+    while (transport_ == nullptr) changed_.Wait(&mutex_);
+    return std::move(transport_);
+  }
+
+ private:
+  const TransportOptions options_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::shared_ptr<ExpertTransport> transport_ GUARDED_BY(mutex_);
+};
+
+class GrpcHarness final : public TransportHarness {
+ public:
+  GrpcHarness(FrameHandler handler, const TransportOptions& options) : service_(options) {
+    auto server = RpcServer::Start({.address = {"127.0.0.1", 0}, .max_message_bytes = kMaxMessageBytes}, {&service_});
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    auto client = GrpcExchangeClient::Connect(
+        MakeRpcChannel(server_->address().ToString(), {.max_message_bytes = kMaxMessageBytes}), "session",
+        absl::Now() + absl::Seconds(30), options);
+    EXPECT_TRUE(client.ok()) << client.status();
+    client_ = *std::move(client);
+    transport_ = service_.Take();
+    thread_ = std::thread([this, handler = std::move(handler)] { served_ = client_->Serve(handler); });
+  }
+  ~GrpcHarness() override {
+    KillWorker();
+    transport_ = nullptr;
+    server_ = nullptr;
+  }
+  ExpertTransport& router() override { return *transport_; }
+  void KillWorker() override {
+    if (!thread_.joinable()) return;
+    client_->Stop();
+    thread_.join();
+    EXPECT_FALSE(served_.ok());
+    client_ = nullptr;
+  }
+  void StopServer() {
+    server_->Shutdown(absl::Now());
+    thread_.join();
+  }
+  const absl::Status& served() const { return served_; }
+
+ private:
+  ExchangeService service_;
+  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<GrpcExchangeClient> client_;
+  std::shared_ptr<ExpertTransport> transport_;
+  std::thread thread_;
+  absl::Status served_;
+};
+
+TEST(GrpcTransportTest, AServerThatStopsEndsTheWorkersServe) {
+  GrpcHarness harness([](std::span<const uint8_t>, const FrameWriter&) {}, {});
+  harness.StopServer();
+  EXPECT_FALSE(harness.served().ok());
+  EXPECT_TRUE(harness.router().Lost());
+}
+
+TEST(GrpcTransportTest, ConnectFailsWhereNobodyListens) {
+  const auto client = GrpcExchangeClient::Connect(MakeRpcChannel("127.0.0.1:1"), "session",
+                                                  absl::Now() + absl::Milliseconds(300));
+  EXPECT_FALSE(client.ok());
+}
+
+TEST(GrpcFrameTest, ReadsWhatProtobufWritesAndTheOtherWayRound) {
+  for (const size_t size : {1u, 127u, 128u, 20000u, 300000u}) {
+    std::vector<uint8_t> frame(size);
+    for (size_t i = 0; i < size; ++i) frame[i] = static_cast<uint8_t>(i * 31);
+    experts::v1::Frame message;
+    message.set_data(frame.data(), frame.size());
+    const std::string wire = message.SerializeAsString();
+    // In one slice, and in many that cut the prefix and the data.
+    for (const size_t piece : {wire.size(), size_t{1}, size_t{3}, size_t{1000}}) {
+      if (wire.size() / piece > 5000) continue;
+      std::vector<grpc::Slice> slices;
+      for (size_t at = 0; at < wire.size(); at += piece) slices.emplace_back(wire.substr(at, piece));
+      const auto decoded = DecodeFrameMessage(grpc::ByteBuffer(slices.data(), slices.size()), 1 << 20);
+      ASSERT_TRUE(decoded.ok()) << decoded.status();
+      EXPECT_TRUE(std::equal(frame.begin(), frame.end(), decoded->bytes.begin(), decoded->bytes.end()));
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(decoded->bytes.data()) % 8, 0u);
+    }
+    const grpc::ByteBuffer encoded = EncodeFrameMessage(frame);
+    grpc::Slice flat;
+    ASSERT_TRUE(encoded.DumpToSingleSlice(&flat).ok());
+    EXPECT_EQ(std::string(flat.begin(), flat.end()), wire);
+  }
+}
+
+TEST(GrpcFrameTest, RefusesMalformedMessages) {
+  for (const std::string& wire :
+       {std::string(), std::string("\x0a"), std::string("\x0a\x02x"), std::string("\x0a\x01xy"), std::string("\x12\x01x"),
+        std::string("\x0a\x80"), std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12),
+        std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11), std::string("\x0a\x08") + "12345678"}) {
+    const grpc::Slice slice(wire);
+    EXPECT_EQ(DecodeFrameMessage(grpc::ByteBuffer(&slice, 1), 7).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Grpc, TransportContractTest,
+    testing::Values(TransportCase{"Grpc", [](FrameHandler handler, const TransportOptions& options) {
+                                    return std::unique_ptr<TransportHarness>(
+                                        std::make_unique<GrpcHarness>(std::move(handler), options));
+                                  }}));
+
+}  // namespace
+}  // namespace moepool
