@@ -1,0 +1,298 @@
+// Metadata to configuration: the families, their options, and every hyperparameter out of its range.
+#include "common/model/descriptor.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "common/model/synthetic_plan.h"
+#include "common/model/tokenizer_metadata.h"
+#include "tests/unit/model/test_files.h"
+
+namespace moepool {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+GgufValue U32(uint64_t value) { return {GgufType::kU32, value}; }
+GgufValue F32(double value) { return {GgufType::kF32, value}; }
+GgufValue Text(std::string value) { return {GgufType::kString, std::move(value)}; }
+
+// A synthetic model's metadata and tensors, to be altered.
+class Subject {
+ public:
+  explicit Subject(const SynthSpec& spec) {
+    const SynthPlan plan = *PlanSynthetic(spec);
+    std::string file = plan.header.Serialize();
+    file.resize(file.size() + plan.header.data_bytes());
+    metadata_ = Parse(file)->metadata;
+    for (const SynthTensor& tensor : plan.tensors) tensors_.push_back(tensor.info);
+  }
+  static Subject Dense() { return Subject(SynthSpec()); }
+  static Subject Experts(std::string family) {
+    SynthSpec spec;
+    spec.family = std::move(family);
+    spec.experts = 8;
+    spec.experts_per_token = 3;
+    return Subject(spec);
+  }
+
+  Subject& Set(const std::string& key, GgufValue value) {
+    Remove(key);
+    metadata_.Insert(key, std::move(value));
+    return *this;
+  }
+  Subject& Remove(const std::string& key) {
+    GgufMetadata rest;
+    for (const auto& [name, value] : metadata_.values()) {
+      if (name != key) rest.Insert(name, value);
+    }
+    metadata_ = std::move(rest);
+    return *this;
+  }
+  TensorInfo* Tensor(const std::string& name) {
+    for (TensorInfo& tensor : tensors_) {
+      if (tensor.name == name) return &tensor;
+    }
+    return nullptr;
+  }
+  std::vector<TensorInfo>& tensors() { return tensors_; }
+
+  absl::StatusOr<ModelConfig> Describe() const {
+    const TensorTable table(tensors_);
+    absl::StatusOr<ModelConfig> config = DescribeModel(metadata_, table, "stem");
+    if (!config.ok()) return config;
+    const absl::Status status = CheckTensors(*config, table);
+    if (!status.ok()) return status;
+    return config;
+  }
+  const GgufMetadata& metadata() const { return metadata_; }
+
+ private:
+  GgufMetadata metadata_;
+  std::vector<TensorInfo> tensors_;
+};
+
+void ExpectError(const Subject& subject, absl::StatusCode code, const ::testing::Matcher<std::string>& message) {
+  const absl::Status status = subject.Describe().status();
+  EXPECT_EQ(status.code(), code) << status;
+  EXPECT_THAT(std::string(status.message()), message);
+}
+void ExpectInvalid(const Subject& subject, const ::testing::Matcher<std::string>& message) {
+  ExpectError(subject, absl::StatusCode::kInvalidArgument, message);
+}
+void ExpectUnimplemented(const Subject& subject, const ::testing::Matcher<std::string>& message) {
+  ExpectError(subject, absl::StatusCode::kUnimplemented, message);
+}
+
+TEST(Descriptor, DenseLlama) {
+  const ModelConfig config = *Subject::Dense().Describe();
+  EXPECT_TRUE(config.dense());
+  EXPECT_EQ(config.family, "llama");
+  EXPECT_EQ(config.experts, kDenseSlices);
+  EXPECT_EQ(config.experts_per_token, kDenseSlices);
+  EXPECT_EQ(config.ffn, 128);
+  EXPECT_EQ(config.rope.kind, RopeKind::kInterleaved);
+  EXPECT_EQ(config.rope.dims, config.head_dim);
+  EXPECT_FALSE(config.qk_norm);
+  EXPECT_FALSE(config.tied_embeddings);
+}
+
+TEST(Descriptor, Mixtral) {
+  const ModelConfig config = *Subject::Experts("llama").Describe();
+  EXPECT_EQ(config.gate.kind, GateKind::kSoftmax);
+  EXPECT_TRUE(config.gate.renormalize);
+  EXPECT_EQ(config.experts, 8);
+  EXPECT_EQ(config.experts_per_token, 3);
+}
+
+TEST(Descriptor, Qwen3Moe) {
+  Subject subject = Subject::Experts("qwen3moe");
+  subject.Set("qwen3moe.feed_forward_length", U32(9999));  // not that of an expert
+  const ModelConfig config = *subject.Describe();
+  EXPECT_EQ(config.ffn, 128);
+  EXPECT_TRUE(config.qk_norm);
+  EXPECT_TRUE(config.gate.renormalize);
+  EXPECT_EQ(config.rope.kind, RopeKind::kNeox);
+  EXPECT_FALSE((*subject.Set("qwen3moe.expert_weights_norm", {GgufType::kBool, false}).Describe()).gate.renormalize);
+  ExpectInvalid(subject.Set("qwen3moe.expert_count", U32(0)), HasSubstr("'qwen3moe.expert_count' is 0"));
+}
+
+TEST(Descriptor, DefaultsOfAbsentKeys) {
+  Subject subject = Subject::Dense();
+  for (const char* key : {"general.name", "llama.attention.key_length", "llama.attention.value_length",
+                          "llama.rope.dimension_count", "llama.rope.freq_base", "llama.vocab_size"}) {
+    subject.Remove(key);
+  }
+  const ModelConfig config = *subject.Describe();
+  EXPECT_EQ(config.name, "stem");
+  EXPECT_EQ(config.head_dim, 16);
+  EXPECT_EQ(config.rope.base, 10000.0);
+  EXPECT_EQ(config.vocab_size, 512);
+}
+
+TEST(Descriptor, FamiliesThatAreNotBuiltIn) {
+  ExpectUnimplemented(Subject::Dense().Set("general.architecture", Text("gpt2")),
+                      AllOf(HasSubstr("'gpt2'"), HasSubstr("llama, qwen3moe")));
+  ExpectInvalid(Subject::Dense().Remove("general.architecture"), HasSubstr("'general.architecture' is missing"));
+  ExpectInvalid(Subject::Dense().Set("general.architecture", U32(1)), HasSubstr("is of type u32, expected string"));
+}
+
+TEST(Descriptor, RopeScaling) {
+  Subject subject = Subject::Dense();
+  subject.Set("llama.rope.scaling.type", Text("linear")).Set("llama.rope.scaling.factor", F32(4));
+  EXPECT_EQ(subject.Describe()->rope.linear_factor, 4.0);
+  EXPECT_EQ(subject.Set("llama.rope.scaling.type", Text("none")).Describe()->rope.linear_factor, 1.0);
+  ExpectUnimplemented(subject.Set("llama.rope.scaling.type", Text("yarn")), HasSubstr("is 'yarn', not one of"));
+  EXPECT_EQ(Subject::Dense().Set("llama.rope.scale_linear", F32(2)).Describe()->rope.linear_factor, 2.0);
+  EXPECT_EQ(Subject::Dense().Set("llama.rope.scaling.factor", F32(0)).Describe()->rope.linear_factor, 1.0);
+  ExpectInvalid(Subject::Dense().Set("llama.rope.scaling.factor", F32(-1)), HasSubstr("is -1, expected positive"));
+}
+
+TEST(Descriptor, HyperparametersOutOfRange) {
+  struct Case {
+    const char* key;
+    uint64_t value;
+  };
+  for (const Case& c : std::initializer_list<Case>{{"embedding_length", 0},
+                                                   {"embedding_length", (1 << 20) + 1},
+                                                   {"embedding_length", uint64_t{1} << 32},
+                                                   {"block_count", 0},
+                                                   {"block_count", 1025},
+                                                   {"context_length", 0},
+                                                   {"context_length", 0xffffffff},
+                                                   {"feed_forward_length", 0},
+                                                   {"attention.head_count", 0},
+                                                   {"attention.head_count", 4097},
+                                                   {"attention.head_count_kv", 0},
+                                                   {"attention.head_count_kv", 5},
+                                                   {"attention.head_count_kv", 3},
+                                                   {"attention.key_length", 0},
+                                                   {"attention.key_length", 15},
+                                                   {"attention.key_length", 514},
+                                                   {"attention.value_length", 8},
+                                                   {"rope.dimension_count", 18},
+                                                   {"rope.dimension_count", 7},
+                                                   {"vocab_size", 0}}) {
+    const std::string key = std::string("llama.") + c.key;
+    SCOPED_TRACE(key);
+    ExpectInvalid(Subject::Dense().Set(key, U32(c.value)), AllOf(HasSubstr("'" + key + "' is "),
+                                                                 HasSubstr("expected")));
+  }
+  for (const char* key : {"embedding_length", "block_count", "context_length", "feed_forward_length",
+                          "attention.head_count", "attention.layer_norm_rms_epsilon"}) {
+    SCOPED_TRACE(key);
+    EXPECT_EQ(Subject::Dense().Remove(std::string("llama.") + key).Describe().status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+  ExpectInvalid(Subject::Dense().Set("llama.block_count", F32(2)), HasSubstr("is of type f32, expected an integer"));
+  ExpectInvalid(Subject::Dense().Remove("llama.attention.key_length").Set("llama.attention.head_count", U32(6)),
+                HasSubstr("a divisor of the hidden size 64"));
+}
+
+TEST(Descriptor, FloatsOutOfRange) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const double bad : {0.0, -1.0, nan, inf}) {
+    ExpectInvalid(Subject::Dense().Set("llama.rope.freq_base", F32(bad)), HasSubstr("'llama.rope.freq_base'"));
+    ExpectInvalid(Subject::Dense().Set("llama.attention.layer_norm_rms_epsilon", F32(bad)), HasSubstr("epsilon'"));
+  }
+  ExpectInvalid(Subject::Dense().Set("llama.attention.layer_norm_rms_epsilon", F32(2)), HasSubstr("at most 1"));
+}
+
+TEST(Descriptor, ExpertCounts) {
+  const auto with = [](const char* key, uint64_t value) { return Subject::Experts("llama").Set(key, U32(value)); };
+  ExpectInvalid(with("llama.expert_count", 65537), HasSubstr("is 65537, expected within 0 to 65536"));
+  ExpectInvalid(with("llama.expert_used_count", 9), HasSubstr("is 9, expected within 1 to 8"));
+  ExpectInvalid(with("llama.expert_used_count", 0), HasSubstr("is 0, expected within 1 to 8"));
+  ExpectInvalid(with("llama.expert_count", 7), HasSubstr("'blk.0.ffn_gate_inp.weight' has shape [64, 8], expected [64, 7]"));
+}
+
+TEST(Descriptor, OptionsThatWouldChangeTheAnswer) {
+  ExpectUnimplemented(Subject::Experts("llama").Set("llama.expert_gating_func", U32(2)),
+                      HasSubstr("'llama.expert_gating_func' is 2"));
+  EXPECT_TRUE(Subject::Experts("llama").Set("llama.expert_gating_func", U32(1)).Describe().ok());
+  ExpectUnimplemented(Subject::Experts("qwen3moe").Set("qwen3moe.expert_shared_count", U32(1)), HasSubstr("is 1"));
+  ExpectUnimplemented(Subject::Dense().Set("llama.logit_scale", F32(0.5)), HasSubstr("is 0.5"));
+  ExpectUnimplemented(Subject::Dense().Set("llama.logit_scale", Text("1")), HasSubstr("is '1'"));
+  ExpectUnimplemented(Subject::Dense().Set("llama.attention.sliding_window", U32(128)), HasSubstr("is 128"));
+  EXPECT_TRUE(Subject::Dense().Set("llama.attention.sliding_window", U32(512)).Describe().ok());
+}
+
+TEST(CheckTensors, MissingAndMisshapen) {
+  const Subject whole = Subject::Experts("qwen3moe");
+  for (size_t i = 0; i < Subject(whole).tensors().size(); ++i) {
+    Subject missing = whole;
+    const std::string name = missing.tensors()[i].name;
+    SCOPED_TRACE(name);
+    missing.tensors().erase(missing.tensors().begin() + static_cast<std::ptrdiff_t>(i));
+    if (name == "output.weight") {
+      EXPECT_TRUE(missing.Describe()->tied_embeddings);
+    } else {
+      ExpectInvalid(missing, HasSubstr("'" + name + "' is missing"));
+    }
+    Subject misshapen = whole;
+    misshapen.tensors()[i].dims[0] += 256;
+    ExpectInvalid(misshapen, AllOf(HasSubstr("'" + name + "' has shape ["), HasSubstr("], expected [")));
+  }
+}
+
+TEST(CheckTensors, SwappedDimensionsNameBothShapes) {
+  Subject subject = Subject::Dense();
+  std::swap(subject.Tensor("blk.1.ffn_down.weight")->dims[0], subject.Tensor("blk.1.ffn_down.weight")->dims[1]);
+  ExpectInvalid(subject, HasSubstr("'blk.1.ffn_down.weight' has shape [64, 128], expected [128, 64]"));
+}
+
+TEST(CheckTensors, QuantisedVectorsAndStrangers) {
+  Subject quantised = Subject::Dense();
+  quantised.Tensor("blk.0.attn_norm.weight")->dtype = DType::kQ8_0;
+  ExpectInvalid(quantised, HasSubstr("'blk.0.attn_norm.weight' is of type Q8_0"));
+  Subject stranger = Subject::Dense();
+  stranger.tensors().push_back({"blk.0.attn_sinks.weight", DType::kF32, 1, {4, 1, 1, 1}, 16});
+  ExpectUnimplemented(stranger, HasSubstr("'blk.0.attn_sinks.weight' is not one that family 'llama' uses"));
+  Subject one_bias = Subject::Dense();  // q alone
+  one_bias.tensors().push_back({"blk.0.attn_q.bias", DType::kF32, 1, {64, 1, 1, 1}, 256});
+  ExpectInvalid(one_bias, HasSubstr("'blk.0.attn_k.bias' is missing"));
+}
+
+TEST(FreqFactors, NumberAndValues) {
+  ModelConfig config = *Subject::Dense().Describe();
+  std::vector<float> factors(8, 2.0f);
+  EXPECT_TRUE(SetFreqFactors(factors, &config).ok());
+  EXPECT_EQ(config.rope.freq_factors, factors);
+  factors[3] = 0;
+  EXPECT_THAT(std::string(SetFreqFactors(factors, &config).message()), HasSubstr("factor 3 is 0"));
+  EXPECT_FALSE(SetFreqFactors(std::vector<float>(7, 1.0f), &config).ok());
+}
+
+TEST(TokenizerMetadata, LengthsTypesAndIds) {
+  const auto read = [](Subject subject) { return ReadTokenizer(subject.metadata(), 512); };
+  const TokenizerSpec spec = *read(Subject::Dense());
+  EXPECT_EQ(spec.tokens.size(), 512u);
+  EXPECT_EQ(spec.model, "gpt2");
+  EXPECT_EQ(spec.eos_id, 258);
+  EXPECT_EQ(spec.unk_id, -1);
+  EXPECT_EQ(spec.types[257], TokenType::kControl);
+  EXPECT_EQ(spec.merges[1], "th e");
+  const auto error = [&](const std::string& key, GgufValue value) {
+    return std::string(read(Subject::Dense().Set(key, std::move(value))).status().message());
+  };
+  EXPECT_THAT(error("tokenizer.ggml.eos_token_id", U32(512)), AllOf(HasSubstr("is 512"), HasSubstr("vocabulary, 512")));
+  EXPECT_THAT(error("tokenizer.ggml.tokens", U32(1)), HasSubstr("u32, expected array of string"));
+  EXPECT_THAT(error("tokenizer.ggml.merges", {GgufType::kArray, GgufArray{GgufType::kU8, 1, "x", {}}}),
+              HasSubstr("array of u8, expected array of string"));
+  EXPECT_THAT(error("tokenizer.ggml.token_type", {GgufType::kArray, GgufArray{GgufType::kI8, 2, "\1\1", {}}}),
+              HasSubstr("has 2 elements, expected 512"));
+  EXPECT_THAT(error("tokenizer.ggml.token_type", {GgufType::kArray, GgufArray{GgufType::kI8, 512, std::string(512, '\7'), {}}}),
+              HasSubstr("token 0 has type 7"));
+  EXPECT_EQ(read(Subject::Dense().Set("tokenizer.ggml.eos_token_id", U32(0xffffffff)))->eos_id, -1);
+  EXPECT_TRUE(read(Subject::Dense().Remove("tokenizer.ggml.tokens"))->tokens.empty());
+  Subject llama3 = Subject::Dense();
+  llama3.Set("tokenizer.ggml.pre", Text("llama-bpe")).Remove("tokenizer.ggml.add_bos_token");
+  EXPECT_TRUE(read(llama3)->add_bos);
+}
+
+}  // namespace
+}  // namespace moepool

@@ -1,0 +1,107 @@
+#include "common/model/gate_policy.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+namespace moepool {
+namespace {
+
+ModelConfig Softmax(int experts, int k, bool renormalize, float scale = 1) {
+  ModelConfig config;
+  config.experts = experts;
+  config.experts_per_token = k;
+  config.gate = {GateKind::kSoftmax, renormalize, scale};
+  return config;
+}
+
+std::vector<SelectedExpert> Select(const ModelConfig& config, const std::vector<float>& logits) {
+  std::vector<SelectedExpert> selected(static_cast<size_t>(config.experts_per_token), SelectedExpert{-7, -7});
+  EXPECT_TRUE((*MakeGatePolicy(config))->Select(logits, selected));
+  return selected;
+}
+
+TEST(GatePolicy, DensePicksAllWithWeightOne) {
+  ModelConfig config;
+  config.experts = config.experts_per_token = kDenseSlices;
+  const std::vector<SelectedExpert> selected = Select(config, {});
+  for (int e = 0; e < kDenseSlices; ++e) EXPECT_EQ(selected[e], (SelectedExpert{e, 1.0f}));
+}
+
+TEST(GatePolicy, SoftmaxAgainstItsDefinition) {
+  constexpr uint64_t kSeed = 99;
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  std::mt19937_64 random(kSeed);
+  std::normal_distribution<float> normal(0, 3);
+  for (const auto& [experts, k] : {std::pair(8, 2), {16, 1}, {128, 8}, {5, 5}, {1, 1}, {300, 17}}) {
+    for (const bool renormalize : {false, true}) {
+      std::vector<float> logits(static_cast<size_t>(experts));
+      for (float& logit : logits) logit = normal(random);
+      std::vector<int32_t> order(logits.size());
+      for (size_t e = 0; e < order.size(); ++e) order[e] = static_cast<int32_t>(e);
+      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+      order.resize(static_cast<size_t>(k));
+      std::sort(order.begin(), order.end());
+      double all = 0;
+      double chosen = 0;
+      for (const float logit : logits) all += std::exp(static_cast<double>(logit));
+      for (const int32_t e : order) chosen += std::exp(static_cast<double>(logits[e]));
+      const std::vector<SelectedExpert> selected = Select(Softmax(experts, k, renormalize, 2.5f), logits);
+      for (size_t i = 0; i < order.size(); ++i) {
+        EXPECT_EQ(selected[i].expert, order[i]);
+        const double expected = 2.5 * std::exp(static_cast<double>(logits[order[i]])) / (renormalize ? chosen : all);
+        EXPECT_NEAR(selected[i].weight, expected, 1e-5 * expected);
+      }
+    }
+  }
+}
+
+TEST(GatePolicy, TiesGoToTheLowerExpert) {
+  const auto experts = [](const std::vector<SelectedExpert>& selected) {
+    return std::pair(selected[0].expert, selected[1].expert);
+  };
+  EXPECT_EQ(experts(Select(Softmax(4, 2, true), {1, 1, 1, 1})), std::pair(0, 1));
+  EXPECT_EQ(experts(Select(Softmax(4, 2, true), {0, 1, 2, 1})), std::pair(1, 2));
+  EXPECT_EQ(experts(Select(Softmax(4, 2, true), {0.0f, -0.0f, -1, -2})), std::pair(0, 1));
+  // Probabilities that underflow to 0 alike still differ as logits.
+  EXPECT_EQ(experts(Select(Softmax(4, 2, true), {-900, 0, -800, -700})), std::pair(1, 3));
+}
+
+TEST(GatePolicy, ExtremeLogits) {
+  const float max = std::numeric_limits<float>::max();
+  const std::vector<SelectedExpert> selected = Select(Softmax(3, 2, true), {max, -max, 0});
+  EXPECT_EQ(selected[0], (SelectedExpert{0, 1.0f}));
+  EXPECT_EQ(selected[1], (SelectedExpert{2, 0.0f}));  // a weight of 0 is still selected
+}
+
+TEST(GatePolicy, LogitsThatAreNotFinite) {
+  const auto policy = *MakeGatePolicy(Softmax(4, 2, true));
+  std::vector<SelectedExpert> selected(2);
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    for (size_t at = 0; at < 4; ++at) {
+      std::vector<float> logits = {1, 2, 3, 4};
+      logits[at] = bad;
+      EXPECT_FALSE(policy->Select(logits, selected)) << bad << " at " << at;
+    }
+  }
+}
+
+TEST(GatePolicy, DescriptorsThatAreNotBuiltIn) {
+  ModelConfig sigmoid = Softmax(8, 2, true);
+  sigmoid.gate.kind = GateKind::kSigmoid;
+  EXPECT_EQ(MakeGatePolicy(sigmoid).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(MakeGatePolicy(Softmax(8, 9, true)).ok());
+  EXPECT_FALSE(MakeGatePolicy(Softmax(8, 0, true)).ok());
+  ModelConfig dense;
+  dense.experts = 16;
+  dense.experts_per_token = 2;
+  EXPECT_FALSE(MakeGatePolicy(dense).ok());
+}
+
+}  // namespace
+}  // namespace moepool
