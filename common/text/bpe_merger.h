@@ -20,13 +20,8 @@ class BpeMerger {
       int32_t prev;  // -1: none
       int32_t next;  // -1: none
     };
-    struct Candidate {
-      uint32_t rank;
-      int32_t left;  // position of the left symbol
-      int32_t merged_id;
-    };
     std::vector<Symbol> symbols;
-    std::vector<Candidate> heap;
+    std::vector<uint64_t> heap;  // rank << 32 | position of the left symbol; the least on top
   };
 
   // byte_ids: the token of each single byte, or -1 where there is none.

@@ -1,8 +1,8 @@
 // Byte-level BPE, the "gpt2" model of GGUF files.
 //
-// What departs from the text's own bytes, each as the reference does it: rules that compose (qwen2) encode the NFC of the
-// text; bytes for which a vocabulary has no token are left out (SmolLM2 has none for 21, all but one or two of them
-// bytes that valid UTF-8 never holds).
+// What departs from the text's own bytes, each as in the reference: rules that compose (qwen2) encode the NFC of the text;
+// bytes for which a vocabulary has no token are left out (SmolLM2 has none for 21: those that UTF-8 never holds, the first
+// of planes 4 to 11, and few control characters).
 // A byte that is not part of valid UTF-8 is a piece of its own, and what stands before it is cut as if the text ended there.
 #pragma once
 

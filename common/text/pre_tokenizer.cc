@@ -15,9 +15,25 @@ namespace {
 constexpr uint32_t kMatchLimit = 100'000'000;
 constexpr uint32_t kHeapLimitKib = 64 << 10;
 
+// What Unicode 15 and 16 added to \p{L} and \p{N}: the references classify by Unicode 16, Debian 12's PCRE2 by 14.
+constexpr char kNewLetters[] =
+    "\\x{1C89}-\\x{1C8A}\\x{A7CB}-\\x{A7CD}\\x{A7DA}-\\x{A7DC}\\x{105C0}-\\x{105F3}\\x{10D4A}-\\x{10D65}"
+    "\\x{10D6F}-\\x{10D85}\\x{10EC2}-\\x{10EC4}\\x{1123F}-\\x{11240}\\x{11380}-\\x{11389}\\x{1138B}"
+    "\\x{1138E}\\x{11390}-\\x{113B5}\\x{113B7}\\x{113D1}\\x{113D3}\\x{11BC0}-\\x{11BE0}\\x{11F02}"
+    "\\x{11F04}-\\x{11F10}\\x{11F12}-\\x{11F33}\\x{1342F}\\x{13441}-\\x{13446}\\x{13460}-\\x{143FA}"
+    "\\x{16100}-\\x{1611D}\\x{16D40}-\\x{16D6C}\\x{18CFF}\\x{1B132}\\x{1B155}\\x{1DF25}-\\x{1DF2A}"
+    "\\x{1E030}-\\x{1E06D}\\x{1E4D0}-\\x{1E4EB}\\x{1E5D0}-\\x{1E5ED}\\x{1E5F0}\\x{2B739}"
+    "\\x{2EBF0}-\\x{2EE5D}\\x{31350}-\\x{323AF}";
+constexpr char kNewNumbers[] =
+    "\\x{10D40}-\\x{10D49}\\x{116D0}-\\x{116E3}\\x{11BF0}-\\x{11BF9}\\x{11F50}-\\x{11F59}"
+    "\\x{16130}-\\x{16139}\\x{16D70}-\\x{16D79}\\x{1CCF0}-\\x{1CCF9}\\x{1D2C0}-\\x{1D2D3}"
+    "\\x{1E4F0}-\\x{1E4F9}\\x{1E5F1}-\\x{1E5FA}";
+// Unicode 17's: known to the code that cuts out SmolLM's digits, and not yet to the reference's expressions.
+constexpr char kNewestDigits[] = "\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}";
+
 struct Rule {
   std::string_view names[3];  // the first is the name proper
-  std::string_view pattern;   // S, L, N within <> stand for the classes below
+  std::string_view pattern;   // <S>, <L>, <N>, <D> stand for what Expand makes of them
   bool composes;
   bool takes_whole_words;
 };
@@ -26,7 +42,7 @@ struct Rule {
 // digits end a run of spaces as the end of the text does.
 constexpr Rule kRules[] = {
     {{"smollm"},
-     "[<N>]|'(?:[stmd]|re|ve|ll)| ?[<L>]+| ?[^<S><L><N>]+|[<S>]+(?![^<S><N>])|[<S>]+",
+     "[<D>]|'(?:[stmd]|re|ve|ll)| ?[<L>]+| ?[^<S><L><D>]+|[<S>]+(?![^<S><D>])|[<S>]+",
      false,
      false},
     {{"gpt-2", "gpt2"},
@@ -46,9 +62,12 @@ constexpr Rule kRules[] = {
 };
 
 // White space is spelled out: PCRE2's \s also takes U+180E, which has not been a space since Unicode 6.3.
-std::string Expand(std::string_view rule) {
-  const std::string pattern(rule);
-  return absl::StrReplaceAll(pattern, {{"<S>", "\\t-\\r\\x{85}\\p{Z}"}, {"<L>", "\\p{L}"}, {"<N>", "\\p{N}"}});
+std::string Expand(std::string_view pattern) {
+  const std::string numbers = absl::StrCat("\\p{N}", kNewNumbers);
+  return absl::StrReplaceAll(std::string(pattern), {{"<S>", "\\t-\\r\\x{85}\\p{Z}"},
+                                                    {"<L>", absl::StrCat("\\p{L}", kNewLetters)},
+                                                    {"<N>", numbers},
+                                                    {"<D>", absl::StrCat(numbers, kNewestDigits)}});
 }
 
 std::string Message(int error) {

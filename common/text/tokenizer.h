@@ -1,4 +1,5 @@
-// Ids from text and back. Encoding takes any bytes, invalid UTF-8 included, and loses none of them.
+// Ids from text and back. Encoding takes any bytes, invalid UTF-8 included, and loses none of them for which the
+// vocabulary has tokens.
 #pragma once
 
 #include <cstdint>
