@@ -11,7 +11,8 @@
 namespace moepool {
 namespace {
 
-// Rows of logits computed at a time: a step that scores a whole chunk would otherwise hold rows * vocab floats.
+// Rows of logits computed at a time: a step that scores a whole chunk would otherwise hold rows * vocab
+// floats.
 constexpr int kHeadRows = 32;
 
 }  // namespace
@@ -19,16 +20,19 @@ constexpr int kHeadRows = 32;
 Decoder::Decoder(Backend* backend, std::shared_ptr<const ModelSource> source, int max_rows)
     : backend_(backend), source_(std::move(source)), config_(source_->Config()), max_rows_(max_rows) {}
 
-absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(Backend* backend, std::shared_ptr<const ModelSource> source,
+absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(Backend* backend,
+                                                         std::shared_ptr<const ModelSource> source,
                                                          int max_rows) {
-  if (max_rows < 1) return absl::InvalidArgumentError(StrCat("rows of a step are ", max_rows, ", must be at least 1"));
+  if (max_rows < 1)
+    return absl::InvalidArgumentError(StrCat("rows of a step are ", max_rows, ", must be at least 1"));
   std::unique_ptr<Decoder> decoder(new Decoder(backend, std::move(source), max_rows));
   MOEPOOL_RETURN_IF_ERROR(decoder->Load());
   MOEPOOL_RETURN_IF_ERROR(decoder->AllocateActivations());
   return decoder;
 }
 
-absl::StatusOr<std::unique_ptr<Matrix>> Decoder::LoadMatrix(std::string_view name, int64_t rows, int64_t cols) {
+absl::StatusOr<std::unique_ptr<Matrix>> Decoder::LoadMatrix(std::string_view name, int64_t rows,
+                                                            int64_t cols) {
   const TensorInfo* info = source_->Find(name);
   if (info == nullptr) return absl::NotFoundError(StrCat("tensor ", name, " is missing"));
   if (info->dims[0] != cols || info->dims[1] != rows) {
@@ -44,7 +48,8 @@ absl::StatusOr<std::unique_ptr<Matrix>> Decoder::LoadMatrix(std::string_view nam
   view.row_stride_bytes = RowBytes(info->dtype, cols);
   absl::StatusOr<std::unique_ptr<Matrix>> matrix = backend_->Load(view);
   if (!matrix.ok()) {
-    return absl::Status(matrix.status().code(), StrCat("tensor ", name, ": ", ToStd(matrix.status().message())));
+    return absl::Status(matrix.status().code(),
+                        StrCat("tensor ", name, ": ", ToStd(matrix.status().message())));
   }
   return matrix;
 }
@@ -64,7 +69,8 @@ absl::StatusOr<const float*> Decoder::LoadVector(std::string_view name, int64_t 
   view.cols = size;
   view.data = bytes.bytes.data();
   view.row_stride_bytes = static_cast<int64_t>(info->bytes);
-  MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, backend_->Allocate(static_cast<size_t>(size) * sizeof(float)));
+  MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                           backend_->Allocate(static_cast<size_t>(size) * sizeof(float)));
   DequantizeRow(view, 0, buffer->f32());
   buffers_.push_back(std::move(buffer));
   return buffers_.back()->f32();
@@ -220,13 +226,14 @@ absl::Status Decoder::ExpertBlock(const Layer& layer, int index, Dispatcher* dis
   const size_t experts = static_cast<size_t>(config_.experts);
   const size_t k = static_cast<size_t>(config_.experts_per_token);
   ops.Norm({config_.norm, layer.ffn_norm, nullptr, config_.norm_eps}, x_, &normed_, faults);
-  if (layer.gate != nullptr) ops.MatMul(*layer.gate, normed_, nullptr, nullptr, gate_logits_, config_.experts);
+  if (layer.gate != nullptr)
+    ops.MatMul(*layer.gate, normed_, nullptr, nullptr, gate_logits_, config_.experts);
   for (size_t t = 0; t < static_cast<size_t>(rows_); ++t) {
     if (faults[t]) continue;
     if (!gate_policy_->Select({gate_logits_ + t * experts, experts}, {&selected_[t * k], k})) faults[t] = 1;
   }
-  MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(index, layer.wire, normed_,
-                                            {selected_.data(), static_cast<size_t>(rows_) * k}, faults, routes));
+  MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(
+      index, layer.wire, normed_, {selected_.data(), static_cast<size_t>(rows_) * k}, faults, routes));
   return dispatcher->Finish(x_, faults);
 }
 
@@ -247,7 +254,8 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
     const size_t count = std::min<size_t>(kHeadRows, head_rows_.size() - begin);
     head_faults_.assign(count, 0);
     normed_.rows = static_cast<int>(count);
-    ops.Norm({config_.norm, output_norm_, nullptr, config_.norm_eps}, x_ + begin * hidden, &normed_, head_faults_);
+    ops.Norm({config_.norm, output_norm_, nullptr, config_.norm_eps}, x_ + begin * hidden, &normed_,
+             head_faults_);
     ops.MatMul(*head_, normed_, nullptr, nullptr, logits_, config_.vocab_size);
     for (size_t i = 0; i < count; ++i) {
       const int row = head_rows_[begin + i];

@@ -1,5 +1,5 @@
-// The trunk of the model: from rows of tokens to logits, one step at a time. Everything but the experts runs here, on
-// one backend. Owned by the engine's thread.
+// The trunk of the model: from rows of tokens to logits, one step at a time. Everything but the experts runs
+// here, on one backend. Owned by the engine's thread.
 #pragma once
 
 #include <cstdint>
@@ -32,13 +32,16 @@ using LogitsSink = std::function<void(int row, std::span<float> logits)>;
 class Decoder {
  public:
   // Loads the trunk's weights. Opens no expert tensor. `backend` outlives this.
-  static absl::StatusOr<std::unique_ptr<Decoder>> Create(Backend* backend, std::shared_ptr<const ModelSource> source,
+  static absl::StatusOr<std::unique_ptr<Decoder>> Create(Backend* backend,
+                                                         std::shared_ptr<const ModelSource> source,
                                                          int max_rows);
 
-  // Runs one step of at most max_rows rows. Unavailable: a worker was lost or `routes` is stale; nothing was given to the
-  // sink, and the same step can be run again. A row whose numbers are not finite has faults[row] set and yields no logits.
+  // Runs one step of at most max_rows rows. Unavailable: a worker was lost or `routes` is stale; nothing was
+  // given to the sink, and the same step can be run again. A row whose numbers are not finite has faults[row]
+  // set and yields no logits.
   absl::Status Forward(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
-                       const std::shared_ptr<const RoutingTable>& routes, RowFaults faults, const LogitsSink& sink);
+                       const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
+                       const LogitsSink& sink);
 
   int max_rows() const { return max_rows_; }
 
@@ -87,10 +90,10 @@ class Decoder {
 
   // Activations of a step, sized for max_rows.
   int rows_ = 0;
-  float* x_ = nullptr;         // [rows, hidden] residual stream
-  Activations normed_;         // [rows, hidden]
-  float* qkv_ = nullptr;       // [rows, (heads + 2 kv_heads) * head_dim]
-  Activations attended_;       // [rows, heads * head_dim]
+  float* x_ = nullptr;            // [rows, hidden] residual stream
+  Activations normed_;            // [rows, hidden]
+  float* qkv_ = nullptr;          // [rows, (heads + 2 kv_heads) * head_dim]
+  Activations attended_;          // [rows, heads * head_dim]
   float* gate_logits_ = nullptr;  // [rows, experts]
   float* logits_ = nullptr;       // [kHeadRows, vocab]
   float* cos_ = nullptr;          // [rows, rope dims / 2]

@@ -19,7 +19,8 @@ uint64_t Random64() {
 
 }  // namespace
 
-Dispatcher::Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool, DispatchTimeouts timeouts)
+Dispatcher::Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool,
+                       DispatchTimeouts timeouts)
     : config_(config),
       limits_{config.hidden, config.layers, config.experts, model_digest},
       levels_(TreeLevels(config.experts)),
@@ -28,7 +29,8 @@ Dispatcher::Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertP
       router_id_(Random64()),
       incarnation_(Random64()) {}
 
-void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip) {
+void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> selected,
+                      std::span<const uint8_t> skip) {
   const size_t k = static_cast<size_t>(config_.experts_per_token);
   shares_.resize(table_->members.size());
   for (Share& share : shares_) {
@@ -67,9 +69,11 @@ void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> sele
         share.rows.push_back(row);
         share.last_row = row;
       }
-      share.parts.push_back({static_cast<uint32_t>(share.rows.size() - 1), static_cast<uint16_t>(part.node.level),
-                             static_cast<uint16_t>(part.node.index), static_cast<uint32_t>(share.entries.size())});
-      for (int i = part.begin; i < part.end; ++i) share.entries.push_back({chosen[i].expert, chosen[i].weight});
+      share.parts.push_back({static_cast<uint32_t>(share.rows.size() - 1),
+                             static_cast<uint16_t>(part.node.level), static_cast<uint16_t>(part.node.index),
+                             static_cast<uint32_t>(share.entries.size())});
+      for (int i = part.begin; i < part.end; ++i)
+        share.entries.push_back({chosen[i].expert, chosen[i].weight});
       share.part_of.push_back(static_cast<int32_t>(p));
       row_of_.push_back(row);
     }
@@ -171,8 +175,8 @@ absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
     shares_[m].dispatch_id = 0;
   }
   table_.reset();
-  return absl::UnavailableError(StrCat("worker ", lost.worker.value(), " was lost in layer ", layer_, ": ",
-                                       ToStd(cause.message())));
+  return absl::UnavailableError(
+      StrCat("worker ", lost.worker.value(), " was lost in layer ", layer_, ": ", ToStd(cause.message())));
 }
 
 absl::Status Dispatcher::Finish(float* residual, RowFaults faults) {

@@ -1,5 +1,5 @@
-// The exchange of one layer as the router sees it: rows grouped by worker, one dispatch a worker, and the parts that come
-// back added in the canonical order. Owned by the engine's thread.
+// The exchange of one layer as the router sees it: rows grouped by worker, one dispatch a worker, and the
+// parts that come back added in the canonical order. Owned by the engine's thread.
 #pragma once
 
 #include <cstdint>
@@ -43,11 +43,12 @@ class Dispatcher {
   // Sends the rows of `x` to the workers that `table` names for their experts.
   //   selected [x.rows * experts_per_token], ascending within a row.   skip [x.rows]: 1 leaves the row out.
   // Unavailable where a worker is lost on the way, which is reported to the pool.
-  absl::Status Begin(int layer, WireDType wire, const Activations& x, std::span<const SelectedExpert> selected,
-                     std::span<const uint8_t> skip, std::shared_ptr<const RoutingTable> table);
+  absl::Status Begin(int layer, WireDType wire, const Activations& x,
+                     std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
+                     std::shared_ptr<const RoutingTable> table);
 
-  // Waits for the parts, adds them, and adds each row's sum to residual [rows, hidden]. Sets faults[row] where a part is not
-  // finite. Unavailable as above; residual is then unchanged.
+  // Waits for the parts, adds them, and adds each row's sum to residual [rows, hidden]. Sets faults[row]
+  // where a part is not finite. Unavailable as above; residual is then unchanged.
   absl::Status Finish(float* residual, RowFaults faults);
 
   const DispatchTotals& totals() const { return totals_; }
@@ -70,7 +71,8 @@ class Dispatcher {
   absl::Status Send(int layer, WireDType wire, const Activations& x, size_t member);
   absl::Status Receive(size_t member);
   absl::Status AcceptReply(const FrameBytes& frame, size_t member, size_t* missing);
-  // Takes the worker out of the pool, gives up on the layer's other dispatches, and returns what the caller is to return.
+  // Takes the worker out of the pool, gives up on the layer's other dispatches, and returns what the caller
+  // is to return.
   absl::Status Lose(size_t member, const absl::Status& cause);
 
   const ModelConfig config_;
@@ -84,16 +86,16 @@ class Dispatcher {
 
   // The layer under way.
   std::shared_ptr<const RoutingTable> table_;
-  std::vector<Share> shares_;           // [members]
-  std::vector<PlannedPart> parts_;      // of all rows
-  std::vector<PlannedAdd> adds_;        // part numbers of the step
-  std::vector<int32_t> first_part_;     // [rows] -1: none
-  std::vector<int32_t> row_of_;         // [parts]
-  std::vector<float> data_;             // [parts, hidden]
-  std::vector<uint8_t> part_fault_;     // [parts]
-  std::vector<int32_t> row_experts_;    // scratch
-  std::vector<int> row_owners_;         // scratch
-  std::vector<uint8_t> frame_;          // scratch
+  std::vector<Share> shares_;         // [members]
+  std::vector<PlannedPart> parts_;    // of all rows
+  std::vector<PlannedAdd> adds_;      // part numbers of the step
+  std::vector<int32_t> first_part_;   // [rows] -1: none
+  std::vector<int32_t> row_of_;       // [parts]
+  std::vector<float> data_;           // [parts, hidden]
+  std::vector<uint8_t> part_fault_;   // [parts]
+  std::vector<int32_t> row_experts_;  // scratch
+  std::vector<int> row_owners_;       // scratch
+  std::vector<uint8_t> frame_;        // scratch
   int layer_ = 0;
   DispatchTotals totals_;
 };

@@ -46,14 +46,16 @@ class Engine::Call : public TrunkCall {
   const std::shared_ptr<UpdateGate> gate_;
 };
 
-Engine::Engine(Backend* backend, std::shared_ptr<const ModelSource> source, ExpertPool* pool, EngineOptions options)
+Engine::Engine(Backend* backend, std::shared_ptr<const ModelSource> source, ExpertPool* pool,
+               EngineOptions options)
     : backend_(backend),
       source_(std::move(source)),
       pool_(pool),
       options_(std::move(options)),
       queue_(std::make_shared<RequestQueue>(options_.max_waiting)) {}
 
-absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend* backend, std::shared_ptr<const ModelSource> source,
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend* backend,
+                                                       std::shared_ptr<const ModelSource> source,
                                                        ExpertPool* pool, EngineOptions options) {
   options.limits.block_tokens = kKvBlockTokens;
   std::unique_ptr<Engine> engine(new Engine(backend, std::move(source), pool, std::move(options)));
@@ -69,16 +71,18 @@ absl::Status Engine::Start() {
   const uint64_t block_bytes = KvCache::BlockBytes(config, options_.kv_type);
   const uint64_t blocks = options_.kv_bytes / block_bytes;
   if (blocks == 0 || blocks > uint64_t{1} << 30) {
-    return absl::InvalidArgumentError(StrCat("KV cache of ", options_.kv_bytes, " bytes makes ", blocks, " blocks of ",
-                                             block_bytes, " bytes; 1 to 2^30 are possible"));
+    return absl::InvalidArgumentError(StrCat("KV cache of ", options_.kv_bytes, " bytes makes ", blocks,
+                                             " blocks of ", block_bytes, " bytes; 1 to 2^30 are possible"));
   }
-  MOEPOOL_ASSIGN_OR_RETURN(kv_, KvCache::Create(backend_, config, options_.kv_type, static_cast<int>(blocks)));
+  MOEPOOL_ASSIGN_OR_RETURN(kv_,
+                           KvCache::Create(backend_, config, options_.kv_type, static_cast<int>(blocks)));
   const int64_t kv_tokens = static_cast<int64_t>(blocks) * kKvBlockTokens;
   context_tokens_ = static_cast<int>(std::min<int64_t>(config.context_tokens, kv_tokens));
   if (options_.context_tokens > 0) {
     if (options_.context_tokens > context_tokens_) {
-      return absl::InvalidArgumentError(StrCat("a context of ", options_.context_tokens, " tokens was asked for; the model has ",
-                                               config.context_tokens, ", the KV cache holds ", kv_tokens));
+      return absl::InvalidArgumentError(StrCat("a context of ", options_.context_tokens,
+                                               " tokens was asked for; the model has ", config.context_tokens,
+                                               ", the KV cache holds ", kv_tokens));
     }
     context_tokens_ = options_.context_tokens;
   }
@@ -134,16 +138,18 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
   if (prompt == 0) return absl::InvalidArgumentError("the prompt has 0 tokens, at least 1 is needed");
   for (const int32_t id : request.prompt) {
     if (id < 0 || id >= vocab) {
-      return absl::InvalidArgumentError(StrCat("token id ", id, " of the prompt is outside the vocabulary of ", vocab));
+      return absl::InvalidArgumentError(
+          StrCat("token id ", id, " of the prompt is outside the vocabulary of ", vocab));
     }
   }
   if (request.first_logits >= 0) {
     if (prompt > context_tokens_) {
-      return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens, the context is ", context_tokens_));
+      return absl::InvalidArgumentError(
+          StrCat("the prompt has ", prompt, " tokens, the context is ", context_tokens_));
     }
     if (request.first_logits >= prompt) {
-      return absl::InvalidArgumentError(
-          StrCat("logits are asked for from position ", request.first_logits, ", the prompt has ", prompt, " tokens"));
+      return absl::InvalidArgumentError(StrCat("logits are asked for from position ", request.first_logits,
+                                               ", the prompt has ", prompt, " tokens"));
     }
     return absl::OkStatus();
   }
@@ -151,13 +157,14 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
     return absl::InvalidArgumentError(StrCat("max_tokens is ", request.max_tokens, ", must be at least 1"));
   }
   if (prompt + request.max_tokens > context_tokens_) {
-    return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens and max_tokens is ", request.max_tokens,
-                                             ", the context is ", context_tokens_));
+    return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens and max_tokens is ",
+                                             request.max_tokens, ", the context is ", context_tokens_));
   }
   return ValidateSampling(request.sampling);
 }
 
-absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest request, UpdateCallback on_update) {
+absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest request,
+                                                            UpdateCallback on_update) {
   MOEPOOL_RETURN_IF_ERROR(CheckRequest(request));
   auto sequence = std::make_unique<Sequence>();
   const SequenceId id(next_id_.fetch_add(1));
@@ -237,9 +244,11 @@ void Engine::FailStranded() {
   const auto look = [&](const std::vector<std::unique_ptr<Sequence>>& sequences) {
     for (const auto& s : sequences) {
       if (s->request.deadline <= now) {
-        failed.emplace_back(s->id, absl::DeadlineExceededError("the deadline passed while experts had no holder"));
+        failed.emplace_back(s->id,
+                            absl::DeadlineExceededError("the deadline passed while experts had no holder"));
       } else if (std::max(s->arrived, routes_missing_since_) + options_.no_holder_timeout <= now) {
-        failed.emplace_back(s->id, absl::UnavailableError(StrCat("experts have no holder: ", pool_->WaitingFor())));
+        failed.emplace_back(s->id,
+                            absl::UnavailableError(StrCat("experts have no holder: ", pool_->WaitingFor())));
       }
     }
   };
@@ -266,10 +275,12 @@ void Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
 
   const absl::Time begin = absl::Now();
   faults_.assign(rows_.size(), 0);
-  const absl::Status status = decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
-                                                [this](int row, std::span<float> logits) { OnLogits(row, logits); });
+  const absl::Status status =
+      decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
+                        [this](int row, std::span<float> logits) { OnLogits(row, logits); });
   if (!status.ok()) {
-    // A worker was lost and is out of the pool. Keys and values of the step are written again, with the same numbers.
+    // A worker was lost and is out of the pool. Keys and values of the step are written again, with the same
+    // numbers.
     stats_.failed_steps += 1;
     return;
   }
@@ -285,7 +296,8 @@ void Engine::Expire(std::span<const SequenceId> ids) {
 
 void Engine::Admit(std::span<const SequenceId> ids) {
   for (const SequenceId id : ids) {
-    const auto it = std::find_if(waiting_.begin(), waiting_.end(), [id](const auto& s) { return s->id == id; });
+    const auto it =
+        std::find_if(waiting_.begin(), waiting_.end(), [id](const auto& s) { return s->id == id; });
     MOEPOOL_CHECK(it != waiting_.end());
     const absl::Status reserved = kv_->Reserve(id, (*it)->reserve_tokens());
     MOEPOOL_CHECK(reserved.ok());  // the scheduler counts blocks
@@ -341,7 +353,8 @@ void Engine::Commit(size_t chunk_index) {
   Sequence& sequence = *result.sequence;
   for (int i = 0; i < chunk.count; ++i) {
     if (!faults_[result.first_row + static_cast<size_t>(i)]) continue;
-    Fail(chunk.id, absl::DataLossError(StrCat("the model's numbers at position ", chunk.begin + i, " are not finite")));
+    Fail(chunk.id,
+         absl::DataLossError(StrCat("the model's numbers at position ", chunk.begin + i, " are not finite")));
     return;
   }
   const bool prefill = chunk.begin < sequence.prompt_tokens();

@@ -1,5 +1,6 @@
-// The step loop: takes what has arrived, asks the scheduler what to compute, runs the decoder, samples, and hands ids to
-// their callers. One thread owns sequences, KV cache and decoder; callers meet it in the RequestQueue alone.
+// The step loop: takes what has arrived, asks the scheduler what to compute, runs the decoder, samples, and
+// hands ids to their callers. One thread owns sequences, KV cache and decoder; callers meet it in the
+// RequestQueue alone.
 #pragma once
 
 #include <atomic>
@@ -23,7 +24,8 @@
 namespace moepool {
 
 // Sees the logits behind each sampled id and each scored position, before anything changes them.
-using LogitsObserver = std::function<void(const std::string& request_id, int position, std::span<const float> logits)>;
+using LogitsObserver =
+    std::function<void(const std::string& request_id, int position, std::span<const float> logits)>;
 
 struct EngineOptions {
   SchedulerLimits limits;
@@ -31,9 +33,10 @@ struct EngineOptions {
   uint64_t kv_bytes = uint64_t{1} << 30;  // for the KV cache, at least one block
   int context_tokens = 0;                 // 0: the model's own; never above it or what the KV cache holds
   int max_waiting = 1024;
-  absl::Duration no_holder_timeout = absl::Seconds(15);  // how long a sequence waits for lost experts to find a new home
+  absl::Duration no_holder_timeout =
+      absl::Seconds(15);  // how long a sequence waits for lost experts to find a new home
   DispatchTimeouts dispatch;
-  LogitsObserver on_logits;               // called on the engine's thread
+  LogitsObserver on_logits;  // called on the engine's thread
 };
 
 struct EngineStats {
@@ -54,15 +57,18 @@ struct EngineStats {
 
 class Engine : public Trunk {
  public:
-  // Loads the trunk and starts the thread. `backend` and `pool` outlive the engine. ResourceExhausted names the bytes.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend* backend, std::shared_ptr<const ModelSource> source,
+  // Loads the trunk and starts the thread. `backend` and `pool` outlive the engine. ResourceExhausted names
+  // the bytes.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(Backend* backend,
+                                                        std::shared_ptr<const ModelSource> source,
                                                         ExpertPool* pool, EngineOptions options);
   // Running sequences end with Unavailable. Calls may outlive the engine.
   ~Engine() override;
 
   absl::StatusOr<ModelInfo> Describe() override;
   absl::StatusOr<PoolInfo> Pool() override;
-  absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) override;
+  absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request,
+                                                      UpdateCallback on_update) override;
 
   EngineStats Stats() const;
   // Waits until nothing runs and nothing waits; false where `patience` passed first. What draining waits for.
@@ -71,7 +77,8 @@ class Engine : public Trunk {
  private:
   class Call;
 
-  Engine(Backend* backend, std::shared_ptr<const ModelSource> source, ExpertPool* pool, EngineOptions options);
+  Engine(Backend* backend, std::shared_ptr<const ModelSource> source, ExpertPool* pool,
+         EngineOptions options);
   absl::Status Start();
   absl::Status CheckRequest(const SequenceRequest& request) const;
 
@@ -110,7 +117,8 @@ class Engine : public Trunk {
   std::unique_ptr<Scheduler> scheduler_;
   const std::shared_ptr<RequestQueue> queue_;  // shared with the calls
   std::atomic<uint64_t> next_id_ = 1;
-  std::atomic<uint64_t> accepted_ = 0;  // sequences that were pushed; each is counted as finished or failed in the end
+  std::atomic<uint64_t> accepted_ =
+      0;  // sequences that were pushed; each is counted as finished or failed in the end
   std::thread thread_;
 
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission

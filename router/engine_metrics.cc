@@ -41,24 +41,27 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
     add(name, help, MetricType::Gauge, static_cast<double>(value));
   };
   const EngineStats stats = engine_->Stats();
-  gauge("num_requests_running", "Sequences in the batch.", stats.running);
-  gauge("num_requests_waiting", "Sequences not yet admitted.", stats.waiting);
+  gauge("num_sequences_running", "Sequences in the batch.", stats.running);
+  gauge("num_sequences_waiting", "Sequences not yet admitted.", stats.waiting);
   const int used = stats.kv_blocks - stats.kv_blocks_free;
   gauge("kv_cache_usage_ratio", "Share of the KV cache's blocks that is taken.",
         stats.kv_blocks > 0 ? static_cast<double>(used) / stats.kv_blocks : 0.0);
   counter("engine_steps_total", "Steps of the engine.", stats.steps);
-  counter("engine_steps_failed_total", "Steps given up because a worker was lost, and run again.", stats.failed_steps);
+  counter("engine_steps_failed_total", "Steps given up because a worker was lost, and run again.",
+          stats.failed_steps);
   counter("engine_step_seconds_total", "Time spent in steps.", stats.step_seconds);
   counter("prefill_rows_total", "Rows of prompts computed.", stats.prefill_rows);
   counter("decode_rows_total", "Rows of generated tokens computed.", stats.decode_rows);
   counter("sequences_finished_total", "Sequences that ended well.", stats.finished);
-  counter("sequences_failed_total", "Sequences that ended with an error, cancelled ones included.", stats.failed);
+  counter("sequences_failed_total", "Sequences that ended with an error, cancelled ones included.",
+          stats.failed);
   counter("exchange_dispatches_total", "Dispatches sent to workers.", stats.dispatch.dispatches);
   counter("exchange_rows_total", "Rows sent through expert layers.", stats.dispatch.rows);
   counter("exchange_parts_total", "Parts asked of workers.", stats.dispatch.parts);
   counter("exchange_sent_bytes_total", "Bytes of dispatch frames.", stats.dispatch.bytes_out);
   counter("exchange_received_bytes_total", "Bytes of reply frames.", stats.dispatch.bytes_in);
-  counter("exchange_losses_total", "Dispatches that ended with the loss of their worker.", stats.dispatch.losses);
+  counter("exchange_losses_total", "Dispatches that ended with the loss of their worker.",
+          stats.dispatch.losses);
   counter("exchange_wait_seconds_total", "Time from a layer's last dispatch to its last part.",
           stats.dispatch.wait_seconds);
 
@@ -66,11 +69,15 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
   if (!pool.ok()) return families;
   gauge("pool_ready", "1 where every expert has a holder.", pool->ready ? 1 : 0);
   gauge("placement_epoch", "Epoch of the placement in force.", pool->epoch);
-  MetricFamily bytes = Family("worker_expert_bytes", "Expert weights that a worker holds.", MetricType::Gauge);
-  MetricFamily dispatches = Family("worker_dispatches_total", "Dispatches a worker has computed.", MetricType::Counter);
-  MetricFamily trip = Family("worker_round_trip_seconds", "Moving average of a worker's round trip.", MetricType::Gauge);
+  MetricFamily bytes =
+      Family("worker_expert_bytes", "Expert weights that a worker holds.", MetricType::Gauge);
+  MetricFamily dispatches =
+      Family("worker_dispatches_total", "Dispatches a worker has computed.", MetricType::Counter);
+  MetricFamily trip =
+      Family("worker_round_trip_seconds", "Moving average of a worker's round trip.", MetricType::Gauge);
   for (const PoolWorkerInfo& worker : pool->workers) {
-    const std::vector<ClientMetric::Label> labels = {{"worker", worker.name}, {"transport", worker.transport}};
+    const std::vector<ClientMetric::Label> labels = {{"worker", worker.name},
+                                                     {"transport", worker.transport}};
     AddValue(&bytes, static_cast<double>(worker.expert_bytes), labels);
     AddValue(&dispatches, static_cast<double>(worker.dispatches), labels);
     AddValue(&trip, worker.round_trip_us / 1e6, labels);

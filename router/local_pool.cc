@@ -26,7 +26,8 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
   std::vector<PlacementWorker> placed;
   for (int w = 0; w < workers; ++w) placed.push_back({WorkerId(static_cast<uint64_t>(w + 1)), 0});
   const std::vector<uint64_t> bytes = ExpertBytes(*source);
-  MOEPOOL_ASSIGN_OR_RETURN(const PlacementPlan plan, PlanPlacement({placed, bytes, config.layers, config.experts}));
+  MOEPOOL_ASSIGN_OR_RETURN(const PlacementPlan plan,
+                           PlanPlacement({placed, bytes, config.layers, config.experts}));
 
   auto routes = std::make_shared<RoutingTable>();
   routes->epoch = 1;
@@ -42,8 +43,10 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
     }
     worker.executor = std::make_unique<Executor>(backend, worker.store.get(), limits);
     Executor* executor = worker.executor.get();
-    worker.transport = MakeInProcessTransport(
-        [executor](std::span<const uint8_t> frame, const FrameWriter& write) { executor->Handle(frame, write); });
+    worker.transport =
+        MakeInProcessTransport([executor](std::span<const uint8_t> frame, const FrameWriter& write) {
+          executor->Handle(frame, write);
+        });
     routes->members.push_back({placed[static_cast<size_t>(w)].id, worker.transport});
     pool->workers_.push_back(std::move(worker));
   }

@@ -1,4 +1,5 @@
-// A pool whose workers live in this process: for `moepool serve`, for the tools, and for tests that compare placements.
+// A pool whose workers live in this process: for `moepool serve`, for the tools, and for tests that compare
+// placements.
 #pragma once
 
 #include <memory>
@@ -17,14 +18,15 @@ namespace moepool {
 
 class LocalPool : public ExpertPool {
  public:
-  // Loads all experts, shared out over `workers` (at least 1) by PlanPlacement. `backend` outlives the pool and may be the
-  // trunk's: a dispatch is computed in the engine's own thread.
-  static absl::StatusOr<std::unique_ptr<LocalPool>> Create(std::shared_ptr<const ModelSource> source, Backend* backend,
-                                                           int workers);
+  // Loads all experts, shared out over `workers` (at least 1) by PlanPlacement. `backend` outlives the pool
+  // and may be the trunk's: a dispatch is computed in the engine's own thread.
+  static absl::StatusOr<std::unique_ptr<LocalPool>> Create(std::shared_ptr<const ModelSource> source,
+                                                           Backend* backend, int workers);
 
   std::shared_ptr<const RoutingTable> Routes() override EXCLUDES(mutex_);
   std::string WaitingFor() override EXCLUDES(mutex_);
-  // A worker here shares the engine's fate, so a dispatch that fails is a bug: the pool stays without routes from then on.
+  // A worker here shares the engine's fate, so a dispatch that fails is a bug: the pool stays without routes
+  // from then on.
   void ReportLoss(WorkerId worker, const absl::Status& cause) override EXCLUDES(mutex_);
   void ReportRoundTrip(WorkerId, absl::Duration) override {}
   std::vector<PoolWorkerInfo> Workers() override;

@@ -12,7 +12,8 @@ absl::Status RequestQueue::Push(std::unique_ptr<Sequence> sequence) {
   if (batch_.closed) return absl::UnavailableError("the router is shutting down");
   const int waiting = engine_waiting_ + static_cast<int>(batch_.arrived.size());
   if (waiting >= max_waiting_) {
-    return absl::ResourceExhaustedError(StrCat("the queue is full: ", waiting, " of ", max_waiting_, " wait"));
+    return absl::ResourceExhaustedError(
+        StrCat("the queue is full: ", waiting, " of ", max_waiting_, " wait"));
   }
   batch_.arrived.push_back(std::move(sequence));
   changed_.NotifyOne();

@@ -1,5 +1,5 @@
-// What callers have asked of the engine since it last looked: new sequences and cancellations. The only state that callers
-// and the engine's thread share.
+// What callers have asked of the engine since it last looked: new sequences and cancellations. The only state
+// that callers and the engine's thread share.
 #pragma once
 
 #include <memory>
@@ -29,8 +29,8 @@ class RequestQueue {
   void Cancel(SequenceId id);
   void Close();
 
-  // Waits until there is something, or for `patience`. `engine_waiting`: sequences that the engine holds and has not
-  // admitted, for the bound of Push.
+  // Waits until there is something, or for `patience`. `engine_waiting`: sequences that the engine holds and
+  // has not admitted, for the bound of Push.
   Batch Take(absl::Duration patience, int engine_waiting);
 
  private:

@@ -1,5 +1,5 @@
-// The commands of the `moepool` tool. Each adds its subcommand and flags to the application, and sets `run` when it is
-// the one that was called.
+// The commands of the `moepool` tool. Each adds its subcommand and flags to the application, and sets `run`
+// when it is the one that was called.
 #pragma once
 
 #include <functional>

@@ -18,9 +18,11 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")
       ->transform(CLI::AsSizeValue(false));
-  app->add_option("--context-tokens", flags->context_tokens, "0: the model's own")->check(CLI::NonNegativeNumber);
+  app->add_option("--context-tokens", flags->context_tokens, "0: the model's own")
+      ->check(CLI::NonNegativeNumber);
   app->add_option("--step-tokens", flags->step_tokens, "rows of a step at most")->check(CLI::Range(1, 65536));
-  app->add_option("--max-running", flags->max_running, "sequences in a step at most")->check(CLI::Range(1, 65536));
+  app->add_option("--max-running", flags->max_running, "sequences in a step at most")
+      ->check(CLI::Range(1, 65536));
 }
 
 absl::StatusOr<KvType> ParseKvType(const std::string& text) {
@@ -55,12 +57,13 @@ absl::Status ScoreTokens(Engine* engine, std::vector<int32_t> ids, int first,
   request.first_logits = first;
   absl::Notification done;
   absl::Status status;
-  absl::StatusOr<std::unique_ptr<TrunkCall>> call = engine->Generate(std::move(request), [&](SequenceUpdate update) {
-    for (const LogitsRow& logits : update.logits) row(logits);
-    if (!update.finished) return;
-    status = update.status;
-    done.Notify();
-  });
+  absl::StatusOr<std::unique_ptr<TrunkCall>> call =
+      engine->Generate(std::move(request), [&](SequenceUpdate update) {
+        for (const LogitsRow& logits : update.logits) row(logits);
+        if (!update.finished) return;
+        status = update.status;
+        done.Notify();
+      });
   if (!call.ok()) return call.status();
   done.WaitForNotification();
   return status;

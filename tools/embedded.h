@@ -1,5 +1,5 @@
-// The whole engine in the tool's own process: model, backend, local workers. What `moepool serve` and the offline
-// commands (perplexity, logits) stand on.
+// The whole engine in the tool's own process: model, backend, local workers. What `moepool serve` and the
+// offline commands (perplexity, logits) stand on.
 #pragma once
 
 #include <functional>
@@ -31,7 +31,8 @@ struct EmbeddedFlags {
   int max_waiting = 1024;
 };
 
-// --model --workers --backend --isa --threads --kv-type --kv-memory --context-tokens --step-tokens --max-running
+// --model --workers --backend --isa --threads --kv-type --kv-memory --context-tokens --step-tokens
+// --max-running
 void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);
 
 // f16 or f32. InvalidArgument names both and what was given.

@@ -61,16 +61,18 @@ absl::Status Run(const Flags& flags) {
     newline = text.back() == '\n';
     return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   };
-  MOEPOOL_ASSIGN_OR_RETURN(const v1::GenerateResponse last,
-                           StreamGenerate(flags.gateway, MakeRequest(flags), absl::Seconds(flags.timeout_seconds), print));
+  MOEPOOL_ASSIGN_OR_RETURN(
+      const v1::GenerateResponse last,
+      StreamGenerate(flags.gateway, MakeRequest(flags), absl::Seconds(flags.timeout_seconds), print));
   if (!newline) std::puts("");
   if (!flags.verbose) return absl::OkStatus();
   const double decode_seconds = last.timings().decode_ms() / 1000;
   const int decoded = last.usage().completion_tokens() - 1;
   std::fprintf(stderr,
-               "finish: %s  prompt: %d tokens  answer: %d tokens  first token: %.1f ms  decode: %.1f tokens/s  seed: %llu\n",
-               last.finish_reason() == v1::FINISH_REASON_STOP ? "stop" : "length", last.usage().prompt_tokens(),
-               last.usage().completion_tokens(), last.timings().ttft_ms(),
+               "finish: %s  prompt: %d tokens  answer: %d tokens  first token: %.1f ms  decode: %.1f "
+               "tokens/s  seed: %llu\n",
+               last.finish_reason() == v1::FINISH_REASON_STOP ? "stop" : "length",
+               last.usage().prompt_tokens(), last.usage().completion_tokens(), last.timings().ttft_ms(),
                decode_seconds > 0 && decoded > 0 ? decoded / decode_seconds : 0.0,
                static_cast<unsigned long long>(last.seed()));
   return absl::OkStatus();
@@ -92,7 +94,9 @@ void AddGenerateCommand(CLI::App* app, CommandRunner* run) {
   command->add_option("--presence-penalty", flags->presence_penalty);
   command->add_option("--frequency-penalty", flags->frequency_penalty);
   command->add_option("--repetition-penalty", flags->repetition_penalty);
-  command->add_option("--stop", flags->stop, "ends the answer; may be given several times")->take_all()->expected(1);
+  command->add_option("--stop", flags->stop, "ends the answer; may be given several times")
+      ->take_all()
+      ->expected(1);
   command->add_flag("--raw", flags->raw, "no chat template");
   command->add_flag("--verbose", flags->verbose, "usage and timings on stderr");
   command->add_option("--timeout-seconds", flags->timeout_seconds)->check(CLI::PositiveNumber);

@@ -24,7 +24,8 @@ absl::Status Run(const Flags& flags) {
 
 void AddInspectCommand(CLI::App* app, CommandRunner* run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app->add_subcommand("inspect", "show what a model file holds, and whether it can be served");
+  CLI::App* command =
+      app->add_subcommand("inspect", "show what a model file holds, and whether it can be served");
   command->add_option("--model", flags->model, "GGUF file")->required();
   command->add_flag("--tensors", flags->tensors, "list every tensor");
   command->callback([flags, run] { *run = [flags] { return Run(*flags); }; });

@@ -40,13 +40,15 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadSequences(const std::strin
   } else if (good) {
     good = ids(json, &sequences.emplace_back());
   }
-  if (!good) return absl::InvalidArgumentError(StrCat(path, " is not an array of token ids, or of such arrays"));
+  if (!good)
+    return absl::InvalidArgumentError(StrCat(path, " is not an array of token ids, or of such arrays"));
   return sequences;
 }
 
 // Version 1.0 of the format: magic, header padded to 64 bytes, rows in C order.
 std::string NpyHeader(size_t rows, size_t cols) {
-  std::string header = StrCat("{'descr': '<f4', 'fortran_order': False, 'shape': (", rows, ", ", cols, "), }");
+  std::string header =
+      StrCat("{'descr': '<f4', 'fortran_order': False, 'shape': (", rows, ", ", cols, "), }");
   header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 11, ' ');
   header += '\n';
   std::string magic("\x93NUMPY\x01\x00", 8);
@@ -83,10 +85,12 @@ absl::Status Run(const Flags& flags) {
 
 void AddLogitsCommand(CLI::App* app, CommandRunner* run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app->add_subcommand("logits", "logits of given tokens as a .npy file, computed in this process");
+  CLI::App* command =
+      app->add_subcommand("logits", "logits of given tokens as a .npy file, computed in this process");
   AddEmbeddedFlags(command, &flags->engine);
   command->add_option("--tokens-file", flags->tokens_file, "JSON: [id, …] or [[id, …], …]")->required();
-  command->add_option("--first", flags->first, "first position of each sequence")->check(CLI::NonNegativeNumber);
+  command->add_option("--first", flags->first, "first position of each sequence")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--out", flags->out, "f32 [positions, vocabulary]")->required();
   command->callback([flags, run] { *run = [flags] { return Run(*flags); }; });
 }

@@ -1,5 +1,6 @@
-// `moepool perplexity`: exp of the mean negative log-likelihood of a text, in chunks that do not see one another; in each
-// the second half is scored. The measure that llama-perplexity prints, so that figures can be laid side by side.
+// `moepool perplexity`: exp of the mean negative log-likelihood of a text, in chunks that do not see one
+// another; in each the second half is scored. The measure that llama-perplexity prints, so that figures can
+// be laid side by side.
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -69,9 +70,11 @@ absl::Status Run(const Flags& flags) {
   const double variance = sum_squares / static_cast<double>(count) - mean * mean;
   const double perplexity = std::exp(mean);
   std::fprintf(stderr, "\n");
-  std::printf("{\"perplexity\": %.6f, \"standard_error\": %.6f, \"tokens\": %zu, \"scored\": %lld, \"chunks\": %zu}\n",
-              perplexity, perplexity * std::sqrt(variance / static_cast<double>(count)), chunks * chunk_tokens,
-              static_cast<long long>(count), chunks);
+  std::printf(
+      "{\"perplexity\": %.6f, \"standard_error\": %.6f, \"tokens\": %zu, \"scored\": %lld, \"chunks\": "
+      "%zu}\n",
+      perplexity, perplexity * std::sqrt(variance / static_cast<double>(count)), chunks * chunk_tokens,
+      static_cast<long long>(count), chunks);
   return absl::OkStatus();
 }
 
@@ -79,10 +82,12 @@ absl::Status Run(const Flags& flags) {
 
 void AddPerplexityCommand(CLI::App* app, CommandRunner* run) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* command = app->add_subcommand("perplexity", "perplexity of a text under a model, computed in this process");
+  CLI::App* command =
+      app->add_subcommand("perplexity", "perplexity of a text under a model, computed in this process");
   AddEmbeddedFlags(command, &flags->engine);
   command->add_option("--file", flags->file, "text, UTF-8")->required();
-  command->add_option("--chunk-tokens", flags->chunk_tokens, "tokens of a chunk")->check(CLI::Range(2, 1 << 20));
+  command->add_option("--chunk-tokens", flags->chunk_tokens, "tokens of a chunk")
+      ->check(CLI::Range(2, 1 << 20));
   command->add_option("--chunks", flags->chunks, "chunks at most; 0: all")->check(CLI::NonNegativeNumber);
   command->callback([flags, run] { *run = [flags] { return Run(*flags); }; });
 }

@@ -1,5 +1,5 @@
-// `moepool serve`: gateway, router and workers in one process, over the in-process transport. The default for a laptop, and
-// for debugging.
+// `moepool serve`: gateway, router and workers in one process, over the in-process transport. The default for
+// a laptop, and for debugging.
 #include <unistd.h>
 
 #include "CLI/CLI.hpp"
@@ -29,8 +29,10 @@ struct Flags {
 
 absl::Status Run(const Flags& flags) {
   GatewayOptions options;
-  MOEPOOL_ASSIGN_OR_RETURN(options.http.address, ParseListenAddress("http-address", flags.http_address, flags.insecure));
-  MOEPOOL_ASSIGN_OR_RETURN(options.grpc_address, ParseListenAddress("grpc-address", flags.grpc_address, flags.insecure));
+  MOEPOOL_ASSIGN_OR_RETURN(options.http.address,
+                           ParseListenAddress("http-address", flags.http_address, flags.insecure));
+  MOEPOOL_ASSIGN_OR_RETURN(options.grpc_address,
+                           ParseListenAddress("grpc-address", flags.grpc_address, flags.insecure));
   options.inference.max_requests = flags.max_requests;
 
   absl::Notification drain;
@@ -39,7 +41,8 @@ absl::Status Run(const Flags& flags) {
   Metrics metrics;
   const auto engine_metrics = std::make_shared<EngineCollector>(embedded->engine.get());
   metrics.AddSource(engine_metrics);
-  MOEPOOL_ASSIGN_OR_RETURN(const auto server, GatewayServer::Start(options, embedded->engine.get(), &metrics));
+  MOEPOOL_ASSIGN_OR_RETURN(const auto server,
+                           GatewayServer::Start(options, embedded->engine.get(), &metrics));
   PrintReady({{"ready", true},
               {"process", "serve"},
               {"http_address", server->http_address().ToString()},
@@ -60,9 +63,13 @@ void AddServeCommand(CLI::App* app, CommandRunner* run) {
   AddEmbeddedFlags(command, &flags->engine);
   command->add_option("--http-address", flags->http_address, "where to serve HTTP")->capture_default_str();
   command->add_option("--grpc-address", flags->grpc_address, "where to serve gRPC")->capture_default_str();
-  command->add_flag("--insecure", flags->insecure, "allow addresses that are not loopback, without encryption");
-  command->add_option("--max-requests", flags->max_requests, "requests in flight")->check(CLI::Range(1, 1'000'000));
-  command->add_option("--drain-timeout", flags->drain_timeout_seconds, "seconds for running requests after SIGTERM")
+  command->add_flag("--insecure", flags->insecure,
+                    "allow addresses that are not loopback, without encryption");
+  command->add_option("--max-requests", flags->max_requests, "requests in flight")
+      ->check(CLI::Range(1, 1'000'000));
+  command
+      ->add_option("--drain-timeout", flags->drain_timeout_seconds,
+                   "seconds for running requests after SIGTERM")
       ->check(CLI::NonNegativeNumber);
   command->callback([flags, run] { *run = [flags] { return Run(*flags); }; });
 }

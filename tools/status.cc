@@ -39,17 +39,18 @@ void PrintJson(const PoolInfo& pool) {
 }
 
 void PrintTable(const PoolInfo& pool) {
-  std::printf("model %s   %s   epoch %llu   running %d   waiting %d   KV blocks %d of %d free\n", pool.model.c_str(),
-              pool.ready ? "ready" : "not ready", static_cast<unsigned long long>(pool.epoch), pool.running,
-              pool.waiting, pool.kv_blocks_free, pool.kv_blocks);
+  std::printf("model %s   %s   epoch %llu   running %d   waiting %d   KV blocks %d of %d free\n",
+              pool.model.c_str(), pool.ready ? "ready" : "not ready",
+              static_cast<unsigned long long>(pool.epoch), pool.running, pool.waiting, pool.kv_blocks_free,
+              pool.kv_blocks);
   if (!pool.waiting_for.empty()) std::printf("waiting for: %s\n", pool.waiting_for.c_str());
-  std::printf("%-6s %-24s %-9s %-11s %-8s %-10s %10s %12s %12s\n", "worker", "name", "state", "transport", "backend",
-              "experts", "MiB", "dispatches", "round trip");
+  std::printf("%-6s %-24s %-9s %-11s %-8s %-10s %10s %12s %12s\n", "worker", "name", "state", "transport",
+              "backend", "experts", "MiB", "dispatches", "round trip");
   for (const PoolWorkerInfo& w : pool.workers) {
-    std::printf("%-6llu %-24s %-9s %-11s %-8s %-10s %10.1f %12llu %9.0f us\n", static_cast<unsigned long long>(w.id),
-                w.name.c_str(), w.state.c_str(), w.transport.c_str(), w.backend.c_str(), w.experts.c_str(),
-                static_cast<double>(w.expert_bytes) / (1 << 20), static_cast<unsigned long long>(w.dispatches),
-                w.round_trip_us);
+    std::printf("%-6llu %-24s %-9s %-11s %-8s %-10s %10.1f %12llu %9.0f us\n",
+                static_cast<unsigned long long>(w.id), w.name.c_str(), w.state.c_str(), w.transport.c_str(),
+                w.backend.c_str(), w.experts.c_str(), static_cast<double>(w.expert_bytes) / (1 << 20),
+                static_cast<unsigned long long>(w.dispatches), w.round_trip_us);
   }
 }
 

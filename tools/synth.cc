@@ -23,7 +23,8 @@ absl::Status Run(Flags flags) {
 void AddSynthCommand(CLI::App* app, CommandRunner* run) {
   auto flags = std::make_shared<Flags>();
   SynthSpec& spec = flags->spec;
-  CLI::App* command = app->add_subcommand("synth", "write a model of random weights, reproducible from its seed");
+  CLI::App* command =
+      app->add_subcommand("synth", "write a model of random weights, reproducible from its seed");
   command->add_option("--family", spec.family, "llama or qwen3moe");
   command->add_option("--name", spec.name, "general.name");
   command->add_option("--hidden", spec.hidden);

@@ -6,8 +6,8 @@
 namespace moepool {
 namespace {
 
-// Where [begin, end) splits under its lowest common node: the first expert with the deciding bit set. The range
-// holds at least two experts.
+// Where [begin, end) splits under its lowest common node: the first expert with the deciding bit set. The
+// range holds at least two experts.
 int SplitPoint(std::span<const int32_t> experts, int begin, int end, uint32_t* level) {
   const uint32_t differing = static_cast<uint32_t>(experts[begin] ^ experts[end - 1]);
   *level = static_cast<uint32_t>(std::bit_width(differing));  // of the common node
@@ -17,8 +17,8 @@ int SplitPoint(std::span<const int32_t> experts, int begin, int end, uint32_t* l
   return split;
 }
 
-// Plans [begin, end), whose common node may be raised to `top` (no other selected expert lies under that node).
-// Returns the index of the part in which its sum ends.
+// Plans [begin, end), whose common node may be raised to `top` (no other selected expert lies under that
+// node). Returns the index of the part in which its sum ends.
 int Visit(std::span<const int32_t> selected, std::span<const int> owner, int begin, int end, uint32_t top,
           size_t first_part, std::vector<PlannedPart>* parts, std::vector<PlannedAdd>* adds) {
   bool shared = true;

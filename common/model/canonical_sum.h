@@ -1,8 +1,9 @@
 // The fixed order in which the experts of a row are added, so that no placement changes a bit of the answer.
 //
-// The tree is binary over expert numbers: node (level, index) covers the experts e with e >> level == index, and its
-// value is the sum of its two children where both hold a selected expert, otherwise that of the child that does.
-// A worker returns the highest nodes whose selected experts it all holds (parts); the router adds the parts.
+// The tree is binary over expert numbers: node (level, index) covers the experts e with e >> level == index,
+// and its value is the sum of its two children where both hold a selected expert, otherwise that of the child
+// that does. A worker returns the highest nodes whose selected experts it all holds (parts); the router adds
+// the parts.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +40,9 @@ struct PlannedAdd {
   int src;
 };
 
-// Splits one row's selected experts (ascending, distinct, non-empty) by owner. Appends the parts in ascending order
-// of their first expert, and the additions which, done in the order given, leave the row's sum in part 0.
+// Splits one row's selected experts (ascending, distinct, non-empty) by owner. Appends the parts in ascending
+// order of their first expert, and the additions which, done in the order given, leave the row's sum in part
+// 0.
 void PlanRow(std::span<const int32_t> selected, std::span<const int> owner, uint32_t levels,
              std::vector<PlannedPart>* parts, std::vector<PlannedAdd>* adds);
 

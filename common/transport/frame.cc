@@ -57,10 +57,12 @@ absl::Status CheckHeader(const FrameHeader& h, const FrameLimits& limits, FrameK
   if (h.adapter_id != 0) return Bad("adapter id", h.adapter_id, "expected", 0);
   if (h.model_digest != limits.model_digest) {
     return absl::FailedPreconditionError(StrCat("frame: model digest is ", absl::Hex(h.model_digest),
-                                                      ", this process serves ", absl::Hex(limits.model_digest)));
+                                                ", this process serves ", absl::Hex(limits.model_digest)));
   }
-  if (h.hidden != static_cast<uint32_t>(limits.hidden)) return Bad("hidden", h.hidden, "expected", limits.hidden);
-  if (h.layer >= static_cast<uint32_t>(limits.layers)) return Bad("layer", h.layer, "the model has", limits.layers);
+  if (h.hidden != static_cast<uint32_t>(limits.hidden))
+    return Bad("hidden", h.hidden, "expected", limits.hidden);
+  if (h.layer >= static_cast<uint32_t>(limits.layers))
+    return Bad("layer", h.layer, "the model has", limits.layers);
   return absl::OkStatus();
 }
 
@@ -134,13 +136,15 @@ void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame)
     const size_t row = static_cast<size_t>(request.rows[i]);
     if (h.in == WireDType::kInt8Block32) {
       const size_t blocks = hidden / 32;
-      Put(frame, layout.scale + i * blocks * sizeof(float), request.x.scale + row * blocks, blocks * sizeof(float));
+      Put(frame, layout.scale + i * blocks * sizeof(float), request.x.scale + row * blocks,
+          blocks * sizeof(float));
       Put(frame, layout.x + i * hidden, request.x.q + row * hidden, hidden);
     } else {
       Put(frame, layout.x + i * hidden * sizeof(float), request.x.f32 + row * hidden, hidden * sizeof(float));
     }
   }
-  if (h.in == WireDType::kInt8Block32) Pad(frame, layout.scale + h.rows * (hidden / 32) * sizeof(float), layout.x);
+  if (h.in == WireDType::kInt8Block32)
+    Pad(frame, layout.scale + h.rows * (hidden / 32) * sizeof(float), layout.x);
   const size_t element = h.in == WireDType::kInt8Block32 ? 1 : sizeof(float);
   Pad(frame, layout.x + h.rows * hidden * element, layout.parts);
   Put(frame, layout.parts, request.parts.data(), request.parts.size_bytes());
@@ -200,7 +204,8 @@ absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, cons
     return Bad("dtype of activations", static_cast<uint64_t>(h.in), "known types end at", 1);
   }
   if (h.out != WireDType::kF32) return Bad("dtype of parts", static_cast<uint64_t>(h.out), "expected", 0);
-  if (h.in == WireDType::kInt8Block32 && h.hidden % 32 != 0) return Bad("hidden", h.hidden, "must be a multiple of", 32);
+  if (h.in == WireDType::kInt8Block32 && h.hidden % 32 != 0)
+    return Bad("hidden", h.hidden, "must be a multiple of", 32);
   if (h.rows == 0 || h.rows > kMaxRows) return Bad("rows", h.rows, "must be 1 to", kMaxRows);
   const uint64_t most = uint64_t{h.rows} * static_cast<uint64_t>(limits.experts);
   if (h.entries > most) return Bad("entries", h.entries, "rows and experts allow", most);
@@ -220,7 +225,8 @@ absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, cons
     view.x.q = reinterpret_cast<int8_t*>(base + layout.x);
     for (const float scale : SpanAt<float>(frame, layout.scale, uint64_t{h.rows} * h.hidden / 32)) {
       if (!(scale >= 0) || !std::isfinite(scale)) {
-        return absl::InvalidArgumentError(StrCat("frame: scale is ", scale, ", must be finite and at least 0"));
+        return absl::InvalidArgumentError(
+            StrCat("frame: scale is ", scale, ", must be finite and at least 0"));
       }
     }
   } else {
@@ -253,7 +259,8 @@ absl::Status DecodeRefusal(std::span<const uint8_t> frame) {
   if (h.text_bytes > kMaxRefusalText || sizeof(FrameHeader) + h.text_bytes != frame.size()) {
     return Bad("text bytes", h.text_bytes, "the frame holds", frame.size() - sizeof(FrameHeader));
   }
-  const std::string_view text(reinterpret_cast<const char*>(frame.data()) + sizeof(FrameHeader), h.text_bytes);
+  const std::string_view text(reinterpret_cast<const char*>(frame.data()) + sizeof(FrameHeader),
+                              h.text_bytes);
   const auto code = static_cast<absl::StatusCode>(h.code);
   if (code == absl::StatusCode::kOk) return absl::InternalError("frame: a refusal with code OK");
   return absl::Status(code, StrCat("worker refused: ", text));

@@ -1,6 +1,6 @@
-// The exchange's wire format: one dispatch to one worker, and its answer in frames of whole parts. A fixed header of
-// little-endian numbers, then packed arrays, each aligned to 8 bytes; no addresses, no names. Everything that
-// arrives is checked against the model's own shapes before any of it is used.
+// The exchange's wire format: one dispatch to one worker, and its answer in frames of whole parts. A fixed
+// header of little-endian numbers, then packed arrays, each aligned to 8 bytes; no addresses, no names.
+// Everything that arrives is checked against the model's own shapes before any of it is used.
 #pragma once
 
 #include <cstddef>
@@ -43,10 +43,10 @@ struct FrameHeader {
   uint32_t entries = 0;     // dispatch: (expert, weight) pairs of all parts
   uint32_t first_part = 0;  // reply: number of the first part in this frame
   uint32_t hidden = 0;
-  uint32_t budget_us = 0;   // dispatch: time until its deadline when sent; 0: none
+  uint32_t budget_us = 0;  // dispatch: time until its deadline when sent; 0: none
   WireDType in = WireDType::kF32;
   WireDType out = WireDType::kF32;
-  uint16_t code = 0;  // refusal: absl::StatusCode
+  uint16_t code = 0;        // refusal: absl::StatusCode
   uint32_t text_bytes = 0;  // refusal: length of its message, at most 512
 };
 static_assert(sizeof(FrameHeader) == 104);

@@ -1,0 +1,24 @@
+// Linked with naive_sum.cc: the determinism test must be able to fail.
+#include <gtest/gtest.h>
+
+#include "tests/determinism/scenario.h"
+
+namespace moepool {
+namespace {
+
+TEST(NaiveCombineTest, GivesOtherLogitsWithOtherPlacements) {
+  for (const auto& [name, spec] : ScenarioModels()) {
+    SCOPED_TRACE(name);
+    Scenario five;
+    five.workers = 5;
+    const std::vector<TransportCase> transports = CoreTransportCases();
+    const LogitHashes one_worker = RunScenario(spec, Scenario{}, transports);
+    EXPECT_EQ(RunScenario(spec, Scenario{}, transports), one_worker);
+    // Two experts a row have one sum in any order, so only more than two can tell.
+    if (name == "mixtral") continue;
+    EXPECT_NE(RunScenario(spec, five, transports), one_worker);
+  }
+}
+
+}  // namespace
+}  // namespace moepool

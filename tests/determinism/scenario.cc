@@ -1,0 +1,260 @@
+// See scenario.h.
+#include "tests/determinism/scenario.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <set>
+#include <span>
+
+#include "common/base/mutex.h"
+#include "common/base/str.h"
+#include "common/model/expert_tensors.h"
+#include "expert_worker/executor.h"
+#include "expert_worker/expert_store.h"
+#include "gtest/gtest.h"
+#include "router/engine.h"
+#include "router/placement.h"
+
+namespace moepool {
+namespace {
+
+uint64_t Hash(std::span<const float> values) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const float value : values) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    hash = (hash ^ bits) * 0x100000001b3;
+  }
+  return hash;
+}
+
+struct TestWorker {
+  std::unique_ptr<Backend> backend;
+  std::unique_ptr<ExpertStore> store;
+  std::unique_ptr<Executor> executor;
+  std::unique_ptr<TransportHarness> harness;
+};
+
+// Workers behind real carriers, with a placement that never changes.
+class FixedPool : public ExpertPool {
+ public:
+  FixedPool(const std::shared_ptr<const ModelSource>& source, const Scenario& setup,
+            const TransportCase& transport) {
+    const ModelConfig& config = source->Config();
+    const ModelDigest digest = source->Digest().value();
+    uint64_t digest8 = 0;
+    std::memcpy(&digest8, digest.data(), sizeof(digest8));
+    std::vector<PlacementWorker> placed;
+    for (int w = 0; w < setup.workers; ++w) placed.push_back({WorkerId(static_cast<uint64_t>(w + 1)), 0});
+    const std::vector<uint64_t> bytes = ExpertBytes(*source);
+    const PlacementPlan plan = PlanPlacement({placed, bytes, config.layers, config.experts}).value();
+    auto routes = std::make_shared<RoutingTable>();
+    routes->epoch = 1;
+    routes->member = plan.owner;
+    for (int w = 0; w < setup.workers; ++w) {
+      TestWorker& worker = workers_.emplace_back();
+      worker.backend = MakeBackend({"cpu", setup.worker_isa, setup.threads}).value();
+      worker.store = std::make_unique<ExpertStore>(source.get(), worker.backend.get(), 0);
+      for (size_t i = 0; i < plan.owner.size(); ++i) {
+        if (plan.owner[i] != w) continue;
+        const int index = static_cast<int>(i);
+        EXPECT_TRUE(worker.store->Load(index / config.experts, index % config.experts).ok());
+      }
+      worker.executor =
+          std::make_unique<Executor>(worker.backend.get(), worker.store.get(),
+                                     FrameLimits{config.hidden, config.layers, config.experts, digest8});
+      Executor* executor = worker.executor.get();
+      worker.harness =
+          transport.make([executor](std::span<const uint8_t> frame,
+                                    const FrameWriter& write) { executor->Handle(frame, write); },
+                         {});
+      // The harness owns the transport.
+      routes->members.push_back(
+          {placed[static_cast<size_t>(w)].id,
+           std::shared_ptr<ExpertTransport>(&worker.harness->router(), [](ExpertTransport*) {})});
+    }
+    routes_ = std::move(routes);
+  }
+  std::shared_ptr<const RoutingTable> Routes() override { return routes_; }
+  std::string WaitingFor() override { return ""; }
+  void ReportLoss(WorkerId, const absl::Status& cause) override {
+    ADD_FAILURE() << "lost a worker: " << cause;
+  }
+  void ReportRoundTrip(WorkerId, absl::Duration) override {}
+  std::vector<PoolWorkerInfo> Workers() override { return {}; }
+
+ private:
+  std::vector<TestWorker> workers_;
+  std::shared_ptr<const RoutingTable> routes_;
+};
+
+std::vector<SequenceRequest> Requests() {
+  std::vector<SequenceRequest> requests;
+  const int lengths[] = {1, 300, 5, 17, 33, 64, 2};
+  for (int i = 0; i < 7; ++i) {
+    SequenceRequest request;
+    request.request_id = StrCat("request-", i);
+    for (int t = 0; t < lengths[i]; ++t) request.prompt.push_back((t * t * 7 + t * 31 + i * 13) % 256);
+    request.max_tokens = 4 + 3 * i;
+    request.sampling.seed = static_cast<uint64_t>(100 + i);
+    if (i % 2 == 1) {
+      request.sampling.temperature = 0.9;
+      request.sampling.top_p = 0.95;
+      request.sampling.repetition_penalty = 1.1;
+    }
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+// Counts the sequences that have ended.
+class Tally {
+ public:
+  void End(const SequenceUpdate& update) {
+    MutexLock lock(&mutex_);
+    EXPECT_TRUE(update.status.ok()) << update.status;
+    ++ended_;
+    changed_.NotifyAll();
+  }
+  void Wait(int ended) {
+    MutexLock lock(&mutex_);
+    while (ended_ < ended) changed_.Wait(&mutex_);
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  int ended_ GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& os, const Scenario& s) {
+  return os << "workers " << s.workers << " transport " << s.transport << " order " << s.order
+            << " max_running " << s.max_running << " step_tokens " << s.step_tokens << " threads "
+            << s.threads << " isa " << s.isa << "/" << s.worker_isa;
+}
+
+LogitHashes RunScenario(const SynthSpec& spec, const Scenario& setup,
+                        const std::vector<TransportCase>& transports) {
+  std::shared_ptr<const ModelSource> source = MakeSyntheticSource(spec).value();
+  FixedPool pool(source, setup, transports[static_cast<size_t>(setup.transport)]);
+  const std::unique_ptr<Backend> backend = MakeBackend({"cpu", setup.isa, setup.threads}).value();
+  LogitHashes hashes;  // written on the engine's thread, read after it has ended
+  EngineOptions options;
+  options.limits.max_running = setup.max_running;
+  options.limits.token_budget = setup.step_tokens;
+  options.kv_bytes = 8 << 20;
+  options.on_logits = [&](const std::string& request, int position, std::span<const float> logits) {
+    hashes[{request, position}] = Hash(logits);
+  };
+  auto engine = Engine::Create(backend.get(), source, &pool, options).value();
+  std::vector<SequenceRequest> requests = Requests();
+  if (setup.order == 1) std::reverse(requests.begin(), requests.end());
+  Tally tally;
+  std::vector<std::unique_ptr<TrunkCall>> calls;
+  for (SequenceRequest& request : requests) {
+    auto call = engine->Generate(std::move(request), [&](SequenceUpdate update) {
+      if (update.finished) tally.End(update);
+    });
+    EXPECT_TRUE(call.ok()) << call.status();
+    calls.push_back(std::move(*call));
+    if (setup.order == 2) tally.Wait(static_cast<int>(calls.size()));
+  }
+  tally.Wait(static_cast<int>(calls.size()));
+  engine.reset();
+  return hashes;
+}
+
+std::vector<Scenario> PairwiseScenarios(int transports) {
+  const std::vector<int> workers = {1, 2, 3, 5, 16};
+  const std::vector<int> running = {1, 3, 16};
+  const std::vector<int> steps = {1, 7, 64, 512};
+  const std::vector<int> threads = {1, 2, 3};
+  const std::vector<std::string> isas = {"scalar", "avx2"};
+  constexpr int kSettings = 8;
+  const std::array<int, kSettings> sizes = {5, transports, 3, 3, 4, 3, 2, 2};
+  using Choice = std::array<int, kSettings>;
+  std::set<std::array<int, 4>> open;  // (setting, value, setting, value) not yet seen together
+  for (int a = 0; a < kSettings; ++a) {
+    for (int b = a + 1; b < kSettings; ++b) {
+      for (int i = 0; i < sizes[a]; ++i) {
+        for (int j = 0; j < sizes[b]; ++j) open.insert({a, i, b, j});
+      }
+    }
+  }
+  const auto gain = [&](const Choice& c) {
+    int covered = 0;
+    for (int a = 0; a < kSettings; ++a) {
+      for (int b = a + 1; b < kSettings; ++b) covered += open.count({a, c[a], b, c[b]}) > 0 ? 1 : 0;
+    }
+    return covered;
+  };
+  std::vector<Scenario> setups;
+  while (!open.empty()) {
+    // Starts from an open pair and chooses each other setting for the most pairs; good, not minimal.
+    const std::array<int, 4> pair = *open.begin();
+    Choice choice{};
+    choice[pair[0]] = pair[1];
+    choice[pair[2]] = pair[3];
+    for (int s = 0; s < kSettings; ++s) {
+      if (s == pair[0] || s == pair[2]) continue;
+      int best = -1;
+      int best_value = 0;
+      for (int v = 0; v < sizes[s]; ++v) {
+        choice[s] = v;
+        if (const int g = gain(choice); g > best) {
+          best = g;
+          best_value = v;
+        }
+      }
+      choice[s] = best_value;
+    }
+    for (int a = 0; a < kSettings; ++a) {
+      for (int b = a + 1; b < kSettings; ++b) open.erase({a, choice[a], b, choice[b]});
+    }
+    Scenario setup;
+    setup.workers = workers[choice[0]];
+    setup.transport = choice[1];
+    setup.order = choice[2];
+    setup.max_running = running[choice[3]];
+    setup.step_tokens = steps[choice[4]];
+    setup.threads = threads[choice[5]];
+    setup.isa = isas[choice[6]];
+    setup.worker_isa = isas[choice[7]];
+    setups.push_back(setup);
+  }
+  return setups;
+}
+
+std::vector<std::pair<std::string, SynthSpec>> ScenarioModels() {
+  SynthSpec dense;  // 17 blocks in 16 slices
+  dense.name = "dense";
+  dense.hidden = 96;
+  dense.heads = 6;
+  dense.ffn = 544;
+  dense.vocab = 288;
+  dense.dtype = DType::kQ4_1;
+  dense.tied_embeddings = true;
+  SynthSpec mixtral;
+  mixtral.name = "mixtral";
+  mixtral.hidden = 256;
+  mixtral.experts = 16;
+  mixtral.experts_per_token = 2;
+  mixtral.ffn = 256;
+  mixtral.vocab = 288;
+  mixtral.dtype = DType::kQ4_K;
+  SynthSpec qwen;
+  qwen.name = "qwen3moe";
+  qwen.family = "qwen3moe";
+  qwen.head_dim = 24;
+  qwen.experts = 16;
+  qwen.experts_per_token = 5;
+  qwen.ffn = 32;
+  qwen.vocab = 288;
+  qwen.dtype = DType::kF16;
+  return {{"dense", dense}, {"mixtral", mixtral}, {"qwen3moe", qwen}};
+}
+
+}  // namespace moepool

@@ -1,0 +1,44 @@
+// One run of the engine under a chosen scenario, reduced to a hash of the logits behind every token. What
+// DESIGN calls determinism is that these hashes depend on model and requests and on nothing else.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/model/synthetic.h"
+#include "tests/contract/transport/transport_fixture.h"
+
+namespace moepool {
+
+struct Scenario {
+  int workers = 1;
+  int transport = 0;  // index into the transports of the test
+  int order = 0;      // 0 as listed, 1 reversed, 2 one after the other
+  int max_running = 16;
+  int step_tokens = 512;
+  int threads = 1;
+  std::string isa = "scalar";  // of the trunk
+  std::string worker_isa = "scalar";
+};
+std::ostream& operator<<(std::ostream& os, const Scenario& setup);
+
+// (request, position) to the hash of the logits there. Sampled ids are in it by way of the positions that
+// follow.
+using LogitHashes = std::map<std::pair<std::string, int>, uint64_t>;
+
+// Seven requests: lengths 1 to 300, greedy and sampled.
+LogitHashes RunScenario(const SynthSpec& spec, const Scenario& setup,
+                        const std::vector<TransportCase>& transports);
+
+// Set-ups that together hold every pair of values of any two settings.
+std::vector<Scenario> PairwiseScenarios(int transports);
+
+// Small models of each family, whose expert counts and sizes are awkward.
+std::vector<std::pair<std::string, SynthSpec>> ScenarioModels();
+
+}  // namespace moepool
