@@ -1,0 +1,189 @@
+// TrunkOps other than attention. On the CPU all instruction sets and numbers of threads give the bits of the
+// scalar backend with one thread.
+#include <cmath>
+#include <limits>
+
+#include "common/tensor/matrix_view.h"
+#include "tests/contract/backend/backend_contract.h"
+
+namespace moepool {
+namespace {
+
+class TrunkOpsTest : public BackendContract {
+ protected:
+  std::unique_ptr<Backend> reference_ = Make({"scalar", 1});
+};
+INSTANTIATE_TEST_SUITE_P(Cpu, TrunkOpsTest, ::testing::ValuesIn(BackendCases()), CaseName);
+
+std::vector<float> MatMul(Backend* backend, const FileMatrix& file, int tokens, const std::vector<float>& x,
+                          const float* bias, const float* add, int64_t stride) {
+  const auto w = LoadInto(backend, file);
+  const DeviceRows rows(backend, tokens, static_cast<int>(file.view.cols), x);
+  std::vector<float> y(tokens * stride, -5.0f);
+  backend->Trunk().MatMul(*w, rows.view, bias, add, y.data(), stride);
+  return y;
+}
+
+TEST_P(TrunkOpsTest, MatMulEqualsTheReference) {
+  for (DType dtype : kAllTypes) {
+    for (auto [rows, cols] :
+         std::vector<std::pair<int, int>>{{0, 64}, {1, 32}, {33, 256}, {161, 96}, {530, 64}}) {
+      for (int tokens : {0, 1, 5, 130}) {
+        if (tokens == 130 && rows > 200) continue;
+        const FileMatrix file = MakeFile(dtype, rows, cols, kTestSeed);
+        const std::vector<float> x = Normal(tokens * cols, kTestSeed + 1);
+        EXPECT_TRUE(SameFloats(MatMul(backend_.get(), file, tokens, x, nullptr, nullptr, rows),
+                               MatMul(reference_.get(), file, tokens, x, nullptr, nullptr, rows)))
+            << Info(dtype).name << " " << rows << "x" << cols << ", tokens " << tokens;
+      }
+    }
+  }
+}
+
+TEST_P(TrunkOpsTest, MatMulAddsBiasAndThenTheResidual) {
+  const int rows = 37, cols = 64, tokens = 6;
+  const int64_t stride = 50;
+  const FileMatrix file = MakeFile(DType::kQ8_0, rows, cols, kTestSeed);
+  const std::vector<float> x = Normal(tokens * cols, kTestSeed + 1);
+  const std::vector<float> bias = Normal(rows, kTestSeed + 2);
+  const std::vector<float> add = Normal(tokens * stride, kTestSeed + 3);
+  const std::vector<float> plain = MatMul(backend_.get(), file, tokens, x, nullptr, nullptr, stride);
+  const std::vector<float> both = MatMul(backend_.get(), file, tokens, x, bias.data(), add.data(), stride);
+  // In place: `add` is the output.
+  const auto w = LoadInto(backend_.get(), file);
+  const DeviceRows in(backend_.get(), tokens, cols, x);
+  std::vector<float> y = add;
+  backend_->Trunk().MatMul(*w, in.view, nullptr, y.data(), y.data(), stride);
+  for (int t = 0; t < tokens; ++t) {
+    for (int r = 0; r < stride; ++r) {
+      const int64_t at = t * stride + r;
+      if (r < rows) {
+        EXPECT_EQ(both[at], add[at] + (plain[at] + bias[r]));
+        EXPECT_EQ(y[at], add[at] + plain[at]);
+      } else {
+        EXPECT_EQ(plain[at], -5.0f);
+        EXPECT_EQ(y[at], add[at]);
+      }
+    }
+  }
+}
+
+TEST_P(TrunkOpsTest, ARowIsTheSameAloneAndInABatch) {
+  for (DType dtype : kAllTypes) {
+    const int rows = 100, cols = 256, tokens = 67;
+    const FileMatrix file = MakeFile(dtype, rows, cols, kTestSeed);
+    const std::vector<float> x = Normal(tokens * cols, kTestSeed + 1);
+    const std::vector<float> all = MatMul(backend_.get(), file, tokens, x, nullptr, nullptr, rows);
+    for (int t : {0, 1, 63, 64, 66}) {
+      const std::vector<float> one(x.begin() + t * cols, x.begin() + (t + 1) * cols);
+      EXPECT_TRUE(SameFloats(MatMul(backend_.get(), file, 1, one, nullptr, nullptr, rows),
+                             {all.begin() + t * rows, all.begin() + (t + 1) * rows}))
+          << Info(dtype).name << " row " << t;
+    }
+  }
+}
+
+TEST_P(TrunkOpsTest, LoadedWeightsDoNotNeedTheirFile) {
+  FileMatrix file = MakeFile(DType::kQ4_1, 20, 64, kTestSeed);
+  const std::vector<float> x = Normal(64, kTestSeed);
+  const std::vector<float> expected = MatMul(backend_.get(), file, 1, x, nullptr, nullptr, 20);
+  const auto w = LoadInto(backend_.get(), file);
+  EXPECT_EQ(w->dtype(), DType::kQ4_1);
+  EXPECT_EQ(w->rows(), 20);
+  EXPECT_EQ(w->cols(), 64);
+  EXPECT_GE(w->bytes(), 20 * 64 * 5 / 8);
+  std::fill(file.bytes.begin(), file.bytes.end(), std::byte{0xff});
+  const DeviceRows rows(backend_.get(), 1, 64, x);
+  std::vector<float> y(20);
+  backend_->Trunk().MatMul(*w, rows.view, nullptr, nullptr, y.data(), 20);
+  EXPECT_TRUE(SameFloats(y, expected));
+}
+
+TEST_P(TrunkOpsTest, LoadRefusesWhatItCannotUse) {
+  FileMatrix file = MakeFile(DType::kQ4_0, 4, 64, kTestSeed);
+  file.view.cols = 50;
+  EXPECT_EQ(backend_->Load(file.view).status().code(), absl::StatusCode::kInvalidArgument);
+  file.view.cols = 64;
+  file.bytes[18] = std::byte{0};
+  file.bytes[19] = std::byte{0x7c};  // the second block's scale becomes infinity
+  EXPECT_EQ(backend_->Load(file.view).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_P(TrunkOpsTest, EmbedDequantisesRows) {
+  for (DType dtype : kAllTypes) {
+    const FileMatrix file = MakeFile(dtype, 50, 512, kTestSeed);
+    const std::vector<int32_t> ids = {49, 0, 7, 7, 31, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14};
+    std::vector<float> x(ids.size() * 512);
+    backend_->Trunk().Embed(file.view, ids, x.data());
+    std::vector<float> row(512);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      DequantizeRow(file.view, ids[i], row.data());
+      EXPECT_TRUE(SameFloats({x.begin() + i * 512, x.begin() + (i + 1) * 512}, row));
+    }
+  }
+}
+
+TEST_P(TrunkOpsTest, NormFillsTheFormsAskedFor) {
+  const int cols = 96;
+  for (int rows : {1, 5, 200}) {
+    const std::vector<float> x = Normal(rows * cols, kTestSeed);
+    const std::vector<float> weight = Normal(cols, kTestSeed + 1);
+    const std::vector<float> bias = Normal(cols, kTestSeed + 2);
+    for (const NormWeights& norm : {NormWeights{NormKind::kRms, weight.data(), nullptr, 1e-5f},
+                                    NormWeights{NormKind::kLayer, weight.data(), bias.data(), 1e-5f}}) {
+      std::vector<uint8_t> faults(rows);
+      DeviceRows both(backend_.get(), rows, cols);
+      backend_->Trunk().Norm(norm, x.data(), &both.view, faults);
+      DeviceRows only_q(backend_.get(), rows, cols);
+      only_q.view.f32 = nullptr;
+      backend_->Trunk().Norm(norm, x.data(), &only_q.view, faults);
+      DeviceRows reference(reference_.get(), rows, cols);
+      reference_->Trunk().Norm(norm, x.data(), &reference.view, faults);
+      const int64_t n = int64_t{rows} * cols;
+      EXPECT_EQ(std::memcmp(both.view.f32, reference.view.f32, n * 4), 0);
+      for (const Activations* a : {&both.view, &only_q.view}) {
+        EXPECT_EQ(std::memcmp(a->q, reference.view.q, n), 0);
+        EXPECT_EQ(std::memcmp(a->scale, reference.view.scale, n / 32 * 4), 0);
+      }
+      EXPECT_EQ(faults, std::vector<uint8_t>(rows));
+    }
+  }
+}
+
+TEST_P(TrunkOpsTest, FaultsMarkTheRowAndAreNeverCleared) {
+  const int rows = 150, cols = 64;
+  std::vector<float> x = Normal(rows * cols, kTestSeed);
+  x[3 * cols + 63] = std::numeric_limits<float>::infinity();
+  x[149 * cols] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> weight(cols, 1.0f);
+  std::vector<uint8_t> expected(rows);
+  expected[3] = expected[149] = expected[10] = 1;
+  std::vector<uint8_t> faults(rows);
+  faults[10] = 1;
+  DeviceRows normed(backend_.get(), rows, cols);
+  backend_->Trunk().Norm({NormKind::kRms, weight.data(), nullptr, 1e-5f}, x.data(), &normed.view, faults);
+  EXPECT_EQ(faults, expected);
+  faults.assign(rows, 0);
+  faults[10] = 1;
+  DeviceRows plain(backend_.get(), rows, cols);
+  std::copy(x.begin(), x.end(), plain.view.f32);
+  backend_->Trunk().Quantize(&plain.view, faults);
+  EXPECT_EQ(faults, expected);
+}
+
+TEST_P(TrunkOpsTest, DescribesItself) {
+  EXPECT_EQ(backend_->Name(), "cpu");
+  EXPECT_EQ(backend_->NumericClass(), "cpu-1");
+  for (DType dtype : kAllTypes) {
+    for (Op op : {Op::kEmbed, Op::kMatMul, Op::kExpert}) EXPECT_TRUE(backend_->Supports(op, dtype));
+  }
+  auto buffer = backend_->Allocate(1000);
+  ASSERT_TRUE(buffer.ok());
+  EXPECT_EQ((*buffer)->bytes(), 1000u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>((*buffer)->data()) % 64, 0u);
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ((*buffer)->data()[i], std::byte{0});
+  EXPECT_EQ(backend_->Allocate(size_t{1} << 62).status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+}  // namespace
+}  // namespace moepool

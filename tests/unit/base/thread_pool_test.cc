@@ -1,0 +1,54 @@
+// Every index once, whatever the number of threads, job after job.
+#include "common/base/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+namespace moepool {
+namespace {
+
+class ThreadPoolTest : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 7));
+
+TEST_P(ThreadPoolTest, CallsEachIndexOnce) {
+  ThreadPool pool(GetParam());
+  EXPECT_EQ(pool.threads(), GetParam());
+  for (int64_t n : {0, 1, 2, 3, 64, 1000}) {
+    std::vector<std::atomic<int>> calls(n);
+    pool.ParallelFor(n, [&](int64_t i) { calls[i].fetch_add(1); });
+    for (int64_t i = 0; i < n; ++i) EXPECT_EQ(calls[i].load(), 1) << i << " of " << n;
+  }
+}
+
+// Jobs of changing size follow one another at once, so that threads arrive late and find a later job.
+TEST_P(ThreadPoolTest, LateThreadsDoNotDisturbLaterJobs) {
+  ThreadPool pool(GetParam());
+  std::vector<int64_t> written(64);
+  int64_t expected = 0;
+  std::atomic<int64_t> total{0};
+  for (int job = 0; job < 20000; ++job) {
+    const int64_t n = job * 7 % 13;
+    pool.ParallelFor(n, [&](int64_t i) {
+      written[i] = job;
+      total.fetch_add(i + 1);
+    });
+    for (int64_t i = 0; i < n; ++i) ASSERT_EQ(written[i], job);
+    expected += n * (n + 1) / 2;
+  }
+  EXPECT_EQ(total.load(), expected);
+}
+
+TEST(ThreadPoolTest, ZeroMeansOneAThreadOfTheMachine) {
+  ThreadPool pool(0);
+  EXPECT_GE(pool.threads(), 1);
+}
+
+TEST(ThreadPoolTest, StartsAndStopsIdle) {
+  for (int i = 0; i < 50; ++i) ThreadPool pool(4);
+}
+
+}  // namespace
+}  // namespace moepool
