@@ -19,15 +19,16 @@ uint64_t Random64() {
 
 }  // namespace
 
+RouterIdentity RandomIdentity() { return {Random64(), Random64()}; }
+
 Dispatcher::Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool,
-                       DispatchTimeouts timeouts)
+                       DispatchTimeouts timeouts, RouterIdentity identity)
     : config_(config),
       limits_{config.hidden, config.layers, config.experts, model_digest},
       levels_(TreeLevels(config.experts)),
       pool_(pool),
       timeouts_(timeouts),
-      router_id_(Random64()),
-      incarnation_(Random64()) {}
+      identity_(identity) {}
 
 void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> selected,
                       std::span<const uint8_t> skip) {
@@ -89,8 +90,8 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   share.have.assign(share.parts.size(), 0);
 
   DispatchRequest request;
-  request.header.router_id = router_id_;
-  request.header.incarnation = incarnation_;
+  request.header.router_id = identity_.router_id;
+  request.header.incarnation = identity_.incarnation;
   request.header.dispatch_id = share.dispatch_id;
   request.header.model_digest = limits_.model_digest;
   request.header.epoch = table_->epoch;

@@ -24,6 +24,13 @@ struct DispatchTimeouts {
   absl::Duration per_row = absl::Milliseconds(20);
 };
 
+// Which router, and which run of it, a frame comes from.
+struct RouterIdentity {
+  uint64_t router_id = 0;
+  uint64_t incarnation = 0;
+};
+RouterIdentity RandomIdentity();
+
 // Running totals, for metrics.
 struct DispatchTotals {
   uint64_t dispatches = 0;
@@ -38,7 +45,8 @@ struct DispatchTotals {
 class Dispatcher {
  public:
   // `pool` outlives this. `model_digest`: the first 8 bytes of the digest.
-  Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool, DispatchTimeouts timeouts);
+  Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool, DispatchTimeouts timeouts,
+             RouterIdentity identity);
 
   // Sends the rows of `x` to the workers that `table` names for their experts.
   //   selected [x.rows * experts_per_token], ascending within a row.   skip [x.rows]: 1 leaves the row out.
@@ -80,8 +88,7 @@ class Dispatcher {
   const uint32_t levels_;
   ExpertPool* const pool_;
   const DispatchTimeouts timeouts_;
-  const uint64_t router_id_;
-  const uint64_t incarnation_;
+  const RouterIdentity identity_;
   uint64_t next_dispatch_ = 1;
 
   // The layer under way.

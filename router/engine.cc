@@ -30,6 +30,12 @@ SequenceView View(const Sequence& s) {
 
 }  // namespace
 
+absl::StatusOr<KvType> ParseKvType(const std::string& text) {
+  if (text == "f16") return KvType::kF16;
+  if (text == "f32") return KvType::kF32;
+  return absl::InvalidArgumentError(StrCat("KV type is ", text, ", must be f16 or f32"));
+}
+
 class Engine::Call : public TrunkCall {
  public:
   Call(std::shared_ptr<RequestQueue> queue, SequenceId id, std::shared_ptr<UpdateGate> gate)
@@ -88,7 +94,7 @@ absl::Status Engine::Start() {
   }
   uint64_t digest8 = 0;
   std::memcpy(&digest8, digest_.data(), sizeof(digest8));
-  dispatcher_ = std::make_unique<Dispatcher>(config, digest8, pool_, options_.dispatch);
+  dispatcher_ = std::make_unique<Dispatcher>(config, digest8, pool_, options_.dispatch, options_.identity);
   scheduler_ = MakeContinuousBatching(options_.limits);
   PublishStats();
   thread_ = std::thread([this] { Loop(); });
@@ -182,6 +188,8 @@ absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest requ
   }
   return std::make_unique<Call>(queue_, id, std::move(gate));
 }
+
+void Engine::StopAccepting() { queue_->Refuse(); }
 
 EngineStats Engine::Stats() const {
   MutexLock lock(&stats_mutex_);

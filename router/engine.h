@@ -23,6 +23,9 @@
 
 namespace moepool {
 
+// f16 or f32. InvalidArgument names both and what was given.
+absl::StatusOr<KvType> ParseKvType(const std::string& text);
+
 // Sees the logits behind each sampled id and each scored position, before anything changes them.
 using LogitsObserver =
     std::function<void(const std::string& request_id, int position, std::span<const float> logits)>;
@@ -36,6 +39,7 @@ struct EngineOptions {
   absl::Duration no_holder_timeout =
       absl::Seconds(15);  // how long a sequence waits for lost experts to find a new home
   DispatchTimeouts dispatch;
+  RouterIdentity identity = RandomIdentity();
   LogitsObserver on_logits;  // called on the engine's thread
 };
 
@@ -71,6 +75,8 @@ class Engine : public Trunk {
                                                       UpdateCallback on_update) override;
 
   EngineStats Stats() const;
+  // From now on Generate is Unavailable; what was accepted goes on.
+  void StopAccepting();
   // Waits until nothing runs and nothing waits; false where `patience` passed first. What draining waits for.
   bool WaitIdle(absl::Duration patience);
 

@@ -9,7 +9,7 @@ namespace moepool {
 
 absl::Status RequestQueue::Push(std::unique_ptr<Sequence> sequence) {
   MutexLock lock(&mutex_);
-  if (batch_.closed) return absl::UnavailableError("the router is shutting down");
+  if (batch_.closed || refusing_) return absl::UnavailableError("the router is shutting down");
   const int waiting = engine_waiting_ + static_cast<int>(batch_.arrived.size());
   if (waiting >= max_waiting_) {
     return absl::ResourceExhaustedError(
@@ -24,6 +24,11 @@ void RequestQueue::Cancel(SequenceId id) {
   MutexLock lock(&mutex_);
   batch_.cancelled.push_back(id);
   changed_.NotifyOne();
+}
+
+void RequestQueue::Refuse() {
+  MutexLock lock(&mutex_);
+  refusing_ = true;
 }
 
 void RequestQueue::Close() {

@@ -24,10 +24,11 @@ class RequestQueue {
   // `max_waiting`: sequences that are here or with the engine and not yet admitted.
   explicit RequestQueue(int max_waiting) : max_waiting_(max_waiting) {}
 
-  // ResourceExhausted with both numbers; Unavailable after Close().
+  // ResourceExhausted with both numbers; Unavailable after Refuse() or Close().
   absl::Status Push(std::unique_ptr<Sequence> sequence);
   void Cancel(SequenceId id);
-  void Close();
+  void Refuse();  // nothing more is taken in
+  void Close();   // and what is here is the last batch
 
   // Waits until there is something, or for `patience`. `engine_waiting`: sequences that the engine holds and
   // has not admitted, for the bound of Push.
@@ -39,6 +40,7 @@ class RequestQueue {
   CondVar changed_;
   Batch batch_ GUARDED_BY(mutex_);
   int engine_waiting_ GUARDED_BY(mutex_) = 0;
+  bool refusing_ GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace moepool

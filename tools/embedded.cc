@@ -25,12 +25,6 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
       ->check(CLI::Range(1, 65536));
 }
 
-absl::StatusOr<KvType> ParseKvType(const std::string& text) {
-  if (text == "f16") return KvType::kF16;
-  if (text == "f32") return KvType::kF32;
-  return absl::InvalidArgumentError(StrCat("KV type is ", text, ", must be f16 or f32"));
-}
-
 absl::StatusOr<std::unique_ptr<Embedded>> MakeEmbedded(const EmbeddedFlags& flags) {
   auto embedded = std::make_unique<Embedded>();
   MOEPOOL_ASSIGN_OR_RETURN(embedded->source, OpenGguf(flags.model));

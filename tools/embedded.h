@@ -35,9 +35,6 @@ struct EmbeddedFlags {
 // --max-running
 void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);
 
-// f16 or f32. InvalidArgument names both and what was given.
-absl::StatusOr<KvType> ParseKvType(const std::string& text);
-
 struct Embedded {
   std::shared_ptr<const ModelSource> source;
   std::unique_ptr<Backend> backend;

@@ -1,0 +1,224 @@
+// moepool-router: the trunk of a model on one device, and the pool of expert workers that dial in.
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "common/base/config.h"
+#include "common/base/log.h"
+#include "common/base/signals.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/metrics/metrics_endpoint.h"
+#include "common/model/expert_tensors.h"
+#include "common/model/gguf_source.h"
+#include "common/rpc/rpc_server.h"
+#include "nlohmann/json.hpp"
+#include "router/engine.h"
+#include "router/engine_metrics.h"
+#include "router/membership.h"
+#include "router/pool_service.h"
+#include "router/trunk_service.h"
+
+namespace moepool {
+namespace {
+
+struct Flags {
+  std::string model;
+  std::string address = "127.0.0.1:50052";
+  std::string metrics_address = "127.0.0.1:9101";
+  bool insecure = false;
+  BackendOptions backend;
+  std::string kv_type = "f16";
+  uint64_t kv_memory_bytes = uint64_t{1} << 30;
+  int context_tokens = 0;
+  int step_tokens = 512;
+  int max_running = 64;
+  int max_waiting = 1024;
+  int min_workers = 1;
+  bool no_shared_memory = false;
+  double holder_timeout_s = 15;
+  double dispatch_timeout_s = 10;
+  double heartbeat_s = 1;
+  double drain_timeout_s = 30;
+  std::string log_level = "info";
+};
+
+void AddFlags(CLI::App* app, Flags* flags) {
+  app->add_option("--model", flags->model, "GGUF file")->required();
+  app->add_option("--address", flags->address, "Where gateways and workers dial in")->capture_default_str();
+  app->add_option("--metrics-address", flags->metrics_address, "Where to serve /metrics")->capture_default_str();
+  app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
+  app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar or avx2")->capture_default_str();
+  app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  app->add_option("--kv-type", flags->kv_type, "KV cache: f16 or f32")->capture_default_str();
+  app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")
+      ->transform(CLI::AsSizeValue(false));
+  app->add_option("--context-tokens", flags->context_tokens, "Longest sequence; 0: the model's own limit")
+      ->check(CLI::NonNegativeNumber);
+  app->add_option("--step-tokens", flags->step_tokens, "Rows of a step at most")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app->add_option("--max-running", flags->max_running, "Sequences in the batch at most")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app->add_option("--max-waiting", flags->max_waiting, "Sequences that may wait for a place")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app->add_option("--min-workers", flags->min_workers, "Workers that the first placement waits for")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
+  app->add_flag("--no-shared-memory", flags->no_shared_memory, "Offer workers on this host gRPC alone");
+  app->add_option("--holder-timeout", flags->holder_timeout_s,
+                  "Seconds that a request waits for experts whose worker was lost")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app->add_option("--dispatch-timeout", flags->dispatch_timeout_s, "Seconds until a silent worker counts as lost")
+      ->check(CLI::Range(0.001, 1e6))
+      ->capture_default_str();
+  app->add_option("--heartbeat", flags->heartbeat_s, "Seconds between words of a worker")
+      ->check(CLI::Range(0.01, 1e3))
+      ->capture_default_str();
+  app->add_option("--drain-timeout", flags->drain_timeout_s, "Seconds for running requests after SIGTERM")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
+}
+
+absl::StatusOr<MembershipOptions> ToMembershipOptions(const Flags& flags, const ModelSource& source) {
+  const ModelConfig& config = source.Config();
+  MembershipOptions options;
+  options.layers = config.layers;
+  options.experts = config.experts;
+  options.expert_bytes = ExpertBytes(source);
+  MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, source.Digest());
+  options.model_digest.assign(digest.begin(), digest.end());
+  options.min_workers = flags.min_workers;
+  options.heartbeat = absl::Seconds(flags.heartbeat_s);
+  return options;
+}
+
+absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity identity) {
+  EngineOptions options;
+  options.limits.token_budget = flags.step_tokens;
+  options.limits.max_running = flags.max_running;
+  options.max_waiting = flags.max_waiting;
+  options.kv_bytes = flags.kv_memory_bytes;
+  options.context_tokens = flags.context_tokens;
+  options.no_holder_timeout = absl::Seconds(flags.holder_timeout_s);
+  options.dispatch.base = absl::Seconds(flags.dispatch_timeout_s);
+  options.identity = identity;
+  MOEPOOL_ASSIGN_OR_RETURN(options.kv_type, ParseKvType(flags.kv_type));
+  return options;
+}
+
+// Looks for silent workers, and tells the health service whether the pool can serve, until destroyed.
+class Watcher {
+ public:
+  Watcher(Membership* membership, RpcServer* server, absl::Duration heartbeat)
+      : membership_(membership), server_(server), heartbeat_(heartbeat), thread_([this] { Run(); }) {}
+  ~Watcher() {
+    stop_.Notify();
+    thread_.join();
+  }
+
+ private:
+  void Run() {
+    const absl::Duration period = std::min(heartbeat_, absl::Milliseconds(200));
+    while (!stop_.WaitForNotificationWithTimeout(period)) {
+      membership_->Tick();
+      server_->SetReady(kTrunkServiceName, membership_->Routes() != nullptr);
+    }
+    server_->SetReady(kTrunkServiceName, false);
+  }
+
+  Membership* const membership_;
+  RpcServer* const server_;
+  const absl::Duration heartbeat_;
+  absl::Notification stop_;
+  std::thread thread_;
+};
+
+absl::Status Serve(const Flags& flags, absl::Notification* drain) {
+  MOEPOOL_ASSIGN_OR_RETURN(const HostPort address, ParseListenAddress("address", flags.address, flags.insecure));
+  MOEPOOL_ASSIGN_OR_RETURN(const HostPort metrics_address,
+                           ParseListenAddress("metrics-address", flags.metrics_address, flags.insecure));
+  MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> opened, OpenGguf(flags.model));
+  const std::shared_ptr<const ModelSource> source = std::move(opened);
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(flags.backend));
+  MOEPOOL_ASSIGN_OR_RETURN(MembershipOptions membership_options, ToMembershipOptions(flags, *source));
+  const RouterIdentity identity = RandomIdentity();
+  MOEPOOL_ASSIGN_OR_RETURN(const EngineOptions engine_options, ToEngineOptions(flags, identity));
+
+  Membership membership(std::move(membership_options));
+  PoolServiceOptions pool_options;
+  pool_options.router_id = identity.router_id;
+  pool_options.incarnation = identity.incarnation;
+  pool_options.heartbeat = absl::Seconds(flags.heartbeat_s);
+  pool_options.shared_memory = !flags.no_shared_memory;
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<PoolService> pool, PoolService::Create(&membership, pool_options));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
+                           Engine::Create(backend.get(), source, &membership, engine_options));
+  TrunkService trunk(engine.get());
+  Metrics metrics;
+  const auto collector = std::make_shared<EngineCollector>(engine.get());
+  metrics.AddSource(collector);
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsEndpoint> endpoint,
+                           MetricsEndpoint::Start(metrics_address, metrics));
+  RpcServerOptions server_options;
+  server_options.address = address;
+  server_options.max_message_bytes =
+      static_cast<int>(pool_options.transport.max_dispatch_frame_bytes + (1 << 20));
+  server_options.health_services = {kTrunkServiceName};
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
+                           RpcServer::Start(server_options, {pool->service(), &trunk}));
+  auto watcher = std::make_unique<Watcher>(&membership, server.get(), absl::Seconds(flags.heartbeat_s));
+  PrintReady({{"ready", true},
+              {"process", "router"},
+              {"address", server->address().ToString()},
+              {"metrics_address", endpoint->address().ToString()},
+              {"model", source->Config().name},
+              {"pid", getpid()}});
+
+  drain->WaitForNotification();
+  Log(LogLevel::kInfo, "draining", {{"timeout_s", flags.drain_timeout_s}});
+  watcher.reset();
+  const absl::Time deadline = absl::Now() + absl::Seconds(flags.drain_timeout_s);
+  engine->StopAccepting();
+  engine->WaitIdle(deadline - absl::Now());
+  membership.Shutdown("the router is shutting down");
+  server->Shutdown(std::min(deadline, absl::Now() + absl::Seconds(5)));
+  Log(LogLevel::kInfo, "drained");
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Runs the trunk of a model and dispatches its experts to a pool of workers.", "moepool-router");
+  Flags flags;
+  AddFlags(&app, &flags);
+  if (const std::optional<int> code = ParseFlags(&app, argc, argv); code.has_value()) return *code;
+  LogLevel level;
+  if (!ParseLogLevel(flags.log_level, &level)) {
+    std::fprintf(stderr, "moepool-router: --log-level: '%s' is not a level\n", flags.log_level.c_str());
+    return 2;
+  }
+  InitLog("router", level);
+  absl::Notification drain;
+  SignalWatcher signals([&] { drain.Notify(); });
+  const absl::Status status = Serve(flags, &drain);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "moepool-router: %s\n", std::string(status.message()).c_str());
+  return absl::IsInvalidArgument(status) ? 2 : 1;
+}
+
+}  // namespace
+}  // namespace moepool
+
+int main(int argc, char** argv) { return moepool::Main(argc, argv); }
