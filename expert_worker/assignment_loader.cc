@@ -40,6 +40,7 @@ void AssignmentLoader::Cancel() {
   finished_ = ++generation_;
   epoch_ = 0;
   experts_.clear();
+  while (telling_) changed_.Wait(&mutex_);
 }
 
 bool AssignmentLoader::Superseded(uint64_t generation) const {
@@ -61,13 +62,20 @@ void AssignmentLoader::Loop() {
       experts = experts_;
     }
     absl::Status status;
-    bool superseded = false;
     for (const ExpertRef& ref : experts) {
-      if ((superseded = Superseded(generation))) break;
+      if (Superseded(generation)) break;
       status = store_->Load(ref.layer, ref.expert);
       if (!status.ok()) break;
     }
-    if (!superseded && !Superseded(generation)) done_(epoch, status);
+    {
+      MutexLock lock(&mutex_);
+      if (stopping_ || generation != generation_) continue;
+      telling_ = true;
+    }
+    done_(epoch, status);
+    MutexLock lock(&mutex_);
+    telling_ = false;
+    changed_.NotifyAll();
   }
 }
 

@@ -30,7 +30,8 @@ class AssignmentLoader {
   void Assign(uint64_t epoch, std::vector<ExpertRef> experts);
   // Drops what this epoch's assignment did not list. No-op unless that assignment is the latest.
   void Release(uint64_t epoch);
-  // Forgets the latest assignment: its Done will not be told. What is held is kept.
+  // Forgets the latest assignment: Done is not running when this returns, and will not be told of it. What is held is
+  // kept. Not from inside Done.
   void Cancel();
 
  private:
@@ -42,6 +43,7 @@ class AssignmentLoader {
   mutable Mutex mutex_;
   CondVar changed_;
   bool stopping_ GUARDED_BY(mutex_) = false;
+  bool telling_ GUARDED_BY(mutex_) = false;  // Done is running
   uint64_t generation_ GUARDED_BY(mutex_) = 0;  // counts assignments; epochs start anew with another router
   uint64_t finished_ GUARDED_BY(mutex_) = 0;    // generation last worked on
   uint64_t epoch_ GUARDED_BY(mutex_) = 0;

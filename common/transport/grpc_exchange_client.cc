@@ -20,6 +20,7 @@ class ExchangeClient final : public GrpcExchangeClient {
   ExchangeClient(std::shared_ptr<grpc::Channel> channel, const std::string& session, const TransportOptions& options)
       : options_(options), stub_(std::move(channel)) {
     context_.AddMetadata(kWorkerMetadata, session);
+    context_.set_wait_for_ready(true);  // the channel may be between two attempts to reconnect
     call_ = stub_.PrepareCall(&context_, kExchangeMethod, &queue_);
   }
 

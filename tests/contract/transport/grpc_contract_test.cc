@@ -44,7 +44,10 @@ class ExchangeService final
 class GrpcHarness final : public TransportHarness {
  public:
   GrpcHarness(FrameHandler handler, const TransportOptions& options) : service_(options) {
-    auto server = RpcServer::Start({.address = {"127.0.0.1", 0}, .max_message_bytes = kMaxMessageBytes}, {&service_});
+    RpcServerOptions server_options;
+    server_options.address = {"127.0.0.1", 0};
+    server_options.max_message_bytes = kMaxMessageBytes;
+    auto server = RpcServer::Start(server_options, {&service_});
     EXPECT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     auto client = GrpcExchangeClient::Connect(

@@ -1,0 +1,146 @@
+// moepool-expert-worker: dials a router, holds the experts that it is told to, and computes them.
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "common/base/config.h"
+#include "common/base/log.h"
+#include "common/base/signals.h"
+#include "common/base/str.h"
+#include "common/metrics/metrics_endpoint.h"
+#include "common/model/gguf_source.h"
+#include "common/transport/host_id.h"
+#include "expert_worker/worker.h"
+#include "expert_worker/worker_metrics.h"
+#include "nlohmann/json.hpp"
+
+namespace moepool {
+namespace {
+
+constexpr int kExitBadFlags = 2;
+constexpr int kExitBadModel = 3;  // unreadable, or not the router's
+
+struct Flags {
+  std::string router;
+  std::string model;
+  BackendOptions backend;
+  std::string transport = "auto";
+  uint64_t memory_limit_bytes = 0;
+  std::string metrics_address = "127.0.0.1:0";
+  bool insecure = false;
+  double drain_timeout_s = 30;
+  std::string log_level = "info";
+};
+
+void AddFlags(CLI::App* app, Flags* flags) {
+  app->add_option("--router", flags->router, "The router's address, host:port")->required();
+  app->add_option("--model", flags->model, "The model's GGUF file, the same as the router's")->required();
+  app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--isa", flags->backend.isa, "Of the cpu backend: auto, scalar or avx2")->capture_default_str();
+  app->add_option("--threads", flags->backend.threads, "Of the cpu backend; 0 is one a core")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  app->add_option("--transport", flags->transport, "auto, shm (shared memory, one host) or grpc")
+      ->check(CLI::IsMember({"auto", "shm", "grpc"}))
+      ->capture_default_str();
+  app->add_option("--memory-limit", flags->memory_limit_bytes,
+                  "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
+  app->add_option("--metrics-address", flags->metrics_address, "Where to serve /metrics")->capture_default_str();
+  app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
+  app->add_option("--drain-timeout", flags->drain_timeout_s, "Seconds to hand experts over after SIGTERM")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
+}
+
+int Fail(int code, const absl::Status& status) {
+  std::fprintf(stderr, "moepool-expert-worker: %s\n", std::string(status.message()).c_str());
+  return code;
+}
+
+int Serve(const Flags& flags, const HostPort& router, const HostPort& metrics_address) {
+  const absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(flags.backend);
+  if (!backend.ok()) return Fail(kExitBadFlags, backend.status());
+  const absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenGguf(flags.model);
+  if (!source.ok()) return Fail(kExitBadModel, source.status());
+  Metrics metrics;
+  const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint = MetricsEndpoint::Start(metrics_address, metrics);
+  if (!endpoint.ok()) return Fail(1, endpoint.status());
+  const absl::StatusOr<ModelDigest> digest = (*source)->Digest();
+  if (!digest.ok()) return Fail(kExitBadModel, digest.status());
+
+  const ModelConfig& config = (*source)->Config();
+  ExpertStore store(source->get(), backend->get(), flags.memory_limit_bytes);
+  FrameLimits limits{config.hidden, config.layers, config.experts, 0};
+  std::memcpy(&limits.model_digest, digest->data(), sizeof(limits.model_digest));
+  Executor executor(backend->get(), &store, limits);
+  WorkerOptions options;
+  options.router = router.ToString();
+  options.transport = flags.transport == "shm"    ? TransportChoice::kSharedMemory
+                      : flags.transport == "grpc" ? TransportChoice::kGrpc
+                                                  : TransportChoice::kAuto;
+  options.drain_limit = absl::Seconds(flags.drain_timeout_s);
+  std::atomic<bool> told = false;
+  const std::unique_ptr<Worker> worker =
+      Worker::Create(options, *digest, backend->get(), &store, &executor, [&](const WorkerStatus& status) {
+        if (told.exchange(true)) return;
+        PrintReady({{"ready", true},
+                    {"process", "expert_worker"},
+                    {"router", options.router},
+                    {"name", ProcessName()},
+                    {"worker_id", status.worker_id},
+                    {"transport", status.transport},
+                    {"experts", store.Held().size()},
+                    {"expert_bytes", store.bytes()},
+                    {"metrics_address", (*endpoint)->address().ToString()},
+                    {"pid", getpid()}});
+      });
+  absl::Status end;
+  {
+    SignalWatcher signals([&] {
+      Log(LogLevel::kInfo, "draining", {{"timeout_s", flags.drain_timeout_s}});
+      worker->Drain();
+    });
+    WorkerMetrics numbers(&metrics, &store, &executor, [&] { return worker->status().joined; });
+    end = worker->Run();
+  }
+  if (end.ok()) {
+    Log(LogLevel::kInfo, "drained");
+    return 0;
+  }
+  Log(LogLevel::kError, "refused", {{"router", options.router}, {"cause", ToStd(end.message())}});
+  return end.code() == absl::StatusCode::kFailedPrecondition ? kExitBadModel : 1;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Holds a share of a model's experts and computes them for a moepool router.", "moepool-expert-worker");
+  Flags flags;
+  AddFlags(&app, &flags);
+  if (const std::optional<int> code = ParseFlags(&app, argc, argv); code.has_value()) return *code;
+  LogLevel level;
+  if (!ParseLogLevel(flags.log_level, &level)) {
+    return Fail(kExitBadFlags, absl::InvalidArgumentError(StrCat("--log-level: '", flags.log_level, "' is not a level")));
+  }
+  const absl::StatusOr<HostPort> router = ParseAddress(flags.router);
+  if (!router.ok()) {
+    return Fail(kExitBadFlags, absl::InvalidArgumentError(StrCat("--router: ", router.status().message())));
+  }
+  const absl::StatusOr<HostPort> metrics_address =
+      ParseListenAddress("metrics-address", flags.metrics_address, flags.insecure);
+  if (!metrics_address.ok()) return Fail(kExitBadFlags, metrics_address.status());
+  InitLog("expert_worker", level);
+  return Serve(flags, *router, *metrics_address);
+}
+
+}  // namespace
+}  // namespace moepool
+
+int main(int argc, char** argv) { return moepool::Main(argc, argv); }

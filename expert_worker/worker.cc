@@ -1,0 +1,116 @@
+#include "expert_worker/worker.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "common/base/log.h"
+#include "common/base/mutex.h"
+#include "common/base/str.h"
+#include "common/rpc/rpc_channel.h"
+#include "expert_worker/assignment_loader.h"
+#include "expert_worker/worker_session.h"
+
+namespace moepool {
+namespace {
+
+class WorkerImpl final : public Worker {
+ public:
+  WorkerImpl(const WorkerOptions& options, const ModelDigest& digest, Backend* backend, ExpertStore* store,
+             Executor* executor, OnReady on_ready)
+      : options_(options),
+        digest_(digest),
+        backend_(backend),
+        store_(store),
+        executor_(executor),
+        on_ready_(std::move(on_ready)),
+        loader_(store, [this](uint64_t epoch, const absl::Status& status) { Loaded(epoch, status); }) {}
+
+  absl::Status Run() override {
+    // No two connections share a socket: an exchange never waits behind control.
+    const SessionChannels channels = {MakeRpcChannel(options_.router),
+                                      MakeRpcChannel(options_.router, {.max_message_bytes = kExchangeMessageBytes})};
+    std::minstd_rand random(static_cast<uint32_t>(getpid()));
+    absl::Duration backoff = options_.min_backoff;
+    for (;;) {
+      auto session = std::make_shared<WorkerSession>(options_, channels, Describe(), store_, executor_, &loader_,
+                                                     on_ready_);
+      {
+        MutexLock lock(&mutex_);
+        if (draining_) return absl::OkStatus();
+        session_ = session;
+      }
+      const absl::Status end = session->Run();
+      loader_.Cancel();  // epochs of another membership mean nothing
+      MutexLock lock(&mutex_);
+      session_ = nullptr;
+      if (draining_) return absl::OkStatus();
+      if (end.code() == absl::StatusCode::kFailedPrecondition || end.code() == absl::StatusCode::kUnimplemented) {
+        return end;
+      }
+      if (session->welcomed()) backoff = options_.min_backoff;
+      // Spread out, so that the workers of a router that comes back do not all dial at once.
+      const absl::Duration wait = backoff * std::uniform_real_distribution<double>(0.5, 1.0)(random);
+      Log(LogLevel::kWarning, "not in the pool", {{"router", options_.router},
+                                                  {"cause", std::string(ToStd(end.message()))},
+                                                  {"retry_s", absl::ToDoubleSeconds(wait)}});
+      backoff = std::min(backoff * 2, options_.max_backoff);
+      const absl::Time until = absl::Now() + wait;
+      while (!draining_ && WaitUntil(&changed_, &mutex_, until)) {
+      }
+      if (draining_) return absl::OkStatus();
+    }
+  }
+
+  void Drain() override {
+    std::shared_ptr<WorkerSession> session;
+    {
+      MutexLock lock(&mutex_);
+      draining_ = true;
+      changed_.NotifyAll();
+      session = session_;
+    }
+    if (session != nullptr) session->Drain();
+  }
+
+  WorkerStatus status() const override {
+    MutexLock lock(&mutex_);
+    return session_ == nullptr ? WorkerStatus{} : session_->status();
+  }
+
+ private:
+  experts::v1::Hello Describe() const { return MakeHello(options_, digest_, *backend_, *store_); }
+
+  void Loaded(uint64_t epoch, const absl::Status& status) {
+    std::shared_ptr<WorkerSession> session;
+    {
+      MutexLock lock(&mutex_);
+      session = session_;
+    }
+    if (session != nullptr) session->Loaded(epoch, status);
+  }
+
+  const WorkerOptions options_;
+  const ModelDigest digest_;
+  Backend* const backend_;
+  ExpertStore* const store_;
+  Executor* const executor_;
+  const OnReady on_ready_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  bool draining_ GUARDED_BY(mutex_) = false;
+  std::shared_ptr<WorkerSession> session_ GUARDED_BY(mutex_);
+  AssignmentLoader loader_;  // last: its thread calls Loaded
+};
+
+}  // namespace
+
+std::unique_ptr<Worker> Worker::Create(const WorkerOptions& options, const ModelDigest& digest, Backend* backend,
+                                       ExpertStore* store, Executor* executor, OnReady on_ready) {
+  return std::make_unique<WorkerImpl>(options, digest, backend, store, executor, std::move(on_ready));
+}
+
+}  // namespace moepool

@@ -1,0 +1,279 @@
+#include "expert_worker/worker_session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "common/base/log.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/rpc/rpc_status.h"
+#include "common/transport/host_id.h"
+#include "common/transport/pool_protocol.h"
+
+namespace moepool {
+namespace {
+
+constexpr absl::Duration kConnectLimit = absl::Seconds(10);
+
+}  // namespace
+
+experts::v1::Hello MakeHello(const WorkerOptions& options, const ModelDigest& digest, const Backend& backend,
+                             const ExpertStore& store) {
+  experts::v1::Hello hello;
+  hello.set_protocol_version(kPoolProtocolVersion);
+  hello.set_model_digest(digest.data(), digest.size());
+  hello.set_name(ProcessName());
+  hello.set_backend(std::string(backend.Name()));
+  hello.set_numeric_class(backend.NumericClass());
+  hello.set_memory_limit_bytes(store.memory_limit_bytes());
+  hello.set_host_id(HostId());
+  hello.set_accepts_shared_memory(options.transport != TransportChoice::kGrpc);
+  hello.set_accepts_grpc(options.transport != TransportChoice::kSharedMemory);
+  hello.set_pid(static_cast<uint32_t>(getpid()));
+  return hello;
+}
+
+WorkerSession::WorkerSession(const WorkerOptions& options, const SessionChannels& channels, experts::v1::Hello hello,
+                             ExpertStore* store, Executor* executor, AssignmentLoader* loader,
+                             Worker::OnReady on_ready)
+    : options_(options),
+      channels_(channels),
+      hello_(std::move(hello)),
+      store_(store),
+      executor_(executor),
+      loader_(loader),
+      on_ready_(std::move(on_ready)) {}
+
+absl::Status WorkerSession::Run() {
+  {
+    MutexLock lock(&write_mutex_);
+    stream_ = experts::v1::ExpertPool::NewStub(channels_.control)->Join(&context_);
+  }
+  experts::v1::WorkerMessage hello;
+  *hello.mutable_hello() = hello_;
+  Write(hello);
+  experts::v1::RouterMessage message;
+  bool goes_on = true;
+  while (goes_on && stream_->Read(&message)) goes_on = Handle(message);
+  {
+    MutexLock lock(&mutex_);
+    ended_ = true;
+    changed_.NotifyAll();
+    if (shared_memory_ != nullptr) shared_memory_->Stop();
+    if (grpc_ != nullptr) grpc_->Stop();
+  }
+  if (exchange_.joinable()) exchange_.join();
+  if (heartbeats_.joinable()) heartbeats_.join();
+  {
+    MutexLock lock(&write_mutex_);
+    stream_->WritesDone();
+  }
+  if (!goes_on) context_.TryCancel();  // otherwise the call is over, and has the router's status
+  const grpc::Status status = stream_->Finish();
+  MutexLock lock(&mutex_);
+  status_ = {};
+  if (!cause_.ok()) return cause_;
+  if (!status.ok()) return FromGrpc(status);
+  return absl::UnavailableError("the router ended the membership");
+}
+
+bool WorkerSession::Write(const experts::v1::WorkerMessage& message) {
+  MutexLock lock(&write_mutex_);
+  return stream_ != nullptr && stream_->Write(message);
+}
+
+bool WorkerSession::Handle(const experts::v1::RouterMessage& message) {
+  using Message = experts::v1::RouterMessage;
+  switch (message.message_case()) {
+    case Message::kWelcome:
+      Start(message.welcome());
+      return true;
+    case Message::kAssign: {
+      std::vector<ExpertRef> experts;
+      for (const experts::v1::LayerExperts& layer : message.assign().layers()) {
+        for (const int32_t expert : layer.experts()) experts.push_back({layer.layer(), expert});
+      }
+      {
+        MutexLock lock(&mutex_);
+        assigned_epoch_ = message.assign().epoch();
+      }
+      Log(LogLevel::kInfo, "assigned", {{"epoch", message.assign().epoch()}, {"experts", experts.size()}});
+      loader_->Assign(message.assign().epoch(), std::move(experts));
+      return true;
+    }
+    case Message::kRelease:
+      loader_->Release(message.release().epoch());
+      return true;
+    case Message::kGoodbye:
+      End(absl::UnavailableError(StrCat("the router said goodbye: ", message.goodbye().reason())));
+      return false;
+    case Message::MESSAGE_NOT_SET:
+      return true;  // of a newer router
+  }
+  return true;
+}
+
+void WorkerSession::Start(const experts::v1::Welcome& welcome) {
+  {
+    MutexLock lock(&mutex_);
+    if (welcomed_) return;
+    welcomed_ = true;
+    status_.joined = true;
+    status_.worker_id = welcome.worker_id();
+  }
+  Log(LogLevel::kInfo, "joined", {{"router", options_.router}, {"worker_id", welcome.worker_id()}});
+  const auto period = absl::Milliseconds(std::clamp<uint64_t>(welcome.heartbeat_ms(), 10, 60'000));
+  heartbeats_ = std::thread([this, period] { Heartbeats(period); });
+  exchange_ = std::thread([this, welcome] { ServeExchange(welcome); });
+}
+
+void WorkerSession::Heartbeats(absl::Duration period) {
+  for (;;) {
+    const ExecutorStats stats = executor_->stats();
+    experts::v1::WorkerMessage message;
+    message.mutable_stats()->set_expert_bytes(store_->bytes());
+    message.mutable_stats()->set_dispatches(stats.dispatches);
+    message.mutable_stats()->set_rows(stats.rows);
+    message.mutable_stats()->set_busy_seconds(stats.busy_seconds);
+    bool leave = false;
+    {
+      MutexLock lock(&mutex_);
+      const absl::Time next = absl::Now() + period;
+      const auto quiet = [&] { return !ended_ && (drain_deadline_ == absl::InfiniteFuture() || told_leaving_); };
+      while (quiet() && absl::Now() < drain_deadline_ && WaitUntil(&changed_, &mutex_, std::min(next, drain_deadline_))) {
+      }
+      if (ended_) return;
+      if (absl::Now() >= drain_deadline_) break;
+      leave = drain_deadline_ != absl::InfiniteFuture() && !told_leaving_;
+      if (leave) told_leaving_ = true;
+    }
+    if (leave) {
+      experts::v1::WorkerMessage leaving;
+      leaving.mutable_leaving();
+      Write(leaving);
+    }
+    Write(message);
+  }
+  End(absl::DeadlineExceededError("not released within the drain's limit"));
+}
+
+void WorkerSession::ServeExchange(experts::v1::Welcome welcome) {
+  absl::Status status;
+  if (options_.transport != TransportChoice::kGrpc && !welcome.shared_memory_socket().empty()) {
+    bool connected = false;
+    status = ServeSharedMemory(welcome, &connected);
+    if (connected) return End(status);
+    Log(LogLevel::kInfo, "shared memory cannot be had", {{"cause", std::string(ToStd(status.message()))}});
+    experts::v1::WorkerMessage failed;
+    failed.mutable_transport_failed()->set_error(std::string(status.message()));
+    Write(failed);
+  } else {
+    status = absl::UnavailableError("the router offers none");
+  }
+  if (options_.transport == TransportChoice::kSharedMemory) {
+    return End(absl::UnimplementedError(
+        StrCat("--transport shm: shared memory with ", options_.router, " cannot be had: ", status.message())));
+  }
+  End(ServeGrpc(welcome));
+}
+
+absl::Status WorkerSession::ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected) {
+  MOEPOOL_ASSIGN_OR_RETURN(SharedMemoryConnection connection,
+                           DialSharedMemory(welcome.shared_memory_socket(), welcome.session(), kConnectLimit));
+  *connected = true;
+  auto server = std::make_shared<SharedMemoryServer>(std::move(connection));
+  {
+    MutexLock lock(&mutex_);
+    if (ended_) return absl::CancelledError("ended");
+    shared_memory_ = server;
+  }
+  Connected("shm");
+  return server->Serve([this](std::span<const uint8_t> frame, const FrameWriter& write) {
+    executor_->Handle(frame, write);
+  });
+}
+
+absl::Status WorkerSession::ServeGrpc(const experts::v1::Welcome& welcome) {
+  MOEPOOL_ASSIGN_OR_RETURN(
+      std::shared_ptr<GrpcExchangeClient> client,
+      GrpcExchangeClient::Connect(channels_.exchange, welcome.session(), absl::Now() + kConnectLimit));
+  {
+    MutexLock lock(&mutex_);
+    if (ended_) return absl::CancelledError("ended");
+    grpc_ = client;
+  }
+  Connected("grpc");
+  return client->Serve([this](std::span<const uint8_t> frame, const FrameWriter& write) {
+    executor_->Handle(frame, write);
+  });
+}
+
+void WorkerSession::Connected(const std::string& transport) {
+  {
+    MutexLock lock(&mutex_);
+    status_.transport = transport;
+  }
+  TellIfReady();
+}
+
+void WorkerSession::Loaded(uint64_t epoch, const absl::Status& status) {
+  experts::v1::WorkerMessage message;
+  if (status.ok()) {
+    message.mutable_loaded()->set_epoch(epoch);
+  } else {
+    Log(LogLevel::kError, "cannot load", {{"epoch", epoch}, {"error", std::string(ToStd(status.message()))}});
+    message.mutable_load_failed()->set_epoch(epoch);
+    message.mutable_load_failed()->set_error(std::string(status.message()));
+  }
+  if (!Write(message) || !status.ok()) return;
+  Log(LogLevel::kInfo, "loaded", {{"epoch", epoch}, {"bytes", store_->bytes()}});
+  {
+    MutexLock lock(&mutex_);
+    loaded_epoch_ = epoch;
+  }
+  TellIfReady();
+}
+
+void WorkerSession::TellIfReady() {
+  WorkerStatus status;
+  {
+    MutexLock lock(&mutex_);
+    if (status_.transport.empty() || loaded_epoch_ != assigned_epoch_ || told_epoch_ == loaded_epoch_) return;
+    told_epoch_ = loaded_epoch_;
+    status = status_;
+  }
+  on_ready_(status);
+}
+
+void WorkerSession::Drain() {
+  MutexLock lock(&mutex_);
+  drain_deadline_ = absl::Now() + options_.drain_limit;
+  changed_.NotifyAll();
+  // Not in the pool yet, so that nothing is to be handed over.
+  if (!welcomed_) {
+    cause_ = absl::CancelledError("drained");
+    context_.TryCancel();
+  }
+}
+
+void WorkerSession::End(const absl::Status& cause) {
+  MutexLock lock(&mutex_);
+  if (cause_.ok()) cause_ = cause;
+  context_.TryCancel();
+}
+
+bool WorkerSession::welcomed() const {
+  MutexLock lock(&mutex_);
+  return welcomed_;
+}
+
+WorkerStatus WorkerSession::status() const {
+  MutexLock lock(&mutex_);
+  return status_;
+}
+
+}  // namespace moepool
