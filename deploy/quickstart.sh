@@ -106,6 +106,16 @@ cluster_key() {
   stat -L -c '%n %s %Y' -- "$model" "${programs[@]}"
 }
 
+# Waits until every expert has a holder.
+await_pool() {
+  local deadline=$((SECONDS + ready_timeout_s))
+  until "$bin/moepool" status --router "$router_address" --json 2> /dev/null | grep -q '"ready": true'; do
+    all_processes_alive || fail "a process of the cluster ended; logs are in $run"
+    ((SECONDS < deadline)) || fail "the pool was not ready after $ready_timeout_s s; logs are in $run"
+    sleep 0.05
+  done
+}
+
 start_cluster() {
   require_free_port --http-address "$http_address"
   require_free_port --grpc-address "$grpc_address"
@@ -126,6 +136,7 @@ start_cluster() {
     --router "$router_address"
   started+=(gateway)
   for name in "${started[@]}"; do await_ready "$name"; done
+  await_pool
   cluster_key > "$run/cluster"
 }
 

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, and runs every check of the tree. The last line is "N passed, N failed, N skipped":
+# one for each ctest of the release and the sanitizer build, for clang-format and for clang-tidy, and one failed for a
+# build that fails. Non-zero where anything failed.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  cat << 'TEXT'
+usage: tests/run.sh [--fast] [--nightly]
+
+  --fast     without the sanitizer build and clang-tidy
+  --nightly  the tests labelled nightly too (a real model, long runs)
+TEXT
+}
+
+fast=0 nightly=0
+for option in "$@"; do
+  case "$option" in
+    --fast) fast=1 ;;
+    --nightly) nightly=1 ;;
+    --help | -h) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+done
+
+passed=0 failed=0 skipped=0
+section() { printf '\n== %s\n' "$*"; }
+
+# check NAME COMMAND...: one of the counted checks.
+check() {
+  local name=$1
+  shift
+  section "$name"
+  if "$@"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "FAILED: $name"
+  fi
+}
+
+# Configures and builds a preset; a failure counts as one failed check, and its tests are not run.
+build() {  # PRESET
+  section "build $1"
+  # One job a core: a gRPC source takes up to 1 GiB of memory to compile.
+  if cmake --preset "$1" && cmake --build --preset "$1" --parallel "$(nproc)"; then
+    return 0
+  fi
+  failed=$((failed + 1))
+  echo "FAILED: build $1"
+  return 1
+}
+
+attribute() {  # NAME FILE: of the outermost element of a JUnit file
+  sed -n "/<testsuite /,/>/s/^.*[[:space:]]$1=\"\([0-9]*\)\".*\$/\1/p" "$2" | head -n 1
+}
+
+# Runs a preset's tests and adds their numbers.
+run_tests() {  # PRESET
+  local junit="$PWD/build/$1/ctest.xml" exclude=() status=0 total bad not_run
+  ((nightly)) || exclude=(-LE nightly)
+  section "test $1"
+  rm -f -- "$junit"
+  ctest --test-dir "build/$1" --parallel "$(nproc)" --output-on-failure --no-tests=error --output-junit "$junit" \
+    "${exclude[@]}" || status=$?
+  if [[ ! -f $junit ]]; then
+    failed=$((failed + 1))
+    echo "FAILED: ctest of $1 left no $junit"
+    return
+  fi
+  total=$(attribute tests "$junit") bad=$(attribute failures "$junit")
+  not_run=$(($(attribute disabled "$junit") + $(attribute skipped "$junit")))
+  # A test whose program is missing is neither a failure nor skipped in ctest's own count.
+  if ((status != 0 && bad == 0)); then bad=1; fi
+  passed=$((passed + total - bad - not_run))
+  failed=$((failed + bad))
+  skipped=$((skipped + not_run))
+}
+
+sources() {
+  git ls-files '*.h' '*.cc' '*.cu' '*.cuh'
+}
+
+check_format() {
+  sources | xargs clang-format --dry-run -Werror
+}
+
+# Sources changed since the branch left main; since the last commit where this is main.
+changed_sources() {
+  local base
+  base=$(git merge-base HEAD origin/main 2> /dev/null) || base=""
+  if [[ -z $base || $base == "$(git rev-parse HEAD)" ]]; then
+    base=$(git rev-parse --verify --quiet HEAD~1) || return 0
+  fi
+  git diff --name-only --diff-filter=d "$base" -- '*.cc'
+}
+
+check_tidy() {
+  # The compile commands are g++'s, with -Werror; what clang alone warns of is not an error here.
+  changed_sources | xargs -r -n 1 -P "$(nproc)" \
+    clang-tidy -p build/release --quiet --extra-arg=-Wno-error --extra-arg=-Wno-unknown-warning-option
+}
+
+deploy/packages.sh test
+MOEPOOL_TEST_MODEL=$(deploy/fetch_model.sh)
+export MOEPOOL_TEST_MODEL
+
+check "clang-format" check_format
+if build release; then
+  run_tests release
+  ((fast)) || check "clang-tidy" check_tidy
+fi
+if ((!fast)) && build asan; then
+  run_tests asan
+fi
+
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+((failed == 0 && passed > 0))
