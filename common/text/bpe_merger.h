@@ -1,4 +1,5 @@
-// Byte-pair merging of one word. The merge of lowest rank goes first, the leftmost of equal rank, until none applies.
+// Byte-pair merging of one word. The merge of lowest rank goes first, the leftmost of equal rank, until none
+// applies.
 #pragma once
 
 #include <array>

@@ -15,7 +15,8 @@ namespace {
 
 constexpr size_t kMaxTextBytes = std::numeric_limits<int32_t>::max();
 
-// Control tokens that end a turn or a text in the families served; files name at most two of them as EOS and EOT.
+// Control tokens that end a turn or a text in the families served; files name at most two of them as EOS and
+// EOT.
 constexpr std::string_view kEndNames[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>",      "<|eom_id|>",
                                           "<|end|>",    "</s>",          "<|end_of_text|>", "<end_of_turn>"};
 
@@ -79,7 +80,8 @@ absl::Status BpeTokenizer::LoadMerges() {
   }
   merger_ = std::make_unique<BpeMerger>(byte_ids);
   if (spec_.merges.size() > std::numeric_limits<uint32_t>::max()) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer: ", spec_.merges.size(), " merges are too many"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer: ", spec_.merges.size(), " merges are too many"));
   }
   for (size_t rank = 0; rank < spec_.merges.size(); ++rank) {
     const std::string& merge = spec_.merges[rank];
@@ -91,7 +93,8 @@ absl::Status BpeTokenizer::LoadMerges() {
     const std::string right = merge.substr(space + 1);
     const std::string joined = left + right;
     for (const std::string& part : {left, right, joined}) {
-      if (find(part) < 0) return MergeError(rank, merge, absl::StrCat("needs \"", part, "\", which is not a token"));
+      if (find(part) < 0)
+        return MergeError(rank, merge, absl::StrCat("needs \"", part, "\", which is not a token"));
     }
     merger_->Add(find(left), find(right), static_cast<uint32_t>(rank), find(joined));
   }
@@ -100,7 +103,8 @@ absl::Status BpeTokenizer::LoadMerges() {
 
 absl::StatusOr<std::vector<int32_t>> BpeTokenizer::Encode(std::string_view text, bool parse_special) const {
   if (text.size() > kMaxTextBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("text of ", text.size(), " bytes, at most ", kMaxTextBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("text of ", text.size(), " bytes, at most ", kMaxTextBytes));
   }
   const TokenTrie& tokens = parse_special ? special_tokens_ : added_tokens_;
   Work work;

@@ -1,9 +1,10 @@
 // Byte-level BPE, the "gpt2" model of GGUF files.
 //
-// What departs from the text's own bytes, each as in the reference: rules that compose (qwen2) encode the NFC of the text;
-// bytes for which a vocabulary has no token are left out (SmolLM2 has none for 21: those that UTF-8 never holds, the first
-// of planes 4 to 11, and few control characters).
-// A byte that is not part of valid UTF-8 is a piece of its own, and what stands before it is cut as if the text ended there.
+// What departs from the text's own bytes, each as in the reference: rules that compose (qwen2) encode the NFC
+// of the text; bytes for which a vocabulary has no token are left out (SmolLM2 has none for 21: those that
+// UTF-8 never holds, the first of planes 4 to 11, and six control characters).
+// A byte that is not part of valid UTF-8 is a piece of its own, and what stands before it is cut as if the
+// text ended there.
 #pragma once
 
 #include <array>
@@ -49,10 +50,11 @@ class BpeTokenizer final : public Tokenizer {
   TokenizerSpec spec_;
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
   std::vector<std::string> bytes_;  // by id
-  absl::flat_hash_map<std::string_view, int32_t> words_;  // by bytes, of what merges may lead to; views into bytes_
+  absl::flat_hash_map<std::string_view, int32_t>
+      words_;  // by bytes, of what merges may lead to; views into bytes_
   std::unique_ptr<BpeMerger> merger_;
-  TokenTrie added_tokens_;    // user-defined
-  TokenTrie special_tokens_;  // user-defined and control
+  TokenTrie added_tokens_;             // user-defined
+  TokenTrie special_tokens_;           // user-defined and control
   std::vector<bool> ends_generation_;  // by id
 };
 

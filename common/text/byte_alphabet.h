@@ -1,5 +1,5 @@
-// The spelling of byte-level vocabularies: each byte stands as one printable character, itself where it is one,
-// otherwise the next code point from U+0100 on (GPT-2's table; a space is written U+0120).
+// The spelling of byte-level vocabularies: each byte stands as one printable character, itself where it is
+// one, otherwise the next code point from U+0100 on (GPT-2's table; a space is written U+0120).
 #pragma once
 
 #include <optional>

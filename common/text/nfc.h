@@ -8,7 +8,8 @@
 
 namespace moepool {
 
-// `text` is valid UTF-8.
+// `text` is valid UTF-8. Composes by Unicode 9, as the reference's tokenizer does: marks that came later stay
+// where they are.
 absl::StatusOr<std::string> ToNfc(std::string_view text);
 
 }  // namespace moepool

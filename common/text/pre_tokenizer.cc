@@ -15,7 +15,8 @@ namespace {
 constexpr uint32_t kMatchLimit = 100'000'000;
 constexpr uint32_t kHeapLimitKib = 64 << 10;
 
-// What Unicode 15 and 16 added to \p{L} and \p{N}: the references classify by Unicode 16, Debian 12's PCRE2 by 14.
+// What Unicode 15 and 16 added to \p{L} and \p{N}: the references classify by Unicode 16, Debian 12's PCRE2
+// by 14.
 constexpr char kNewLetters[] =
     "\\x{1C89}-\\x{1C8A}\\x{A7CB}-\\x{A7CD}\\x{A7DA}-\\x{A7DC}\\x{105C0}-\\x{105F3}\\x{10D4A}-\\x{10D65}"
     "\\x{10D6F}-\\x{10D85}\\x{10EC2}-\\x{10EC4}\\x{1123F}-\\x{11240}\\x{11380}-\\x{11389}\\x{1138B}"
@@ -38,8 +39,8 @@ struct Rule {
   bool takes_whole_words;
 };
 
-// smollm's reference cuts out every digit first and applies GPT-2's rule to what lies between. That is one expression:
-// digits end a run of spaces as the end of the text does.
+// smollm's reference cuts out every digit first and applies GPT-2's rule to what lies between. That is one
+// expression: digits end a run of spaces as the end of the text does.
 constexpr Rule kRules[] = {
     {{"smollm"},
      "[<D>]|'(?:[stmd]|re|ve|ll)| ?[<L>]+| ?[^<S><L><D>]+|[<S>]+(?![^<S><D>])|[<S>]+",
@@ -114,10 +115,11 @@ absl::StatusOr<std::unique_ptr<PreTokenizer>> PreTokenizer::Make(std::string_vie
   auto regex = std::make_unique<Regex>();
   int error = 0;
   PCRE2_SIZE offset = 0;
-  regex->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP, &error,
-                              &offset, nullptr);
+  regex->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                              PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
   if (regex->code == nullptr) {
-    return absl::InternalError(absl::StrCat("pre-tokenizer \"", std::string(name), "\": ", Message(error), " at ", offset));
+    return absl::InternalError(
+        absl::StrCat("pre-tokenizer \"", std::string(name), "\": ", Message(error), " at ", offset));
   }
   // Where the system allows no code made at run time, matching is interpreted.
   pcre2_jit_compile(regex->code, PCRE2_JIT_COMPLETE);
@@ -139,8 +141,8 @@ absl::Status PreTokenizer::Split(std::string_view text, std::vector<std::string_
     const int count = pcre2_match(regex_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), pos,
                                   PCRE2_NO_UTF_CHECK, match.get(), regex_->context);
     if (count < 0) {
-      return absl::ResourceExhaustedError(absl::StrCat("pre-tokenizer at byte ", pos, " of ", text.size(), ": ",
-                                                       Message(count)));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("pre-tokenizer at byte ", pos, " of ", text.size(), ": ", Message(count)));
     }
     pieces->push_back(text.substr(pos, span[1] - pos));
     pos = span[1];

@@ -1,5 +1,5 @@
-// Cuts text into the pieces ("words") within which byte-pair merges happen. The rules are those that the models were
-// trained with: a regular expression for each name that `tokenizer.ggml.pre` may carry.
+// Cuts text into the pieces ("words") within which byte-pair merges happen. The rules are those that the
+// models were trained with: a regular expression for each name that `tokenizer.ggml.pre` may carry.
 #pragma once
 
 #include <memory>

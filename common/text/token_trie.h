@@ -1,5 +1,5 @@
-// Finds tokens that are matched in the text itself, before it is cut into words: the longest at each position, from left
-// to right.
+// Finds tokens that are matched in the text itself, before it is cut into words: the longest at each
+// position, from left to right.
 #pragma once
 
 #include <array>
@@ -23,7 +23,8 @@ class TokenTrie {
   TokenTrie() : ids_(1, -1) {}
   // `spelling` is not empty and was not added before.
   void Add(std::string_view spelling, int32_t id);
-  // The first match at or after `from`. O(n · longest spelling) at worst; bytes that begin no token cost one look.
+  // The first match at or after `from`. O(n · longest spelling) at worst; bytes that begin no token cost one
+  // look.
   Match Find(std::string_view text, size_t from) const;
 
  private:

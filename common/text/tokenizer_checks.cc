@@ -14,10 +14,12 @@ absl::Status CheckTokenizerSpec(const TokenizerSpec& spec) {
   const size_t count = spec.tokens.size();
   if (count == 0) return absl::InvalidArgumentError("tokenizer: no tokens");
   if (count > std::numeric_limits<int32_t>::max()) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer: ", count, " tokens, more than an id can count"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer: ", count, " tokens, more than an id can count"));
   }
   if (!spec.types.empty() && spec.types.size() != count) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer: ", spec.types.size(), " token types for ", count, " tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer: ", spec.types.size(), " token types for ", count, " tokens"));
   }
   if (!spec.scores.empty() && spec.scores.size() != count) {
     return absl::InvalidArgumentError(
@@ -25,12 +27,15 @@ absl::Status CheckTokenizerSpec(const TokenizerSpec& spec) {
   }
   for (size_t id = 0; id < spec.types.size(); ++id) {
     if (spec.types[id] < TokenType::kUndefined || spec.types[id] > TokenType::kByte) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tokenizer: token ", id, " has type ", static_cast<int32_t>(spec.types[id]), ", known are 0 to 6"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "tokenizer: token ", id, " has type ", static_cast<int32_t>(spec.types[id]), ", known are 0 to 6"));
     }
   }
-  const std::pair<const char*, int32_t> named[] = {
-      {"bos", spec.bos_id}, {"eos", spec.eos_id}, {"eot", spec.eot_id}, {"unk", spec.unk_id}, {"pad", spec.pad_id}};
+  const std::pair<const char*, int32_t> named[] = {{"bos", spec.bos_id},
+                                                   {"eos", spec.eos_id},
+                                                   {"eot", spec.eot_id},
+                                                   {"unk", spec.unk_id},
+                                                   {"pad", spec.pad_id}};
   for (const auto& [name, id] : named) {
     if (id < -1 || id >= static_cast<int64_t>(count)) {
       return absl::InvalidArgumentError(

@@ -1,5 +1,5 @@
-// Steps through bytes that may or may not be UTF-8. Both directions need it: encoding keeps invalid bytes as they
-// are, detokenizing replaces them.
+// Steps through bytes that may or may not be UTF-8. Both directions need it: encoding keeps invalid bytes as
+// they are, detokenizing replaces them.
 #pragma once
 
 #include <string>

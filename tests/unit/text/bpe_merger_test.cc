@@ -111,7 +111,8 @@ TEST(BpeMerger, EqualsTheDefinitionOnRandomVocabularies) {
     for (int i = 0; i < 20; ++i) {
       std::string word;
       for (uint32_t n = random() % 40; n > 0; --n) word.push_back("abc"[random() % 3]);
-      ASSERT_EQ(Encode(merger, word), Naive(rules, word)) << word << " seed " << seed << " vocabulary " << vocabulary;
+      ASSERT_EQ(Encode(merger, word), Naive(rules, word))
+          << word << " seed " << seed << " vocabulary " << vocabulary;
     }
   }
 }

@@ -59,7 +59,8 @@ TEST(Detokenizer, ChunksDoNotMatter) {
   TokenizerSpec spec = SmallVocabulary("gpt-2");
   const uint32_t seed = 99;
   std::mt19937 random(seed);
-  const std::string_view parts[] = {"a", "é", "中", "😀", "\xE4", "\xB8", "\xF0\x9F", "\x98", "\xFF", "\xC3", "\xED\xA0"};
+  const std::string_view parts[] = {"a",        "é",    "中",   "😀",    "\xE4",    "\xB8",
+                                    "\xF0\x9F", "\x98", "\xFF", "\xC3", "\xED\xA0"};
   std::vector<std::string> pieces;
   for (int i = 0; i < 300; ++i) {
     // A number in the middle keeps the tokens distinct and lets both ends be half characters.

@@ -51,7 +51,8 @@ TEST(PreTokenizer, LineEnds) {
 }
 
 TEST(PreTokenizer, SpacesAreUnicodesWhiteSpace) {
-  for (const char* space : {"\t", "\v", "\f", "\u0085", "\u00A0", "\u1680", "\u2003", "\u2028", "\u202F", "\u3000"}) {
+  for (const char* space :
+       {"\t", "\v", "\f", "\u0085", "\u00A0", "\u1680", "\u2003", "\u2028", "\u202F", "\u3000"}) {
     EXPECT_THAT(Split("gpt-2", std::string("a") + space + "b"), ElementsAre("a", space, "b"));
   }
   for (const char* other : {"\u180E", "\u200B", "\uFEFF", "\u200D", "\x1C"}) {
@@ -81,12 +82,13 @@ TEST(PreTokenizer, AliasesAndUnknownNames) {
 TEST(PreTokenizer, PiecesAreAllOfTheText) {
   const uint32_t seed = 20240607;
   std::mt19937 random(seed);
-  const char32_t characters[] = {'a', 'B', '1', ' ', ' ', '\n', '\r', '\t', '\'', 's', '.', 0,
-                                 0x4E2D, 0x301, 0x663, 0x1F600, 0x200D, 0xA0, 0x3000, 0x10FFFF};
+  const char32_t characters[] = {'a', 'B', '1',    ' ',   ' ',   '\n',    '\r',   '\t', '\'',   's',
+                                 '.', 0,   0x4E2D, 0x301, 0x663, 0x1F600, 0x200D, 0xA0, 0x3000, 0x10FFFF};
   for (const char* rule : {"smollm", "gpt-2", "llama-bpe", "qwen2"}) {
     for (int i = 0; i < 2000; ++i) {
       std::string text;
-      for (uint32_t n = random() % 30; n > 0; --n) AppendUtf8(characters[random() % std::size(characters)], &text);
+      for (uint32_t n = random() % 30; n > 0; --n)
+        AppendUtf8(characters[random() % std::size(characters)], &text);
       std::string joined;
       for (const std::string& piece : Split(rule, text)) {
         ASSERT_FALSE(piece.empty());

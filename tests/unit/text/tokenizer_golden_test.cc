@@ -1,5 +1,6 @@
-// The torture files against ids and pieces made by the reference (tests/golden/make_tokenizer.py). The vocabulary is that
-// of the model which tests/run.sh fetches; MOEPOOL_TEST_MODEL names it where it lies elsewhere.
+// The torture files against ids and pieces made by the reference (tests/golden/make_tokenizer.py). The
+// vocabulary is that of the model which tests/run.sh fetches; MOEPOOL_TEST_MODEL names it where it lies
+// elsewhere.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -51,15 +52,18 @@ class SmolLm2 : public testing::Test {
  protected:
   void SetUp() override {
     const auto source = OpenGguf(ModelPath());
-    ASSERT_TRUE(source.ok()) << source.status()
-                             << "\nThis test needs SmolLM2-135M-Instruct.Q4_1.gguf: run tests/run.sh, which fetches it, or "
-                                "name a copy in MOEPOOL_TEST_MODEL.";
+    ASSERT_TRUE(source.ok())
+        << source.status()
+        << "\nThis test needs SmolLM2-135M-Instruct.Q4_1.gguf: run tests/run.sh, which fetches it, or "
+           "name a copy in MOEPOOL_TEST_MODEL.";
     auto tokenizer = MakeTokenizer((*source)->Tokenizer());
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
     tokenizer_ = *std::move(tokenizer);
   }
 
-  std::vector<int32_t> Encode(std::string_view text, bool special) { return tokenizer_->Encode(text, special).value(); }
+  std::vector<int32_t> Encode(std::string_view text, bool special) {
+    return tokenizer_->Encode(text, special).value();
+  }
 
   std::string Bytes(const std::vector<int32_t>& ids) {
     std::string bytes;

@@ -1,5 +1,5 @@
-// Damages vocabularies and texts at random (seeded): a tokenizer is either refused with InvalidArgument or works and gives
-// each byte back. Of most use under the sanitizers.
+// Damages vocabularies and texts at random (seeded): a tokenizer is either refused with InvalidArgument or
+// works and gives each byte back. Of most use under the sanitizers.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -19,8 +19,9 @@ class Mutator {
   size_t Below(size_t n) { return random_() % n; }
 
   std::string Text(size_t max_bytes) {
-    static constexpr std::string_view kParts[] = {"a", "b", "ab", " ", "\n", "Ġ", "<", "<|x|>", "1", "é", "e\u0301", "中",
-                                                  "👩\u200d🚀", "'s", "\xFF", "\xC3", "\xE2\x82", "\0", "\u3000"};
+    static constexpr std::string_view kParts[] = {
+        "a",       "b",  "ab",       " ",  "\n",   "Ġ",    "<",        "<|x|>", "1",     "é",
+        "e\u0301", "中", "👩\u200d🚀", "'s", "\xFF", "\xC3", "\xE2\x82", "\0",    "\u3000"};
     std::string text;
     while (text.size() < max_bytes && Below(12) > 0) text += kParts[Below(std::size(kParts))];
     return text;
@@ -39,18 +40,39 @@ class Mutator {
   void Damage(TokenizerSpec* spec) {
     const auto id = [&] { return static_cast<int32_t>(Below(400)) - 20; };
     switch (Below(12)) {
-      case 0: return Damage(&spec->tokens[Below(spec->tokens.size())]);
-      case 1: return Damage(&spec->merges[Below(spec->merges.size())]);
-      case 2: spec->types[Below(spec->types.size())] = static_cast<TokenType>(static_cast<int>(Below(9)) - 1); return;
-      case 3: spec->tokens.resize(1 + Below(spec->tokens.size() + 3)); return;
-      case 4: spec->types.resize(1 + Below(spec->types.size() + 3)); return;
-      case 5: spec->scores.resize(Below(2) * Below(300)); return;
-      case 6: spec->eos_id = id(); return;
-      case 7: spec->unk_id = id(); return;
-      case 8: AddToken(spec, Text(12), static_cast<TokenType>(Below(7))); return;
-      case 9: spec->merges.push_back(spec->merges[Below(spec->merges.size())]); return;
-      case 10: std::swap(spec->merges.front(), spec->merges[Below(spec->merges.size())]); return;
-      default: if (Below(20) == 0) spec->pre = Text(6);
+      case 0:
+        return Damage(&spec->tokens[Below(spec->tokens.size())]);
+      case 1:
+        return Damage(&spec->merges[Below(spec->merges.size())]);
+      case 2:
+        spec->types[Below(spec->types.size())] = static_cast<TokenType>(static_cast<int>(Below(9)) - 1);
+        return;
+      case 3:
+        spec->tokens.resize(1 + Below(spec->tokens.size() + 3));
+        return;
+      case 4:
+        spec->types.resize(1 + Below(spec->types.size() + 3));
+        return;
+      case 5:
+        spec->scores.resize(Below(2) * Below(300));
+        return;
+      case 6:
+        spec->eos_id = id();
+        return;
+      case 7:
+        spec->unk_id = id();
+        return;
+      case 8:
+        AddToken(spec, Text(12), static_cast<TokenType>(Below(7)));
+        return;
+      case 9:
+        spec->merges.push_back(spec->merges[Below(spec->merges.size())]);
+        return;
+      case 10:
+        std::swap(spec->merges.front(), spec->merges[Below(spec->merges.size())]);
+        return;
+      default:
+        if (Below(20) == 0) spec->pre = Text(6);
     }
   }
 
@@ -62,7 +84,8 @@ class Mutator {
 bool Lossless(const TokenizerSpec& spec) {
   for (int byte = 0; byte < 256; ++byte) {
     const char c = static_cast<char>(byte);
-    if (std::find(spec.tokens.begin(), spec.tokens.end(), SpellingFromBytes({&c, 1})) == spec.tokens.end()) return false;
+    if (std::find(spec.tokens.begin(), spec.tokens.end(), SpellingFromBytes({&c, 1})) == spec.tokens.end())
+      return false;
   }
   for (size_t id = 0; id < spec.types.size(); ++id) {
     const TokenType type = spec.types[id];
@@ -81,7 +104,8 @@ TEST(TokenizerMutation, RefusedOrRight) {
   int compared = 0;
   for (int round = 0; round < 3000; ++round) {
     constexpr const char* kRules[] = {"smollm", "gpt-2", "llama-bpe"};
-    TokenizerSpec spec = SmallVocabulary(kRules[mutator.Below(3)], {"a b", "Ġ ab", "Ġ Ġ", "ab ab", "ĠĠ ĠĠ", "Ã ©", "e Ì", "eÌ ģ"});
+    TokenizerSpec spec = SmallVocabulary(kRules[mutator.Below(3)],
+                                         {"a b", "Ġ ab", "Ġ Ġ", "ab ab", "ĠĠ ĠĠ", "Ã ©", "e Ì", "eÌ ģ"});
     AddToken(&spec, "<|x|>", TokenType::kControl);
     AddToken(&spec, "<|x", TokenType::kUserDefined);
     for (size_t n = mutator.Below(4); n > 0; --n) mutator.Damage(&spec);

@@ -77,14 +77,22 @@ TEST(BpeTokenizer, LlamaTakesWholeWordsFirst) {
 
 TEST(BpeTokenizer, QwenComposes) {
   const auto qwen = MakeTokenizer(SmallVocabulary("qwen2")).value();
-  EXPECT_EQ(Bytes(*qwen, Encode(*qwen, "e\u0301\xFF\xFE" "e\u0301 \u212B")), "\u00E9\xFF\xFE\u00E9 \u00C5");
+  EXPECT_EQ(Bytes(*qwen, Encode(*qwen,
+                                "e\u0301\xFF\xFE"
+                                "e\u0301 \u212B")),
+            "\u00E9\xFF\xFE\u00E9 \u00C5");
+  // U+10F46, a mark of Unicode 11, is not moved; U+0323 is.
+  EXPECT_EQ(Bytes(*qwen, Encode(*qwen, "q\u0307\U00010F46q\u0307\u0323")), "q\u0307\U00010F46q\u0323\u0307");
   const auto llama = MakeTokenizer(SmallVocabulary("llama-bpe")).value();
   EXPECT_EQ(Bytes(*llama, Encode(*llama, "e\u0301")), "e\u0301");
 }
 
 TEST(BpeTokenizer, InvalidBytesArePiecesOfTheirOwn) {
   const auto tokenizer = MakeTokenizer(SmallVocabulary("gpt-2", {"Ġ Ġ", "a ÿ", "ÿ ÿ", "Ã ©"})).value();
-  EXPECT_THAT(Encode(*tokenizer, "a\xFF\xFF" "é  \xC3x"), ElementsAre('a', 0xFF, 0xFF, 259, 256, 0xC3, 'x'));
+  EXPECT_THAT(Encode(*tokenizer,
+                     "a\xFF\xFF"
+                     "é  \xC3x"),
+              ElementsAre('a', 0xFF, 0xFF, 259, 256, 0xC3, 'x'));
   std::string all;
   for (int i = 0; i < 512; ++i) all.push_back(static_cast<char>(i * 7 + i / 256));
   EXPECT_EQ(Bytes(*tokenizer, Encode(*tokenizer, all, true)), all);
@@ -95,7 +103,8 @@ TEST(BpeTokenizer, EndsGeneration) {
   spec.eos_id = 'a';
   spec.eot_id = 'b';
   std::vector<int32_t> ends = {'a', 'b'};
-  for (const char* name : {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "</s>"}) {
+  for (const char* name :
+       {"<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "</s>"}) {
     ends.push_back(AddToken(&spec, name, TokenType::kControl));
   }
   AddToken(&spec, "<|im_start|>", TokenType::kControl);
