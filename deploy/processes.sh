@@ -22,9 +22,10 @@ start_ticks() {  # PID
 
 # Prints the pid of NAME where the very process that was started is alive.
 alive_pid() {  # NAME
-  local boot pid ticks
+  local boot pid ticks now
   read -r boot pid ticks 2> /dev/null < "$run/$1.pid" || return 1
-  [[ $boot == "$(< /proc/sys/kernel/random/boot_id)" && $(start_ticks "$pid") == "$ticks" ]] || return 1
+  now=$(start_ticks "$pid") || return 1
+  [[ $boot == "$(< /proc/sys/kernel/random/boot_id)" && $now == "$ticks" ]] || return 1
   printf '%s\n' "$pid"
 }
 
