@@ -1,4 +1,5 @@
-// CheckTensors (descriptor.h): the tensors of a model as its configuration implies them, against those of the file.
+// CheckTensors (descriptor.h): the tensors of a model as its configuration implies them, against those of the
+// file.
 #include <set>
 
 #include "common/base/status_macros.h"
@@ -49,8 +50,8 @@ class Checker {
                                                ShapeOf(n_dims, dims)));
     }
     if (n_dims == 1 && Info(tensor->dtype).quantized) {
-      return absl::InvalidArgumentError(
-          StrCat("tensor ", Quoted(name), " is of type ", Info(tensor->dtype).name, ", expected F32, F16 or BF16"));
+      return absl::InvalidArgumentError(StrCat("tensor ", Quoted(name), " is of type ",
+                                               Info(tensor->dtype).name, ", expected F32, F16 or BF16"));
     }
     known_.insert(std::move(name));
     return absl::OkStatus();
@@ -114,8 +115,8 @@ absl::Status CheckTensors(const ModelConfig& config, const TensorTable& tensors)
 
 absl::Status CheckRange(const TensorInfo& tensor, uint64_t offset, uint64_t bytes) {
   if (offset <= tensor.bytes && bytes <= tensor.bytes - offset) return absl::OkStatus();
-  return absl::OutOfRangeError(StrCat("tensor ", Quoted(tensor.name), ": ", bytes, " bytes at offset ", offset,
-                                      " reach beyond its ", tensor.bytes, " bytes"));
+  return absl::OutOfRangeError(StrCat("tensor ", Quoted(tensor.name), ": ", bytes, " bytes at offset ",
+                                      offset, " reach beyond its ", tensor.bytes, " bytes"));
 }
 
 }  // namespace moepool

@@ -15,9 +15,9 @@ struct Family {
   std::string_view name;
   RopeKind rope;
   bool qk_norm;
-  bool dense;                        // may be dense
-  std::string_view expert_ffn_key;   // intermediate size of one expert
-  GateKind gate;                     // where it has experts
+  bool dense;                       // may be dense
+  std::string_view expert_ffn_key;  // intermediate size of one expert
+  GateKind gate;                    // where it has experts
   bool renormalize;
 };
 
@@ -81,7 +81,8 @@ class Reader {
     return value;
   }
   absl::Status Bad(std::string_view suffix, double value, std::string_view expected) const {
-    return absl::InvalidArgumentError(StrCat("key ", Quoted(Key(suffix)), " is ", value, ", expected ", expected));
+    return absl::InvalidArgumentError(
+        StrCat("key ", Quoted(Key(suffix)), " is ", value, ", expected ", expected));
   }
   absl::Status CheckNeutral(const NeutralKey& key) const {
     const GgufValue* value = metadata_.Find(Key(key.suffix));
@@ -109,7 +110,8 @@ class Reader {
 
 absl::StatusOr<const Family*> FindFamily(const GgufMetadata& metadata) {
   absl::StatusOr<std::string> architecture = metadata.String("general.architecture");
-  if (absl::IsNotFound(architecture.status())) return absl::InvalidArgumentError(architecture.status().message());
+  if (absl::IsNotFound(architecture.status()))
+    return absl::InvalidArgumentError(architecture.status().message());
   MOEPOOL_RETURN_IF_ERROR(architecture.status());
   std::string known;
   for (const Family& family : kFamilies) {
@@ -124,10 +126,12 @@ absl::Status ReadAttention(const Reader& in, ModelConfig* config) {
   MOEPOOL_ASSIGN_OR_RETURN(config->kv_heads,
                            in.IntOr("attention.head_count_kv", config->heads, 1, config->heads));
   if (config->heads % config->kv_heads != 0) {
-    return in.Bad("attention.head_count_kv", config->kv_heads, StrCat("a divisor of the ", config->heads, " heads"));
+    return in.Bad("attention.head_count_kv", config->kv_heads,
+                  StrCat("a divisor of the ", config->heads, " heads"));
   }
   if (!in.Has("attention.key_length") && config->hidden % config->heads != 0) {
-    return in.Bad("attention.head_count", config->heads, StrCat("a divisor of the hidden size ", config->hidden));
+    return in.Bad("attention.head_count", config->heads,
+                  StrCat("a divisor of the hidden size ", config->hidden));
   }
   MOEPOOL_ASSIGN_OR_RETURN(config->head_dim,
                            in.IntOr("attention.key_length", config->hidden / config->heads, 2, kMaxHeadDim));
@@ -148,13 +152,15 @@ absl::Status ReadAttention(const Reader& in, ModelConfig* config) {
 
 absl::Status ReadRope(const Reader& in, ModelConfig* config) {
   RopeConfig& rope = config->rope;
-  MOEPOOL_ASSIGN_OR_RETURN(rope.dims, in.IntOr("rope.dimension_count", config->head_dim, 2, config->head_dim));
+  MOEPOOL_ASSIGN_OR_RETURN(rope.dims,
+                           in.IntOr("rope.dimension_count", config->head_dim, 2, config->head_dim));
   if (rope.dims % 2 != 0) return in.Bad("rope.dimension_count", rope.dims, "an even number");
   MOEPOOL_ASSIGN_OR_RETURN(rope.base, in.PositiveOr("rope.freq_base", 10000.0));
-  MOEPOOL_ASSIGN_OR_RETURN(const std::string type, in.metadata().StringOr(in.Key("rope.scaling.type"), "linear"));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::string type,
+                           in.metadata().StringOr(in.Key("rope.scaling.type"), "linear"));
   if (type != "linear" && type != "none") {
-    return absl::UnimplementedError(
-        StrCat("key ", Quoted(in.Key("rope.scaling.type")), " is ", Quoted(type), ", not one of none, linear"));
+    return absl::UnimplementedError(StrCat("key ", Quoted(in.Key("rope.scaling.type")), " is ", Quoted(type),
+                                           ", not one of none, linear"));
   }
   if (type == "none") return absl::OkStatus();
   const bool old_key = !in.Has("rope.scaling.factor") && in.Has("rope.scale_linear");

@@ -1,5 +1,5 @@
-// From a file's metadata to a ModelConfig: one row of a table for each family, and one check that every tensor the
-// family needs is there in the shape that the configuration gives it.
+// From a file's metadata to a ModelConfig: one row of a table for each family, and one check that every
+// tensor the family needs is there in the shape that the configuration gives it.
 #pragma once
 
 #include <span>
@@ -20,8 +20,9 @@ namespace moepool {
 absl::StatusOr<ModelConfig> DescribeModel(const GgufMetadata& metadata, const TensorTable& tensors,
                                           std::string_view fallback_name);
 
-// InvalidArgument: a tensor is missing, or has another shape or type than `config` gives it: the tensor and both
-// values. Unimplemented: a tensor that the family as built in does not use, which would change its answers.
+// InvalidArgument: a tensor is missing, or has another shape or type than `config` gives it: the tensor and
+// both values. Unimplemented: a tensor that the family as built in does not use, which would change its
+// answers.
 absl::Status CheckTensors(const ModelConfig& config, const TensorTable& tensors);
 
 inline constexpr std::string_view kRopeFreqsTensor = "rope_freqs.weight";  // F32 [rope.dims / 2], optional

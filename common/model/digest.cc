@@ -36,9 +36,9 @@ class Canonical {
 
 void AddConfig(const ModelConfig& config, Canonical* out) {
   out->Add(std::string_view(config.family));
-  for (const int value : {config.vocab_size, config.hidden, config.layers, config.heads, config.kv_heads,
-                          config.head_dim, config.context_tokens, config.experts, config.experts_per_token,
-                          config.ffn, config.rope.dims}) {
+  for (const int value :
+       {config.vocab_size, config.hidden, config.layers, config.heads, config.kv_heads, config.head_dim,
+        config.context_tokens, config.experts, config.experts_per_token, config.ffn, config.rope.dims}) {
     out->Add(static_cast<int32_t>(value));
   }
   out->Add(static_cast<uint8_t>(config.norm));
@@ -56,7 +56,8 @@ void AddConfig(const ModelConfig& config, Canonical* out) {
   out->Add(config.gate.scale);
 }
 
-absl::StatusOr<ModelDigest> TensorDigest(const TensorInfo& tensor, std::span<std::byte> buffer, TensorReadAt read) {
+absl::StatusOr<ModelDigest> TensorDigest(const TensorInfo& tensor, std::span<std::byte> buffer,
+                                         TensorReadAt read) {
   Sha256 sha;
   for (uint64_t offset = 0; offset < tensor.bytes;) {
     const std::span<std::byte> chunk = buffer.first(std::min<uint64_t>(buffer.size(), tensor.bytes - offset));
@@ -69,7 +70,8 @@ absl::StatusOr<ModelDigest> TensorDigest(const TensorInfo& tensor, std::span<std
 
 }  // namespace
 
-absl::StatusOr<ModelDigest> ComputeDigest(const ModelConfig& config, const TensorTable& tensors, TensorReadAt read) {
+absl::StatusOr<ModelDigest> ComputeDigest(const ModelConfig& config, const TensorTable& tensors,
+                                          TensorReadAt read) {
   Canonical out;
   out.Add(kFormat);
   AddConfig(config, &out);

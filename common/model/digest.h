@@ -17,9 +17,10 @@ namespace moepool {
 using TensorReadAt =
     absl::FunctionRef<absl::Status(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out)>;
 
-// SHA-256 over a canonical form of `config` (its name left out: files may be renamed) and over name, type, shape and
-// SHA-256 of every tensor in order of name.
-absl::StatusOr<ModelDigest> ComputeDigest(const ModelConfig& config, const TensorTable& tensors, TensorReadAt read);
+// SHA-256 over a canonical form of `config` (its name left out: files may be renamed) and over name, type,
+// shape and SHA-256 of every tensor in order of name.
+absl::StatusOr<ModelDigest> ComputeDigest(const ModelConfig& config, const TensorTable& tensors,
+                                          TensorReadAt read);
 
 // A state of a file: any write to it changes one of these.
 struct FileIdentity {
@@ -32,8 +33,8 @@ struct FileIdentity {
   bool operator==(const FileIdentity&) const = default;
 };
 
-// Digests remembered in ${XDG_CACHE_HOME:-~/.cache}/moepool/digests, a directory private to the user. Best effort:
-// where it cannot be read or written, nothing is remembered.
+// Digests remembered in ${XDG_CACHE_HOME:-~/.cache}/moepool/digests, a directory private to the user. Best
+// effort: where it cannot be read or written, nothing is remembered.
 std::optional<ModelDigest> LoadDigest(const FileIdentity& file);
 void StoreDigest(const FileIdentity& file, const ModelDigest& digest);
 

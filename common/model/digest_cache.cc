@@ -1,5 +1,5 @@
-// LoadDigest and StoreDigest (digest.h). One small file for each model file, named by a hash of its identity; it is
-// written beside its name and renamed, so that a reader sees all of it or nothing.
+// LoadDigest and StoreDigest (digest.h). One small file for each model file, named by a hash of its identity;
+// it is written beside its name and renamed, so that a reader sees all of it or nothing.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -23,8 +23,8 @@ std::string Hex(const ModelDigest& digest) {
 // Changes with the identity's fields or with the digest's own format.
 std::string EntryName(const FileIdentity& file) {
   Sha256 sha;
-  sha.Update(StrCat("1|", file.device, "|", file.inode, "|", file.bytes, "|", file.modified_ns, "|", file.changed_ns,
-                    "|", file.path));
+  sha.Update(StrCat("1|", file.device, "|", file.inode, "|", file.bytes, "|", file.modified_ns, "|",
+                    file.changed_ns, "|", file.path));
   return Hex(sha.Finish());
 }
 
@@ -37,7 +37,8 @@ std::string CacheDirectory() {
   return "";
 }
 
-// Creates `path` and its parents with mode 0700. False where it is not a directory of this user's alone to write.
+// Creates `path` and its parents with mode 0700. False where it is not a directory of this user's alone to
+// write.
 bool MakePrivateDirectory(const std::string& path) {
   for (size_t slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
     mkdir(path.substr(0, slash).c_str(), 0700);
@@ -53,7 +54,8 @@ bool MakePrivateDirectory(const std::string& path) {
 std::optional<ModelDigest> LoadDigest(const FileIdentity& file) {
   const std::string directory = CacheDirectory();
   if (directory.empty()) return std::nullopt;
-  const int fd = open(StrCat(directory, "/", EntryName(file)).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  const int fd =
+      open(StrCat(directory, "/", EntryName(file)).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (fd < 0) return std::nullopt;
   struct stat info;
   const bool ours = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid();

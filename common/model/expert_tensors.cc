@@ -23,8 +23,8 @@ absl::StatusOr<const TensorInfo*> FindTensor(const ModelSource& source, const st
 }
 
 // Rows [begin, end) of every row of all the tensor's matrices, counted through.
-absl::StatusOr<MatrixView> OpenRows(const ModelSource& source, const std::string& name, int64_t begin, int64_t end,
-                                    std::vector<TensorBytes>* owners) {
+absl::StatusOr<MatrixView> OpenRows(const ModelSource& source, const std::string& name, int64_t begin,
+                                    int64_t end, std::vector<TensorBytes>* owners) {
   MOEPOOL_ASSIGN_OR_RETURN(const TensorInfo* tensor, FindTensor(source, name));
   MatrixView view;
   view.dtype = tensor->dtype;
@@ -77,7 +77,8 @@ absl::StatusOr<ExpertTensors> OpenExpert(const ModelSource& source, int layer, i
   const int64_t hidden = config.hidden;
   MOEPOOL_ASSIGN_OR_RETURN(out.gate, OpenRows(source, gate, expert * ffn, (expert + 1) * ffn, &out.owners));
   MOEPOOL_ASSIGN_OR_RETURN(out.up, OpenRows(source, up, expert * ffn, (expert + 1) * ffn, &out.owners));
-  MOEPOOL_ASSIGN_OR_RETURN(out.down, OpenRows(source, down, expert * hidden, (expert + 1) * hidden, &out.owners));
+  MOEPOOL_ASSIGN_OR_RETURN(out.down,
+                           OpenRows(source, down, expert * hidden, (expert + 1) * hidden, &out.owners));
   return out;
 }
 

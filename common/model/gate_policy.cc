@@ -50,7 +50,8 @@ class SoftmaxGate final : public GatePolicy {
   }
 
  private:
-  // The k largest, by logit: softmax keeps their order, and its rounding would make ties that are none. k is small.
+  // The k largest, by logit: softmax keeps their order, and its rounding would make ties that are none. k is
+  // small.
   static void Choose(std::span<const float> logits, std::span<SelectedExpert> selected) {
     size_t n = 0;
     for (size_t e = 0; e < logits.size(); ++e) {

@@ -19,8 +19,12 @@ namespace {
 int64_t Nanoseconds(const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; }
 
 FileIdentity IdentityOf(const struct stat& info, std::string path) {
-  return {std::move(path), static_cast<uint64_t>(info.st_dev), static_cast<uint64_t>(info.st_ino),
-          static_cast<uint64_t>(info.st_size), Nanoseconds(info.st_mtim), Nanoseconds(info.st_ctim)};
+  return {std::move(path),
+          static_cast<uint64_t>(info.st_dev),
+          static_cast<uint64_t>(info.st_ino),
+          static_cast<uint64_t>(info.st_size),
+          Nanoseconds(info.st_mtim),
+          Nanoseconds(info.st_ctim)};
 }
 
 }  // namespace
@@ -33,8 +37,9 @@ absl::StatusOr<InputFile> InputFile::Open(const std::string& path) {
   struct stat info;
   if (fstat(fd, &info) != 0) return absl::ErrnoToStatus(errno, StrCat("cannot stat '", path, "'"));
   if (!S_ISREG(info.st_mode)) {
-    return absl::FailedPreconditionError(
-        StrCat("'", path, "' is ", S_ISDIR(info.st_mode) ? "a directory" : "a device or a pipe", ", expected a file"));
+    return absl::FailedPreconditionError(StrCat("'", path, "' is ",
+                                                S_ISDIR(info.st_mode) ? "a directory" : "a device or a pipe",
+                                                ", expected a file"));
   }
   if (info.st_size == 0) return absl::DataLossError(StrCat("'", path, "' is empty"));
   const std::unique_ptr<char, decltype(&std::free)> real(realpath(path.c_str(), nullptr), std::free);
@@ -55,8 +60,8 @@ absl::Status InputFile::ReadAt(uint64_t offset, uint64_t bytes, char* out) const
     const ssize_t n = pread(fd_, out + done, bytes - done, static_cast<off_t>(offset + done));
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) {
-      return absl::DataLossError(
-          StrCat("'", identity_.path, "': cannot read at offset ", offset + done, ": ", std::strerror(errno)));
+      return absl::DataLossError(StrCat("'", identity_.path, "': cannot read at offset ", offset + done, ": ",
+                                        std::strerror(errno)));
     }
     if (n == 0) {
       return absl::DataLossError(StrCat("'", identity_.path, "' ends at ", offset + done, " and had ",
@@ -72,8 +77,8 @@ absl::Status InputFile::CheckUnchanged(bool shrunk_only) const {
   if (fstat(fd_, &info) != 0) return absl::ErrnoToStatus(errno, StrCat("cannot stat '", identity_.path, "'"));
   const FileIdentity now = IdentityOf(info, identity_.path);
   if (now.bytes < identity_.bytes) {
-    return absl::DataLossError(StrCat("'", identity_.path, "' has ", now.bytes, " bytes and had ", identity_.bytes,
-                                      " when it was opened"));
+    return absl::DataLossError(StrCat("'", identity_.path, "' has ", now.bytes, " bytes and had ",
+                                      identity_.bytes, " when it was opened"));
   }
   if (!shrunk_only && (now.bytes != identity_.bytes || now.modified_ns != identity_.modified_ns)) {
     return absl::DataLossError(StrCat("'", identity_.path, "' was written to while it was read"));

@@ -13,7 +13,8 @@ namespace moepool {
 // Owns a descriptor, open for reading on a regular file. Thread-safe.
 class InputFile {
  public:
-  // NotFound, PermissionDenied; FailedPrecondition where the path is not a regular file, DataLoss where it is empty.
+  // NotFound, PermissionDenied; FailedPrecondition where the path is not a regular file, DataLoss where it is
+  // empty.
   static absl::StatusOr<InputFile> Open(const std::string& path);
   InputFile(InputFile&& other) noexcept;
   InputFile& operator=(InputFile&&) = delete;

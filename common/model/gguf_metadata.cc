@@ -25,15 +25,19 @@ constexpr TypeRow kTypes[kGgufTypeCount] = {
 };
 
 std::string TypeOf(const GgufValue& value) {
-  if (const auto* array = std::get_if<GgufArray>(&value.value)) return StrCat("array of ", Name(array->element));
+  if (const auto* array = std::get_if<GgufArray>(&value.value))
+    return StrCat("array of ", Name(array->element));
   return std::string(Name(value.type));
 }
 
 absl::Status WrongType(std::string_view key, std::string_view found, std::string_view wanted) {
-  return absl::InvalidArgumentError(StrCat("key ", Quoted(key), " is of type ", found, ", expected ", wanted));
+  return absl::InvalidArgumentError(
+      StrCat("key ", Quoted(key), " is of type ", found, ", expected ", wanted));
 }
 
-absl::Status Absent(std::string_view key) { return absl::NotFoundError(StrCat("key ", Quoted(key), " is missing")); }
+absl::Status Absent(std::string_view key) {
+  return absl::NotFoundError(StrCat("key ", Quoted(key), " is missing"));
+}
 
 template <typename T>
 T LoadElement(const GgufArray& array, uint64_t index) {
@@ -58,23 +62,42 @@ bool IsInteger(GgufType type) {
 // Element of an array of integers; false where a u64 exceeds int64.
 bool IntElement(const GgufArray& array, uint64_t i, int64_t* out) {
   switch (array.element) {
-    case GgufType::kU8: *out = LoadElement<uint8_t>(array, i); return true;
-    case GgufType::kI8: *out = LoadElement<int8_t>(array, i); return true;
-    case GgufType::kU16: *out = LoadElement<uint16_t>(array, i); return true;
-    case GgufType::kI16: *out = LoadElement<int16_t>(array, i); return true;
-    case GgufType::kU32: *out = LoadElement<uint32_t>(array, i); return true;
-    case GgufType::kI32: *out = LoadElement<int32_t>(array, i); return true;
-    default: *out = LoadElement<int64_t>(array, i); return array.element == GgufType::kI64 || *out >= 0;
+    case GgufType::kU8:
+      *out = LoadElement<uint8_t>(array, i);
+      return true;
+    case GgufType::kI8:
+      *out = LoadElement<int8_t>(array, i);
+      return true;
+    case GgufType::kU16:
+      *out = LoadElement<uint16_t>(array, i);
+      return true;
+    case GgufType::kI16:
+      *out = LoadElement<int16_t>(array, i);
+      return true;
+    case GgufType::kU32:
+      *out = LoadElement<uint32_t>(array, i);
+      return true;
+    case GgufType::kI32:
+      *out = LoadElement<int32_t>(array, i);
+      return true;
+    default:
+      *out = LoadElement<int64_t>(array, i);
+      return array.element == GgufType::kI64 || *out >= 0;
   }
 }
 
 std::string RenderElement(const GgufArray& array, uint64_t i) {
   switch (array.element) {
-    case GgufType::kString: return Quoted(array.strings[i]);
-    case GgufType::kF32: return StrCat(LoadElement<float>(array, i));
-    case GgufType::kF64: return StrCat(LoadElement<double>(array, i));
-    case GgufType::kBool: return LoadElement<uint8_t>(array, i) != 0 ? "true" : "false";
-    case GgufType::kU64: return StrCat(LoadElement<uint64_t>(array, i));
+    case GgufType::kString:
+      return Quoted(array.strings[i]);
+    case GgufType::kF32:
+      return StrCat(LoadElement<float>(array, i));
+    case GgufType::kF64:
+      return StrCat(LoadElement<double>(array, i));
+    case GgufType::kBool:
+      return LoadElement<uint8_t>(array, i) != 0 ? "true" : "false";
+    case GgufType::kU64:
+      return StrCat(LoadElement<uint64_t>(array, i));
     default: {
       int64_t value = 0;
       IntElement(array, i, &value);
@@ -83,8 +106,8 @@ std::string RenderElement(const GgufArray& array, uint64_t i) {
   }
 }
 
-// Bytes of the character that `text` (not empty) begins with; 0 where it is a control character or not UTF-8. Messages
-// end in JSON, which takes neither.
+// Bytes of the character that `text` (not empty) begins with; 0 where it is a control character or not UTF-8.
+// Messages end in JSON, which takes neither.
 size_t CharacterBytes(std::string_view text) {
   const auto lead = static_cast<uint8_t>(text[0]);
   if (lead < 0x80) return lead >= 0x20 && lead != 0x7f ? 1 : 0;
@@ -212,7 +235,8 @@ absl::StatusOr<std::vector<int64_t>> GgufMetadata::Ints(std::string_view key) co
 absl::StatusOr<std::vector<float>> GgufMetadata::Floats(std::string_view key) const {
   constexpr std::string_view kWanted = "array of f32";
   MOEPOOL_ASSIGN_OR_RETURN(const GgufArray* array, Array(key, kWanted));
-  if (array->element != GgufType::kF32) return WrongType(key, StrCat("array of ", Name(array->element)), kWanted);
+  if (array->element != GgufType::kF32)
+    return WrongType(key, StrCat("array of ", Name(array->element)), kWanted);
   std::vector<float> values(array->count);
   for (uint64_t i = 0; i < array->count; ++i) values[i] = LoadElement<float>(*array, i);
   return values;
@@ -221,7 +245,8 @@ absl::StatusOr<std::vector<float>> GgufMetadata::Floats(std::string_view key) co
 absl::StatusOr<std::vector<std::string>> GgufMetadata::Strings(std::string_view key) const {
   constexpr std::string_view kWanted = "array of string";
   MOEPOOL_ASSIGN_OR_RETURN(const GgufArray* array, Array(key, kWanted));
-  if (array->element != GgufType::kString) return WrongType(key, StrCat("array of ", Name(array->element)), kWanted);
+  if (array->element != GgufType::kString)
+    return WrongType(key, StrCat("array of ", Name(array->element)), kWanted);
   return array->strings;
 }
 
@@ -231,7 +256,9 @@ absl::StatusOr<int64_t> GgufMetadata::IntOr(std::string_view key, int64_t absent
 absl::StatusOr<double> GgufMetadata::FloatOr(std::string_view key, double absent) const {
   return Or(Float(key), absent);
 }
-absl::StatusOr<bool> GgufMetadata::BoolOr(std::string_view key, bool absent) const { return Or(Bool(key), absent); }
+absl::StatusOr<bool> GgufMetadata::BoolOr(std::string_view key, bool absent) const {
+  return Or(Bool(key), absent);
+}
 absl::StatusOr<std::string> GgufMetadata::StringOr(std::string_view key, std::string_view absent) const {
   return Or(String(key), std::string(absent));
 }

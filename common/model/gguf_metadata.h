@@ -1,5 +1,5 @@
-// The typed key-value pairs of a GGUF file. A value is read as the type it was written as: a wrong one is an error
-// that names the key and both types, never a conversion.
+// The typed key-value pairs of a GGUF file. A value is read as the type it was written as: a wrong one is an
+// error that names the key and both types, never a conversion.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +14,19 @@
 namespace moepool {
 
 enum class GgufType : uint32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6,
-  kBool = 7, kString = 8, kArray = 9, kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 inline constexpr uint32_t kGgufTypeCount = 13;
 
@@ -43,8 +54,8 @@ class GgufMetadata {
   const GgufValue* Find(std::string_view key) const;
   bool Has(std::string_view key) const { return Find(key) != nullptr; }
 
-  // NotFound where the key is absent; InvalidArgument where the value has another type (Int: any integer type whose
-  // value fits int64; Float: F32 or F64).
+  // NotFound where the key is absent; InvalidArgument where the value has another type (Int: any integer type
+  // whose value fits int64; Float: F32 or F64).
   absl::StatusOr<int64_t> Int(std::string_view key) const;
   absl::StatusOr<double> Float(std::string_view key) const;
   absl::StatusOr<bool> Bool(std::string_view key) const;

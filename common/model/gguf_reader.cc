@@ -1,5 +1,5 @@
-// See gguf_reader.h. Every count is compared with the bytes that remain before anything is sized by it, and every
-// sum and product is checked.
+// See gguf_reader.h. Every count is compared with the bytes that remain before anything is sized by it, and
+// every sum and product is checked.
 #include "common/model/gguf_reader.h"
 
 #include <algorithm>
@@ -23,7 +23,8 @@ constexpr int kMaxDims = 4;
 constexpr uint32_t kMinAlignment = 8;
 constexpr uint32_t kMaxAlignment = 1 << 20;
 
-// Reads forward through the header, which ends at the latest where the file or the allowance for headers does.
+// Reads forward through the header, which ends at the latest where the file or the allowance for headers
+// does.
 class Cursor {
  public:
   Cursor(uint64_t file_bytes, GgufReadAt read)
@@ -36,8 +37,8 @@ class Cursor {
   absl::Status Require(uint64_t count, uint64_t item_bytes, std::string_view what) const {
     if (count <= remaining() / item_bytes) return absl::OkStatus();
     return absl::DataLossError(
-        StrCat("offset ", position_, ": ", what, ": ", count, item_bytes == 1 ? " bytes" : " items", " of which ",
-               remaining() / item_bytes, " fit into the ", remaining(), " bytes left of the ",
+        StrCat("offset ", position_, ": ", what, ": ", count, item_bytes == 1 ? " bytes" : " items",
+               " of which ", remaining() / item_bytes, " fit into the ", remaining(), " bytes left of the ",
                end_ < file_bytes_ ? "largest header allowed" : "file"));
   }
 
@@ -128,19 +129,30 @@ absl::Status ReadInto(Cursor& in, std::string_view what, GgufValue* value) {
 absl::Status ReadValue(Cursor& in, std::string_view what, GgufValue* value) {
   MOEPOOL_ASSIGN_OR_RETURN(value->type, ReadType(in, what));
   switch (value->type) {
-    case GgufType::kU8: return ReadInto<uint64_t, uint8_t>(in, what, value);
-    case GgufType::kU16: return ReadInto<uint64_t, uint16_t>(in, what, value);
-    case GgufType::kU32: return ReadInto<uint64_t, uint32_t>(in, what, value);
-    case GgufType::kU64: return ReadInto<uint64_t, uint64_t>(in, what, value);
-    case GgufType::kI8: return ReadInto<int64_t, int8_t>(in, what, value);
-    case GgufType::kI16: return ReadInto<int64_t, int16_t>(in, what, value);
-    case GgufType::kI32: return ReadInto<int64_t, int32_t>(in, what, value);
-    case GgufType::kI64: return ReadInto<int64_t, int64_t>(in, what, value);
-    case GgufType::kF32: return ReadInto<double, float>(in, what, value);
-    case GgufType::kF64: return ReadInto<double, double>(in, what, value);
+    case GgufType::kU8:
+      return ReadInto<uint64_t, uint8_t>(in, what, value);
+    case GgufType::kU16:
+      return ReadInto<uint64_t, uint16_t>(in, what, value);
+    case GgufType::kU32:
+      return ReadInto<uint64_t, uint32_t>(in, what, value);
+    case GgufType::kU64:
+      return ReadInto<uint64_t, uint64_t>(in, what, value);
+    case GgufType::kI8:
+      return ReadInto<int64_t, int8_t>(in, what, value);
+    case GgufType::kI16:
+      return ReadInto<int64_t, int16_t>(in, what, value);
+    case GgufType::kI32:
+      return ReadInto<int64_t, int32_t>(in, what, value);
+    case GgufType::kI64:
+      return ReadInto<int64_t, int64_t>(in, what, value);
+    case GgufType::kF32:
+      return ReadInto<double, float>(in, what, value);
+    case GgufType::kF64:
+      return ReadInto<double, double>(in, what, value);
     case GgufType::kBool: {
       MOEPOOL_ASSIGN_OR_RETURN(const uint8_t flag, in.Scalar<uint8_t>(what));
-      if (flag > 1) return absl::DataLossError(StrCat(what, ": a bool of ", static_cast<int>(flag), ", neither 0 nor 1"));
+      if (flag > 1)
+        return absl::DataLossError(StrCat(what, ": a bool of ", static_cast<int>(flag), ", neither 0 nor 1"));
       value->value = flag == 1;
       return absl::OkStatus();
     }
@@ -159,12 +171,14 @@ absl::Status ReadValue(Cursor& in, std::string_view what, GgufValue* value) {
 absl::Status ReadPair(Cursor& in, GgufMetadata* metadata) {
   MOEPOOL_ASSIGN_OR_RETURN(std::string key, in.String("metadata key"));
   if (key.empty() || key.size() > kMaxKeyBytes) {
-    return absl::DataLossError(StrCat("metadata key of ", key.size(), " bytes, not within 1 to ", kMaxKeyBytes));
+    return absl::DataLossError(
+        StrCat("metadata key of ", key.size(), " bytes, not within 1 to ", kMaxKeyBytes));
   }
   const std::string what = StrCat("key ", Quoted(key));
   GgufValue value;
   MOEPOOL_RETURN_IF_ERROR(ReadValue(in, what, &value));
-  if (!metadata->Insert(std::move(key), std::move(value))) return absl::DataLossError(StrCat(what, " occurs twice"));
+  if (!metadata->Insert(std::move(key), std::move(value)))
+    return absl::DataLossError(StrCat(what, " occurs twice"));
   return absl::OkStatus();
 }
 
@@ -173,7 +187,8 @@ absl::Status SizeTensor(TensorInfo* info) {
   const DTypeInfo& dtype = Info(info->dtype);
   if (info->dims[0] % dtype.block_cols != 0) {
     return absl::DataLossError(StrCat("tensor ", Quoted(info->name), ": rows of ", info->dims[0],
-                                      " columns are not whole blocks of ", dtype.block_cols, " (", dtype.name, ")"));
+                                      " columns are not whole blocks of ", dtype.block_cols, " (", dtype.name,
+                                      ")"));
   }
   uint64_t bytes = static_cast<uint64_t>(info->dims[0] / dtype.block_cols);
   bool overflow = __builtin_mul_overflow(bytes, static_cast<uint64_t>(dtype.block_bytes), &bytes);
@@ -183,8 +198,9 @@ absl::Status SizeTensor(TensorInfo* info) {
     overflow |= __builtin_mul_overflow(elements, info->dims[i], &elements);
   }
   if (overflow) {
-    return absl::DataLossError(StrCat("tensor ", Quoted(info->name), ": ", info->dims[0], " x ", info->dims[1], " x ",
-                                      info->dims[2], " x ", info->dims[3], " elements exceed 2^63"));
+    return absl::DataLossError(StrCat("tensor ", Quoted(info->name), ": ", info->dims[0], " x ",
+                                      info->dims[1], " x ", info->dims[2], " x ", info->dims[3],
+                                      " elements exceed 2^63"));
   }
   info->bytes = bytes;
   return absl::OkStatus();
@@ -228,8 +244,8 @@ absl::StatusOr<uint32_t> ReadVersion(Cursor& in) {
   }
   MOEPOOL_ASSIGN_OR_RETURN(const uint32_t version, in.Scalar<uint32_t>("version"));
   if (version != 0 && (version & 0xffff) == 0) {
-    return absl::UnimplementedError(
-        StrCat("GGUF version ", __builtin_bswap32(version), " in big-endian order; only little-endian is read"));
+    return absl::UnimplementedError(StrCat("GGUF version ", __builtin_bswap32(version),
+                                           " in big-endian order; only little-endian is read"));
   }
   if (version != 2 && version != 3) {
     return absl::UnimplementedError(StrCat("GGUF version ", version, "; only 2 and 3 are read"));
@@ -241,12 +257,13 @@ absl::Status ReadAlignment(GgufFile* file) {
   const GgufValue* value = file->metadata.Find("general.alignment");
   if (value == nullptr) return absl::OkStatus();
   if (value->type != GgufType::kU32) {
-    return absl::DataLossError(StrCat("key 'general.alignment' is of type ", Name(value->type), ", expected u32"));
+    return absl::DataLossError(
+        StrCat("key 'general.alignment' is of type ", Name(value->type), ", expected u32"));
   }
   const uint64_t alignment = std::get<uint64_t>(value->value);
   if (!std::has_single_bit(alignment) || alignment < kMinAlignment || alignment > kMaxAlignment) {
-    return absl::DataLossError(StrCat("key 'general.alignment' is ", alignment, ", not a power of two within ",
-                                      kMinAlignment, " to ", kMaxAlignment));
+    return absl::DataLossError(StrCat("key 'general.alignment' is ", alignment,
+                                      ", not a power of two within ", kMinAlignment, " to ", kMaxAlignment));
   }
   file->alignment = static_cast<uint32_t>(alignment);
   return absl::OkStatus();
@@ -259,8 +276,8 @@ absl::Status PlaceTensors(uint64_t header_bytes, uint64_t file_bytes, GgufFile* 
   for (GgufTensor& tensor : file->tensors) {
     const std::string what = StrCat("tensor ", Quoted(tensor.info.name));
     if ((tensor.offset & mask) != 0) {
-      return absl::DataLossError(StrCat(what, ": offset ", tensor.offset, " is not a multiple of the alignment ",
-                                        file->alignment));
+      return absl::DataLossError(
+          StrCat(what, ": offset ", tensor.offset, " is not a multiple of the alignment ", file->alignment));
     }
     uint64_t begin = 0;
     uint64_t end = 0;
@@ -278,9 +295,10 @@ absl::Status PlaceTensors(uint64_t header_bytes, uint64_t file_bytes, GgufFile* 
   for (size_t i = 1; i < by_offset.size(); ++i) {
     const GgufTensor& before = *by_offset[i - 1];
     if (before.offset + before.info.bytes > by_offset[i]->offset) {
-      return absl::DataLossError(StrCat("tensor ", Quoted(before.info.name), ": bytes ", before.offset, " to ",
-                                        before.offset + before.info.bytes, " overlap tensor ",
-                                        Quoted(by_offset[i]->info.name), ", which begins at ", by_offset[i]->offset));
+      return absl::DataLossError(StrCat("tensor ", Quoted(before.info.name), ": bytes ", before.offset,
+                                        " to ", before.offset + before.info.bytes, " overlap tensor ",
+                                        Quoted(by_offset[i]->info.name), ", which begins at ",
+                                        by_offset[i]->offset));
     }
   }
   return absl::OkStatus();

@@ -1,4 +1,5 @@
-// The container: header, metadata and tensor table of a GGUF file, checked for form alone. Knows nothing of models.
+// The container: header, metadata and tensor table of a GGUF file, checked for form alone. Knows nothing of
+// models.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,9 @@ namespace moepool {
 
 inline constexpr uint32_t kGgufVersion = 3;  // written; 2 is read as well
 inline constexpr uint32_t kGgufDefaultAlignment = 32;
-inline constexpr uint64_t kGgufMaxHeaderBytes = uint64_t{256} << 20;  // ten times the largest known vocabulary
-inline constexpr size_t kGgufMaxNameBytes = 64;                       // of a tensor
+inline constexpr uint64_t kGgufMaxHeaderBytes = uint64_t{256}
+                                                << 20;  // ten times the largest known vocabulary
+inline constexpr size_t kGgufMaxNameBytes = 64;         // of a tensor
 
 struct GgufTensor {
   TensorInfo info;

@@ -69,7 +69,8 @@ class GgufSource final : public ModelSource {
   absl::StatusOr<TensorBytes> Map(uint64_t begin, uint64_t bytes) const {
     static const uint64_t page_bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
     const uint64_t lead = begin % page_bytes;
-    void* address = mmap(nullptr, lead + bytes, PROT_READ, MAP_PRIVATE, file_.fd(), static_cast<off_t>(begin - lead));
+    void* address =
+        mmap(nullptr, lead + bytes, PROT_READ, MAP_PRIVATE, file_.fd(), static_cast<off_t>(begin - lead));
     if (address == MAP_FAILED) {
       return absl::ResourceExhaustedError(StrCat("'", file_.identity().path, "': cannot map ", bytes,
                                                  " bytes at offset ", begin, ": ", std::strerror(errno)));
@@ -96,7 +97,9 @@ std::string_view Stem(std::string_view path) {
 
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenGguf(const std::string& path) {
   MOEPOOL_ASSIGN_OR_RETURN(InputFile file, InputFile::Open(path));
-  const auto read = [&file](uint64_t offset, uint64_t bytes, char* out) { return file.ReadAt(offset, bytes, out); };
+  const auto read = [&file](uint64_t offset, uint64_t bytes, char* out) {
+    return file.ReadAt(offset, bytes, out);
+  };
   const auto named = [&path](const absl::Status& status) {
     return absl::Status(status.code(), StrCat("'", path, "': ", ToStd(status.message())));
   };

@@ -13,12 +13,13 @@ namespace moepool {
 // Reads and checks the header; maps no tensor. Range() maps the pages of its range alone, read-only.
 //   NotFound / PermissionDenied / FailedPrecondition: the path, which is named, cannot be read as a file.
 //   DataLoss: not a well-formed GGUF.   Unimplemented: a version, family, tensor type or option not built in.
-//   InvalidArgument: well formed, but not a model (missing or mis-shaped tensors, hyperparameters out of range).
+//   InvalidArgument: well formed, but not a model (missing or mis-shaped tensors, hyperparameters out of
+//   range).
 // Digest() reads with pread, so that no expert tensor is mapped by it, and remembers its answer in
 // ${XDG_CACHE_HOME:-~/.cache}/moepool/digests under the file's path, device, inode, size and time of change.
 //
-// The file must not shrink while it is open: a Range() after that is DataLoss, but memory that was mapped before
-// raises SIGBUS when read, as with every mapped file.
+// The file must not shrink while it is open: a Range() after that is DataLoss, but memory that was mapped
+// before raises SIGBUS when read, as with every mapped file.
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenGguf(const std::string& path);
 
 }  // namespace moepool

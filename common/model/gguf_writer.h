@@ -1,5 +1,5 @@
-// Writes the header of a GGUF file (version 3). The tensors' bytes follow it, in the order of AddTensor, each padded
-// to the alignment.
+// Writes the header of a GGUF file (version 3). The tensors' bytes follow it, in the order of AddTensor, each
+// padded to the alignment.
 #pragma once
 
 #include <cstdint>

@@ -45,7 +45,8 @@ void AddTotals(ModelReport* report) {
 void AddServing(const ModelSource& source, ModelReport* report) {
   report->config = source.Config();
   for (const TensorInfo& tensor : source.Tensors()) {
-    (IsExpertTensor(source.Config(), tensor.name) ? report->expert_bytes : report->trunk_bytes) += tensor.bytes;
+    (IsExpertTensor(source.Config(), tensor.name) ? report->expert_bytes : report->trunk_bytes) +=
+        tensor.bytes;
   }
   const std::vector<uint64_t> experts = ExpertBytes(source);
   const auto [smallest, largest] = std::minmax_element(experts.begin(), experts.end());
@@ -61,15 +62,18 @@ void AddServing(const ModelSource& source, ModelReport* report) {
     report->warnings.push_back("no end-of-sequence token: answers end at their length limit");
   }
   if (tokenizer.chat_template.empty()) report->warnings.push_back("no chat template: prompts are taken raw");
-  if (*smallest == 0) report->warnings.push_back("some expert slices are empty: the FFN has under 16 blocks of 32");
+  if (*smallest == 0)
+    report->warnings.push_back("some expert slices are empty: the FFN has under 16 blocks of 32");
 }
 
 std::string ConfigLines(const ModelConfig& c) {
-  std::string out = StrCat("family        ", c.family, c.dense() ? " (dense, served as expert slices)" : "", "\n");
-  out += StrCat("layers        ", c.layers, ", hidden ", c.hidden, ", ffn ", c.ffn, ", vocabulary ", c.vocab_size,
-                c.tied_embeddings ? " (tied)" : "", "\n");
+  std::string out =
+      StrCat("family        ", c.family, c.dense() ? " (dense, served as expert slices)" : "", "\n");
+  out += StrCat("layers        ", c.layers, ", hidden ", c.hidden, ", ffn ", c.ffn, ", vocabulary ",
+                c.vocab_size, c.tied_embeddings ? " (tied)" : "", "\n");
   out += StrCat("attention     ", c.heads, " heads, ", c.kv_heads, " kv heads, head size ", c.head_dim,
-                c.qk_norm ? ", qk norm" : "", c.qkv_bias ? ", qkv bias" : "", ", context ", c.context_tokens, "\n");
+                c.qk_norm ? ", qk norm" : "", c.qkv_bias ? ", qkv bias" : "", ", context ", c.context_tokens,
+                "\n");
   out += StrCat("experts       ", c.experts, " a layer, ", c.experts_per_token, " a token\n");
   out += StrCat("rope          ", c.rope.kind == RopeKind::kNeox ? "neox" : "interleaved", ", ", c.rope.dims,
                 " dimensions, base ", c.rope.base);
@@ -86,11 +90,14 @@ absl::StatusOr<ModelReport> DescribeGguf(const std::string& path) {
   {
     MOEPOOL_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path));
     report.file_bytes = file.identity().bytes;
-    const auto read = [&file](uint64_t offset, uint64_t bytes, char* out) { return file.ReadAt(offset, bytes, out); };
+    const auto read = [&file](uint64_t offset, uint64_t bytes, char* out) {
+      return file.ReadAt(offset, bytes, out);
+    };
     MOEPOOL_ASSIGN_OR_RETURN(GgufFile header, ReadGguf(report.file_bytes, read));
     report.gguf_version = header.version;
     report.alignment = header.alignment;
-    for (const auto& [key, value] : header.metadata.values()) report.metadata.emplace_back(key, Render(value));
+    for (const auto& [key, value] : header.metadata.values())
+      report.metadata.emplace_back(key, Render(value));
     for (GgufTensor& tensor : header.tensors) report.tensors.push_back(std::move(tensor.info));
   }
   AddTotals(&report);
@@ -105,8 +112,9 @@ std::string ToString(const ModelReport& report, bool all_tensors) {
                            report.gguf_version, ", alignment ", report.alignment, ")\n");
   if (report.servable.ok()) {
     out += StrCat("model         ", report.config.name, "\n", ConfigLines(report.config));
-    out += StrCat("trunk         ", Size(report.trunk_bytes), "\nexpert        ", Size(report.expert_bytes), " in all, ",
-                  Size(report.smallest_expert_bytes), " to ", Size(report.largest_expert_bytes), " each\n");
+    out += StrCat("trunk         ", Size(report.trunk_bytes), "\nexpert        ", Size(report.expert_bytes),
+                  " in all, ", Size(report.smallest_expert_bytes), " to ", Size(report.largest_expert_bytes),
+                  " each\n");
   } else {
     out += StrCat("not servable  ", ToStd(report.servable.message()), "\n");
   }
@@ -115,7 +123,8 @@ std::string ToString(const ModelReport& report, bool all_tensors) {
   for (const auto& [key, value] : report.metadata) out += absl::StrFormat("  %-44s %s\n", key, value);
   out += "\ntypes\n";
   for (const TypeTotal& total : report.types) {
-    out += absl::StrFormat("  %-6s %6d tensors %12s\n", Info(total.dtype).name, total.tensors, Size(total.bytes));
+    out += absl::StrFormat("  %-6s %6d tensors %12s\n", Info(total.dtype).name, total.tensors,
+                           Size(total.bytes));
   }
   if (!all_tensors) return out;
   out += "\ntensors\n";

@@ -1,4 +1,5 @@
-// What a person asks of a model file: its metadata, its tensors, where its bytes go, and whether moepool serves it.
+// What a person asks of a model file: its metadata, its tensors, where its bytes go, and whether moepool
+// serves it.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ struct ModelReport {
   std::vector<std::pair<std::string, std::string>> metadata;  // by key; long values abridged
   std::vector<TensorInfo> tensors;                            // in the file's order
   std::vector<TypeTotal> types;                               // by DType; those that occur
-  absl::Status servable;                                      // why not, otherwise OK and what follows is filled
+  absl::Status servable;  // why not, otherwise OK and what follows is filled
   ModelConfig config;
   uint64_t trunk_bytes = 0;   // of tensors that the router opens
   uint64_t expert_bytes = 0;  // of tensors that workers share out

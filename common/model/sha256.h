@@ -17,7 +17,9 @@ class Sha256 {
   Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
     MOEPOOL_CHECK(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
   }
-  void Update(const void* data, size_t bytes) { MOEPOOL_CHECK(EVP_DigestUpdate(context_.get(), data, bytes) == 1); }
+  void Update(const void* data, size_t bytes) {
+    MOEPOOL_CHECK(EVP_DigestUpdate(context_.get(), data, bytes) == 1);
+  }
   void Update(std::string_view data) { Update(data.data(), data.size()); }
   // Once.
   std::array<uint8_t, 32> Finish() {

@@ -130,7 +130,8 @@ class OutputFile {
   int fd_ = -1;
 };
 
-absl::Status WriteTensor(const SynthTensor& tensor, uint64_t seed, std::vector<std::byte>* buffer, OutputFile* out) {
+absl::Status WriteTensor(const SynthTensor& tensor, uint64_t seed, std::vector<std::byte>* buffer,
+                         OutputFile* out) {
   const int64_t block_bytes = Info(tensor.info.dtype).block_bytes;
   const int64_t blocks = static_cast<int64_t>(tensor.info.bytes) / block_bytes;
   const int64_t chunk = kChunkBytes / block_bytes;

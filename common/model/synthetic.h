@@ -1,5 +1,6 @@
 // Models of random weights: any family, shape and type, reproducible to the last bit from a seed, readable by
-// whatever reads GGUF. For tests, for sizing a pool, and for benchmarks of models that are too large to fetch.
+// whatever reads GGUF. For tests, for sizing a pool, and for benchmarks of models that are too large to
+// fetch.
 #pragma once
 
 #include <cstdint>
@@ -28,11 +29,11 @@ struct SynthSpec {
   int context = 512;
   double rope_base = 10000.0;
   double rope_linear_factor = 1.0;
-  bool rope_freqs = false;       // a rope_freqs.weight tensor, as Llama 3 has
-  bool qkv_bias = false;         // `llama` alone
+  bool rope_freqs = false;  // a rope_freqs.weight tensor, as Llama 3 has
+  bool qkv_bias = false;    // `llama` alone
   bool tied_embeddings = false;
-  // Of every matrix; norms, biases and the gate stay F32. A matrix whose rows are not whole blocks of it takes
-  // Q8_0 instead, or F16 where they are not multiples of 32 either.
+  // Of every matrix; norms, biases and the gate stay F32. A matrix whose rows are not whole blocks of it
+  // takes Q8_0 instead, or F16 where they are not multiples of 32 either.
   DType dtype = DType::kQ8_0;
   uint64_t seed = 1;
 };
@@ -44,8 +45,8 @@ inline constexpr int kSynthMinVocab = 267;
 // InvalidArgument names the field that is out of range.
 absl::Status WriteSyntheticGguf(const SynthSpec& spec, const std::string& path);
 
-// The same model without a file: Range() generates the bytes it is asked for. Equal in configuration, tensors and
-// digest to the file that WriteSyntheticGguf() makes.
+// The same model without a file: Range() generates the bytes it is asked for. Equal in configuration, tensors
+// and digest to the file that WriteSyntheticGguf() makes.
 absl::StatusOr<std::unique_ptr<ModelSource>> MakeSyntheticSource(const SynthSpec& spec);
 
 }  // namespace moepool

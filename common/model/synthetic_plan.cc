@@ -1,5 +1,5 @@
-// See synthetic_plan.h. Deviations are chosen so that activations keep their size through the layers and logits
-// differ by a few units: about 1 / sqrt(inputs) for a product whose input was normalised.
+// See synthetic_plan.h. Deviations are chosen so that activations keep their size through the layers and
+// logits differ by a few units: about 1 / sqrt(inputs) for a product whose input was normalised.
 #include "common/model/synthetic_plan.h"
 
 #include <cmath>
@@ -18,14 +18,22 @@ constexpr float kFreqFactorDeviation = 1.732f;
 
 uint32_t FileType(DType dtype) {  // general.file_type, which llama.cpp prints
   switch (dtype) {
-    case DType::kF32: return 0;
-    case DType::kF16: return 1;
-    case DType::kQ4_0: return 2;
-    case DType::kQ4_1: return 3;
-    case DType::kQ8_0: return 7;
-    case DType::kQ4_K: return 14;
-    case DType::kQ6_K: return 18;
-    case DType::kBF16: return 32;
+    case DType::kF32:
+      return 0;
+    case DType::kF16:
+      return 1;
+    case DType::kQ4_0:
+      return 2;
+    case DType::kQ4_1:
+      return 3;
+    case DType::kQ8_0:
+      return 7;
+    case DType::kQ4_K:
+      return 14;
+    case DType::kQ6_K:
+      return 18;
+    case DType::kBF16:
+      return 32;
   }
   return 0;
 }
@@ -59,7 +67,8 @@ absl::Status CheckSpec(const SynthSpec& spec) {
     return absl::InvalidArgumentError(StrCat("family is '", spec.family, "', expected llama or qwen3moe"));
   }
   if (spec.family != "llama" && (dense || spec.qkv_bias || spec.rope_freqs)) {
-    return absl::InvalidArgumentError(StrCat("family ", spec.family, " has experts, no qkv_bias and no rope_freqs"));
+    return absl::InvalidArgumentError(
+        StrCat("family ", spec.family, " has experts, no qkv_bias and no rope_freqs"));
   }
   return absl::OkStatus();
 }
@@ -120,7 +129,8 @@ class TensorList {
     if (cols % Info(dtype_).block_cols == 0) return dtype_;
     return cols % 32 == 0 ? DType::kQ8_0 : DType::kF16;
   }
-  void Add(std::string name, DType dtype, int n_dims, std::array<int64_t, 4> dims, float mean, float deviation) {
+  void Add(std::string name, DType dtype, int n_dims, std::array<int64_t, 4> dims, float mean,
+           float deviation) {
     TensorInfo info{std::move(name), dtype, n_dims, dims, 0};
     // Within 2^63 by the limits of CheckSpec.
     info.bytes = static_cast<uint64_t>(RowBytes(dtype, dims[0]) * dims[1] * dims[2]);
@@ -177,7 +187,8 @@ absl::StatusOr<SynthPlan> PlanSynthetic(const SynthSpec& spec) {
   out.Matrix("token_embd.weight", spec.hidden, spec.vocab, spec.tied_embeddings ? logits : 1.0f);
   out.Vector("output_norm.weight", spec.hidden, 1, kNormSpread);
   if (!spec.tied_embeddings) out.Matrix("output.weight", spec.hidden, spec.vocab, logits);
-  if (spec.rope_freqs) out.Vector("rope_freqs.weight", spec.head_dim / 2, kFreqFactorMean, kFreqFactorDeviation);
+  if (spec.rope_freqs)
+    out.Vector("rope_freqs.weight", spec.head_dim / 2, kFreqFactorMean, kFreqFactorDeviation);
   for (int layer = 0; layer < spec.layers; ++layer) AddLayer(spec, layer, &out);
   return plan;
 }

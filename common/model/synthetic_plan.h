@@ -1,4 +1,5 @@
-// What a SynthSpec amounts to: the header of its file and the tensors behind it. Shared by the writer and the source.
+// What a SynthSpec amounts to: the header of its file and the tensors behind it. Shared by the writer and the
+// source.
 #pragma once
 
 #include <string>

@@ -1,4 +1,5 @@
-// AddSynthTokenizer (synthetic_plan.h): a byte-level BPE small enough to read, which every text encodes to and back.
+// AddSynthTokenizer (synthetic_plan.h): a byte-level BPE small enough to read, which every text encodes to
+// and back.
 #include "common/base/str.h"
 #include "common/model/synthetic_plan.h"
 
@@ -11,13 +12,14 @@ constexpr int kBytes = 256;
 constexpr uint32_t kEndOfTextId = kBytes;
 constexpr uint32_t kEndOfTurnId = kBytes + 2;
 constexpr std::string_view kChatTemplate =
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+    "'<|im_end|>' + "
     "'\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 static_assert(kBytes + std::size(kControls) + std::size(kMerges) == kSynthMinVocab);
 
-// The printable stand-in for a byte in GPT-2's alphabet, as UTF-8: itself where it prints, otherwise the next of
-// the code points from 256 on.
+// The printable stand-in for a byte in GPT-2's alphabet, as UTF-8: itself where it prints, otherwise the next
+// of the code points from 256 on.
 std::vector<std::string> ByteAlphabet() {
   std::vector<std::string> alphabet;
   uint32_t next = 256;

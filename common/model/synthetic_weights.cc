@@ -1,5 +1,5 @@
-// See synthetic_weights.h. Quantised blocks are drawn as codes and scales, not quantised from floats: a gigabyte
-// takes about a second. Codes that would give the weights a mean are replaced.
+// See synthetic_weights.h. Quantised blocks are drawn as codes and scales, not quantised from floats: a
+// gigabyte takes about a second. Codes that would give the weights a mean are replaced.
 #include "common/model/synthetic_weights.h"
 
 #include <algorithm>
@@ -123,17 +123,29 @@ void FillBlocks(const SynthTensor& tensor, uint64_t seed, int64_t first, int64_t
   for (int64_t i = first; i < first + count; ++i, bytes += info.block_bytes) {
     const auto block = static_cast<uint64_t>(i);
     switch (tensor.info.dtype) {
-      case DType::kQ4_0: BlockQ4_0(words, block, tensor.deviation, bytes); break;
-      case DType::kQ4_1: BlockQ4_1(words, block, tensor.deviation, bytes); break;
-      case DType::kQ8_0: BlockQ8_0(words, block, tensor.deviation, bytes); break;
-      case DType::kQ4_K: BlockQ4_K(words, block, tensor.deviation, bytes); break;
-      case DType::kQ6_K: BlockQ6_K(words, block, tensor.deviation, bytes); break;
+      case DType::kQ4_0:
+        BlockQ4_0(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ4_1:
+        BlockQ4_1(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ8_0:
+        BlockQ8_0(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ4_K:
+        BlockQ4_K(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ6_K:
+        BlockQ6_K(words, block, tensor.deviation, bytes);
+        break;
       case DType::kF32: {
         const float value = tensor.mean + amplitude * Uniform(words.At(block));
         std::memcpy(bytes, &value, 4);
         break;
       }
-      case DType::kF16: PutHalf(tensor.mean + amplitude * Uniform(words.At(block)), bytes); break;
+      case DType::kF16:
+        PutHalf(tensor.mean + amplitude * Uniform(words.At(block)), bytes);
+        break;
       case DType::kBF16: {
         const uint16_t value = FloatToBFloat16(tensor.mean + amplitude * Uniform(words.At(block)));
         std::memcpy(bytes, &value, 2);
@@ -153,7 +165,8 @@ void FillBytes(const SynthTensor& tensor, uint64_t seed, uint64_t offset, std::s
     return;
   }
   std::vector<std::byte> blocks((last - first + 1) * block_bytes);
-  FillBlocks(tensor, seed, static_cast<int64_t>(first), static_cast<int64_t>(last - first + 1), blocks.data());
+  FillBlocks(tensor, seed, static_cast<int64_t>(first), static_cast<int64_t>(last - first + 1),
+             blocks.data());
   std::memcpy(out.data(), blocks.data() + offset % block_bytes, out.size());
 }
 

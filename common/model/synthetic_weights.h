@@ -1,5 +1,5 @@
-// Random weights by counter: the bytes of any block of any tensor follow from (seed, tensor, block), so that they
-// can be made in any order, by any process, without holding the model.
+// Random weights by counter: the bytes of any block of any tensor follow from (seed, tensor, block), so that
+// they can be made in any order, by any process, without holding the model.
 #pragma once
 
 #include <cstddef>

@@ -14,7 +14,8 @@ namespace moepool {
 // Immutable. Names are distinct.
 class TensorTable {
  public:
-  explicit TensorTable(std::vector<TensorInfo> tensors) : tensors_(std::move(tensors)), by_name_(tensors_.size()) {
+  explicit TensorTable(std::vector<TensorInfo> tensors)
+      : tensors_(std::move(tensors)), by_name_(tensors_.size()) {
     for (size_t i = 0; i < by_name_.size(); ++i) by_name_[i] = i;
     std::sort(by_name_.begin(), by_name_.end(),
               [this](size_t a, size_t b) { return tensors_[a].name < tensors_[b].name; });

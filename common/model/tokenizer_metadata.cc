@@ -15,8 +15,8 @@ constexpr std::string_view kMerges = "tokenizer.ggml.merges";
 
 absl::Status CheckLength(std::string_view key, size_t found, size_t expected) {
   if (found == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      StrCat("key ", Quoted(key), " has ", found, " elements, expected ", expected, ", the size of the vocabulary"));
+  return absl::InvalidArgumentError(StrCat("key ", Quoted(key), " has ", found, " elements, expected ",
+                                           expected, ", the size of the vocabulary"));
 }
 
 // -1 where absent. Writers put -1, or its bits as u32, for "none".
@@ -25,8 +25,8 @@ absl::Status ReadId(const GgufMetadata& metadata, std::string_view key, int voca
   MOEPOOL_ASSIGN_OR_RETURN(const int64_t value, metadata.IntOr(key, -1));
   if (value == -1 || value == kNoneAsU32) return absl::OkStatus();
   if (value < 0 || value >= vocab_size) {
-    return absl::InvalidArgumentError(
-        StrCat("key ", Quoted(key), " is ", value, ", expected under the size of the vocabulary, ", vocab_size));
+    return absl::InvalidArgumentError(StrCat("key ", Quoted(key), " is ", value,
+                                             ", expected under the size of the vocabulary, ", vocab_size));
   }
   *id = static_cast<int32_t>(value);
   return absl::OkStatus();
@@ -40,8 +40,8 @@ absl::Status ReadTypes(const GgufMetadata& metadata, TokenizerSpec* spec) {
   constexpr int64_t kLast = static_cast<int64_t>(TokenType::kByte);
   for (size_t i = 0; i < types.size(); ++i) {
     if (types[i] < 0 || types[i] > kLast) {
-      return absl::InvalidArgumentError(
-          StrCat("key ", Quoted(kTypes), ": token ", i, " has type ", types[i], ", expected within 0 to ", kLast));
+      return absl::InvalidArgumentError(StrCat("key ", Quoted(kTypes), ": token ", i, " has type ", types[i],
+                                               ", expected within 0 to ", kLast));
     }
     spec->types[i] = static_cast<TokenType>(types[i]);
   }

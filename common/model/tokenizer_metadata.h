@@ -7,8 +7,8 @@
 
 namespace moepool {
 
-// Without tokenizer.ggml.tokens the spec has no tokens. InvalidArgument names the key and both values where a type
-// or a length is wrong, or an id lies outside the vocabulary.
+// Without tokenizer.ggml.tokens the spec has no tokens. InvalidArgument names the key and both values where a
+// type or a length is wrong, or an id lies outside the vocabulary.
 absl::StatusOr<TokenizerSpec> ReadTokenizer(const GgufMetadata& metadata, int vocab_size);
 
 }  // namespace moepool

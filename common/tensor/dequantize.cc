@@ -47,8 +47,8 @@ void GroupQ8_0(const uint8_t* block, float* out) {
   for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(static_cast<int8_t>(block[2 + i]));
 }
 
-// d f16 | dmin f16 | 12 bytes: 8 scales and 8 minima of 6 bits | 128 bytes of nibbles, groups 2i and 2i + 1 in the
-// low and high halves of the same 32 bytes.  w = (d sc) q - dmin m
+// d f16 | dmin f16 | 12 bytes: 8 scales and 8 minima of 6 bits | 128 bytes of nibbles, groups 2i and 2i + 1
+// in the low and high halves of the same 32 bytes.  w = (d sc) q - dmin m
 void GroupQ4_K(const uint8_t* block, int group, float* out) {
   const uint8_t* packed = block + 4;
   int scale;
@@ -67,8 +67,8 @@ void GroupQ4_K(const uint8_t* block, int group, float* out) {
   for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>((nibbles[i] >> shift) & 15) - m;
 }
 
-// 128 bytes of low nibbles | 64 bytes of high pairs of bits | 16 int8 scales, one per 16 columns | d f16. Each
-// half of 128 columns has 64 and 32 bytes of its own: four groups share them.  w = (d sc) (q - 32)
+// 128 bytes of low nibbles | 64 bytes of high pairs of bits | 16 int8 scales, one per 16 columns | d f16.
+// Each half of 128 columns has 64 and 32 bytes of its own: four groups share them.  w = (d sc) (q - 32)
 void GroupQ6_K(const uint8_t* block, int group, float* out) {
   const int half = group / 4;
   const int part = group % 4;
@@ -110,11 +110,21 @@ void DequantizeRow(const MatrixView& view, int64_t row, float* out) {
     const uint8_t* block = data + column / info.block_cols * info.block_bytes;
     const int group = static_cast<int>(column % info.block_cols) / kGroup;
     switch (view.dtype) {
-      case DType::kQ4_0: GroupQ4_0(block, out + c); break;
-      case DType::kQ4_1: GroupQ4_1(block, out + c); break;
-      case DType::kQ8_0: GroupQ8_0(block, out + c); break;
-      case DType::kQ4_K: GroupQ4_K(block, group, out + c); break;
-      default: GroupQ6_K(block, group, out + c); break;
+      case DType::kQ4_0:
+        GroupQ4_0(block, out + c);
+        break;
+      case DType::kQ4_1:
+        GroupQ4_1(block, out + c);
+        break;
+      case DType::kQ8_0:
+        GroupQ8_0(block, out + c);
+        break;
+      case DType::kQ4_K:
+        GroupQ4_K(block, group, out + c);
+        break;
+      default:
+        GroupQ6_K(block, group, out + c);
+        break;
     }
   }
 }

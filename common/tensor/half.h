@@ -28,7 +28,7 @@ constexpr uint16_t FloatToHalf(float value) {
   }
   if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
   if (magnitude < 0x33000000u) return sign;  // under half of the least subnormal
-  if (magnitude < 0x38800000u) {             // subnormal: the mantissa, its leading bit written out, shifts down
+  if (magnitude < 0x38800000u) {  // subnormal: the mantissa, its leading bit written out, shifts down
     const uint32_t shift = 126 - (magnitude >> 23);
     const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
     const uint32_t rounded = (mantissa + ((1u << (shift - 1)) - 1) + ((mantissa >> shift) & 1)) >> shift;

@@ -1,4 +1,5 @@
-// See quantize.h. Codes are chosen against the scale as it will be read back (rounded to f16), not as computed.
+// See quantize.h. Codes are chosen against the scale as it will be read back (rounded to f16), not as
+// computed.
 #include "common/tensor/quantize.h"
 
 #include <algorithm>
@@ -47,7 +48,8 @@ void BlockQ8_0(const float* x, uint8_t* out) {
   float max_abs = 0;
   for (int i = 0; i < 32; ++i) max_abs = std::max(max_abs, std::fabs(x[i]));
   const float d = StoreHalf(max_abs / 127, out);
-  for (int i = 0; i < 32; ++i) out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(Code(x[i], d, -127, 127)));
+  for (int i = 0; i < 32; ++i)
+    out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(Code(x[i], d, -127, 127)));
 }
 
 void BlockQ4_K(const float* x, uint8_t* out) {
@@ -127,11 +129,21 @@ void QuantizeRow(DType dtype, const float* row, int64_t cols, std::byte* out) {
         std::memcpy(bytes, &value, 2);
         break;
       }
-      case DType::kQ4_0: BlockQ4_0(x, bytes); break;
-      case DType::kQ4_1: BlockQ4_1(x, bytes); break;
-      case DType::kQ8_0: BlockQ8_0(x, bytes); break;
-      case DType::kQ4_K: BlockQ4_K(x, bytes); break;
-      default: BlockQ6_K(x, bytes); break;
+      case DType::kQ4_0:
+        BlockQ4_0(x, bytes);
+        break;
+      case DType::kQ4_1:
+        BlockQ4_1(x, bytes);
+        break;
+      case DType::kQ8_0:
+        BlockQ8_0(x, bytes);
+        break;
+      case DType::kQ4_K:
+        BlockQ4_K(x, bytes);
+        break;
+      default:
+        BlockQ6_K(x, bytes);
+        break;
     }
   }
 }

@@ -9,8 +9,8 @@
 
 namespace moepool {
 
-// Writes RowBytes(dtype, cols) bytes: `row` [cols] in the format `dtype`. cols is a multiple of its block_cols,
-// all values are finite.
+// Writes RowBytes(dtype, cols) bytes: `row` [cols] in the format `dtype`. cols is a multiple of its
+// block_cols, all values are finite.
 void QuantizeRow(DType dtype, const float* row, int64_t cols, std::byte* out);
 
 }  // namespace moepool

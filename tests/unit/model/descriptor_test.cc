@@ -75,7 +75,8 @@ class Subject {
   std::vector<TensorInfo> tensors_;
 };
 
-void ExpectError(const Subject& subject, absl::StatusCode code, const ::testing::Matcher<std::string>& message) {
+void ExpectError(const Subject& subject, absl::StatusCode code,
+                 const ::testing::Matcher<std::string>& message) {
   const absl::Status status = subject.Describe().status();
   EXPECT_EQ(status.code(), code) << status;
   EXPECT_THAT(std::string(status.message()), message);
@@ -116,7 +117,8 @@ TEST(Descriptor, Qwen3Moe) {
   EXPECT_TRUE(config.qk_norm);
   EXPECT_TRUE(config.gate.renormalize);
   EXPECT_EQ(config.rope.kind, RopeKind::kNeox);
-  EXPECT_FALSE((*subject.Set("qwen3moe.expert_weights_norm", {GgufType::kBool, false}).Describe()).gate.renormalize);
+  EXPECT_FALSE(
+      (*subject.Set("qwen3moe.expert_weights_norm", {GgufType::kBool, false}).Describe()).gate.renormalize);
   ExpectInvalid(subject.Set("qwen3moe.expert_count", U32(0)), HasSubstr("'qwen3moe.expert_count' is 0"));
 }
 
@@ -136,8 +138,10 @@ TEST(Descriptor, DefaultsOfAbsentKeys) {
 TEST(Descriptor, FamiliesThatAreNotBuiltIn) {
   ExpectUnimplemented(Subject::Dense().Set("general.architecture", Text("gpt2")),
                       AllOf(HasSubstr("'gpt2'"), HasSubstr("llama, qwen3moe")));
-  ExpectInvalid(Subject::Dense().Remove("general.architecture"), HasSubstr("'general.architecture' is missing"));
-  ExpectInvalid(Subject::Dense().Set("general.architecture", U32(1)), HasSubstr("is of type u32, expected string"));
+  ExpectInvalid(Subject::Dense().Remove("general.architecture"),
+                HasSubstr("'general.architecture' is missing"));
+  ExpectInvalid(Subject::Dense().Set("general.architecture", U32(1)),
+                HasSubstr("is of type u32, expected string"));
 }
 
 TEST(Descriptor, RopeScaling) {
@@ -145,10 +149,12 @@ TEST(Descriptor, RopeScaling) {
   subject.Set("llama.rope.scaling.type", Text("linear")).Set("llama.rope.scaling.factor", F32(4));
   EXPECT_EQ(subject.Describe()->rope.linear_factor, 4.0);
   EXPECT_EQ(subject.Set("llama.rope.scaling.type", Text("none")).Describe()->rope.linear_factor, 1.0);
-  ExpectUnimplemented(subject.Set("llama.rope.scaling.type", Text("yarn")), HasSubstr("is 'yarn', not one of"));
+  ExpectUnimplemented(subject.Set("llama.rope.scaling.type", Text("yarn")),
+                      HasSubstr("is 'yarn', not one of"));
   EXPECT_EQ(Subject::Dense().Set("llama.rope.scale_linear", F32(2)).Describe()->rope.linear_factor, 2.0);
   EXPECT_EQ(Subject::Dense().Set("llama.rope.scaling.factor", F32(0)).Describe()->rope.linear_factor, 1.0);
-  ExpectInvalid(Subject::Dense().Set("llama.rope.scaling.factor", F32(-1)), HasSubstr("is -1, expected positive"));
+  ExpectInvalid(Subject::Dense().Set("llama.rope.scaling.factor", F32(-1)),
+                HasSubstr("is -1, expected positive"));
 }
 
 TEST(Descriptor, HyperparametersOutOfRange) {
@@ -178,8 +184,8 @@ TEST(Descriptor, HyperparametersOutOfRange) {
                                                    {"vocab_size", 0}}) {
     const std::string key = std::string("llama.") + c.key;
     SCOPED_TRACE(key);
-    ExpectInvalid(Subject::Dense().Set(key, U32(c.value)), AllOf(HasSubstr("'" + key + "' is "),
-                                                                 HasSubstr("expected")));
+    ExpectInvalid(Subject::Dense().Set(key, U32(c.value)),
+                  AllOf(HasSubstr("'" + key + "' is "), HasSubstr("expected")));
   }
   for (const char* key : {"embedding_length", "block_count", "context_length", "feed_forward_length",
                           "attention.head_count", "attention.layer_norm_rms_epsilon"}) {
@@ -187,34 +193,43 @@ TEST(Descriptor, HyperparametersOutOfRange) {
     EXPECT_EQ(Subject::Dense().Remove(std::string("llama.") + key).Describe().status().code(),
               absl::StatusCode::kInvalidArgument);
   }
-  ExpectInvalid(Subject::Dense().Set("llama.block_count", F32(2)), HasSubstr("is of type f32, expected an integer"));
-  ExpectInvalid(Subject::Dense().Remove("llama.attention.key_length").Set("llama.attention.head_count", U32(6)),
-                HasSubstr("a divisor of the hidden size 64"));
+  ExpectInvalid(Subject::Dense().Set("llama.block_count", F32(2)),
+                HasSubstr("is of type f32, expected an integer"));
+  ExpectInvalid(
+      Subject::Dense().Remove("llama.attention.key_length").Set("llama.attention.head_count", U32(6)),
+      HasSubstr("a divisor of the hidden size 64"));
 }
 
 TEST(Descriptor, FloatsOutOfRange) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const double inf = std::numeric_limits<double>::infinity();
   for (const double bad : {0.0, -1.0, nan, inf}) {
-    ExpectInvalid(Subject::Dense().Set("llama.rope.freq_base", F32(bad)), HasSubstr("'llama.rope.freq_base'"));
-    ExpectInvalid(Subject::Dense().Set("llama.attention.layer_norm_rms_epsilon", F32(bad)), HasSubstr("epsilon'"));
+    ExpectInvalid(Subject::Dense().Set("llama.rope.freq_base", F32(bad)),
+                  HasSubstr("'llama.rope.freq_base'"));
+    ExpectInvalid(Subject::Dense().Set("llama.attention.layer_norm_rms_epsilon", F32(bad)),
+                  HasSubstr("epsilon'"));
   }
-  ExpectInvalid(Subject::Dense().Set("llama.attention.layer_norm_rms_epsilon", F32(2)), HasSubstr("at most 1"));
+  ExpectInvalid(Subject::Dense().Set("llama.attention.layer_norm_rms_epsilon", F32(2)),
+                HasSubstr("at most 1"));
 }
 
 TEST(Descriptor, ExpertCounts) {
-  const auto with = [](const char* key, uint64_t value) { return Subject::Experts("llama").Set(key, U32(value)); };
+  const auto with = [](const char* key, uint64_t value) {
+    return Subject::Experts("llama").Set(key, U32(value));
+  };
   ExpectInvalid(with("llama.expert_count", 65537), HasSubstr("is 65537, expected within 0 to 65536"));
   ExpectInvalid(with("llama.expert_used_count", 9), HasSubstr("is 9, expected within 1 to 8"));
   ExpectInvalid(with("llama.expert_used_count", 0), HasSubstr("is 0, expected within 1 to 8"));
-  ExpectInvalid(with("llama.expert_count", 7), HasSubstr("'blk.0.ffn_gate_inp.weight' has shape [64, 8], expected [64, 7]"));
+  ExpectInvalid(with("llama.expert_count", 7),
+                HasSubstr("'blk.0.ffn_gate_inp.weight' has shape [64, 8], expected [64, 7]"));
 }
 
 TEST(Descriptor, OptionsThatWouldChangeTheAnswer) {
   ExpectUnimplemented(Subject::Experts("llama").Set("llama.expert_gating_func", U32(2)),
                       HasSubstr("'llama.expert_gating_func' is 2"));
   EXPECT_TRUE(Subject::Experts("llama").Set("llama.expert_gating_func", U32(1)).Describe().ok());
-  ExpectUnimplemented(Subject::Experts("qwen3moe").Set("qwen3moe.expert_shared_count", U32(1)), HasSubstr("is 1"));
+  ExpectUnimplemented(Subject::Experts("qwen3moe").Set("qwen3moe.expert_shared_count", U32(1)),
+                      HasSubstr("is 1"));
   ExpectUnimplemented(Subject::Dense().Set("llama.logit_scale", F32(0.5)), HasSubstr("is 0.5"));
   ExpectUnimplemented(Subject::Dense().Set("llama.logit_scale", Text("1")), HasSubstr("is '1'"));
   ExpectUnimplemented(Subject::Dense().Set("llama.attention.sliding_window", U32(128)), HasSubstr("is 128"));
@@ -241,7 +256,8 @@ TEST(CheckTensors, MissingAndMisshapen) {
 
 TEST(CheckTensors, SwappedDimensionsNameBothShapes) {
   Subject subject = Subject::Dense();
-  std::swap(subject.Tensor("blk.1.ffn_down.weight")->dims[0], subject.Tensor("blk.1.ffn_down.weight")->dims[1]);
+  std::swap(subject.Tensor("blk.1.ffn_down.weight")->dims[0],
+            subject.Tensor("blk.1.ffn_down.weight")->dims[1]);
   ExpectInvalid(subject, HasSubstr("'blk.1.ffn_down.weight' has shape [64, 128], expected [128, 64]"));
 }
 
@@ -279,13 +295,15 @@ TEST(TokenizerMetadata, LengthsTypesAndIds) {
   const auto error = [&](const std::string& key, GgufValue value) {
     return std::string(read(Subject::Dense().Set(key, std::move(value))).status().message());
   };
-  EXPECT_THAT(error("tokenizer.ggml.eos_token_id", U32(512)), AllOf(HasSubstr("is 512"), HasSubstr("vocabulary, 512")));
+  EXPECT_THAT(error("tokenizer.ggml.eos_token_id", U32(512)),
+              AllOf(HasSubstr("is 512"), HasSubstr("vocabulary, 512")));
   EXPECT_THAT(error("tokenizer.ggml.tokens", U32(1)), HasSubstr("u32, expected array of string"));
   EXPECT_THAT(error("tokenizer.ggml.merges", {GgufType::kArray, GgufArray{GgufType::kU8, 1, "x", {}}}),
               HasSubstr("array of u8, expected array of string"));
   EXPECT_THAT(error("tokenizer.ggml.token_type", {GgufType::kArray, GgufArray{GgufType::kI8, 2, "\1\1", {}}}),
               HasSubstr("has 2 elements, expected 512"));
-  EXPECT_THAT(error("tokenizer.ggml.token_type", {GgufType::kArray, GgufArray{GgufType::kI8, 512, std::string(512, '\7'), {}}}),
+  EXPECT_THAT(error("tokenizer.ggml.token_type",
+                    {GgufType::kArray, GgufArray{GgufType::kI8, 512, std::string(512, '\7'), {}}}),
               HasSubstr("token 0 has type 7"));
   EXPECT_EQ(read(Subject::Dense().Set("tokenizer.ggml.eos_token_id", U32(0xffffffff)))->eos_id, -1);
   EXPECT_TRUE(read(Subject::Dense().Remove("tokenizer.ggml.tokens"))->tokens.empty());

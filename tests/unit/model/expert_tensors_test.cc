@@ -43,8 +43,8 @@ class RecordingSource final : public ModelSource {
 std::vector<float> Whole(const ModelSource& source, const std::string& name) {
   const TensorInfo& tensor = *source.Find(name);
   const TensorBytes bytes = *source.Range(name, 0, tensor.bytes);
-  MatrixView view{tensor.dtype, tensor.dims[1] * tensor.dims[2], tensor.dims[0], bytes.bytes.data(),
-                  RowBytes(tensor.dtype, tensor.dims[0]), 0};
+  MatrixView view{tensor.dtype,       tensor.dims[1] * tensor.dims[2],        tensor.dims[0],
+                  bytes.bytes.data(), RowBytes(tensor.dtype, tensor.dims[0]), 0};
   std::vector<float> out(static_cast<size_t>(view.rows * view.cols));
   for (int64_t row = 0; row < view.rows; ++row) DequantizeRow(view, row, out.data() + row * view.cols);
   return out;
@@ -59,7 +59,8 @@ std::vector<float> Values(const MatrixView& view) {
 }
 
 // Rows [r0, r1), columns [c0, c1) of `whole`, whose rows have `cols` columns.
-std::vector<float> Cut(const std::vector<float>& whole, int64_t cols, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+std::vector<float> Cut(const std::vector<float>& whole, int64_t cols, int64_t r0, int64_t r1, int64_t c0,
+                       int64_t c1) {
   std::vector<float> out;
   for (int64_t r = r0; r < r1; ++r) {
     out.insert(out.end(), whole.begin() + r * cols + c0, whole.begin() + r * cols + c1);
@@ -109,7 +110,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, DenseSlices,
                                            Shape{DType::kF16, 40, 1000},    // the last slice is short
                                            Shape{DType::kF32, 36, 30}),
                          [](const auto& info) {
-                           return std::string(Info(info.param.dtype).name) + "x" + std::to_string(info.param.ffn);
+                           return std::string(Info(info.param.dtype).name) + "x" +
+                                  std::to_string(info.param.ffn);
                          });
 
 TEST(OpenExpert, EmptySlicesHaveNoColumnsAndOpenNothing) {
@@ -141,9 +143,12 @@ TEST(OpenExpert, AsksForItsOwnBytesAlone) {
         EXPECT_EQ(range.offset, share * static_cast<uint64_t>(e)) << range.name;
         EXPECT_EQ(range.bytes, share) << range.name;
       }
-      EXPECT_EQ(Values(expert.gate), Cut(Whole(*source, "blk.1.ffn_gate_exps.weight"), 64, e * 96, e * 96 + 96, 0, 64));
-      EXPECT_EQ(Values(expert.up), Cut(Whole(*source, "blk.1.ffn_up_exps.weight"), 64, e * 96, e * 96 + 96, 0, 64));
-      EXPECT_EQ(Values(expert.down), Cut(Whole(*source, "blk.1.ffn_down_exps.weight"), 96, e * 64, e * 64 + 64, 0, 96));
+      EXPECT_EQ(Values(expert.gate),
+                Cut(Whole(*source, "blk.1.ffn_gate_exps.weight"), 64, e * 96, e * 96 + 96, 0, 64));
+      EXPECT_EQ(Values(expert.up),
+                Cut(Whole(*source, "blk.1.ffn_up_exps.weight"), 64, e * 96, e * 96 + 96, 0, 64));
+      EXPECT_EQ(Values(expert.down),
+                Cut(Whole(*source, "blk.1.ffn_down_exps.weight"), 96, e * 64, e * 64 + 64, 0, 96));
     }
   }
 }
@@ -165,7 +170,8 @@ TEST(OpenExpert, NumbersOutOfRange) {
   for (const auto& [layer, expert] : {std::pair(2, 0), {-1, 0}, {0, 16}, {0, -1}}) {
     EXPECT_EQ(OpenExpert(*source, layer, expert).status().code(), absl::StatusCode::kInvalidArgument);
   }
-  EXPECT_THAT(std::string(OpenExpert(*source, 2, 0).status().message()), HasSubstr("layer 2 of a model of 2"));
+  EXPECT_THAT(std::string(OpenExpert(*source, 2, 0).status().message()),
+              HasSubstr("layer 2 of a model of 2"));
 }
 
 TEST(IsExpertTensor, ByFamilyAndLayer) {
@@ -173,9 +179,10 @@ TEST(IsExpertTensor, ByFamilyAndLayer) {
   dense.layers = 12;
   EXPECT_TRUE(IsExpertTensor(dense, "blk.0.ffn_gate.weight"));
   EXPECT_TRUE(IsExpertTensor(dense, "blk.11.ffn_down.weight"));
-  for (const char* name : {"blk.12.ffn_up.weight", "blk.00.ffn_up.weight", "blk.-0.ffn_up.weight",
-                           "blk.0.ffn_gate_inp.weight", "blk.0.ffn_norm.weight", "blk.0.ffn_up_exps.weight",
-                           "blk.0.ffn_up.weight2", "blk.", "", "token_embd.weight", "blk.99999999999.ffn_up.weight"}) {
+  for (const char* name :
+       {"blk.12.ffn_up.weight", "blk.00.ffn_up.weight", "blk.-0.ffn_up.weight", "blk.0.ffn_gate_inp.weight",
+        "blk.0.ffn_norm.weight", "blk.0.ffn_up_exps.weight", "blk.0.ffn_up.weight2", "blk.", "",
+        "token_embd.weight", "blk.99999999999.ffn_up.weight"}) {
     EXPECT_FALSE(IsExpertTensor(dense, name)) << name;
   }
   ModelConfig experts = dense;

@@ -43,7 +43,8 @@ TEST(GatePolicy, SoftmaxAgainstItsDefinition) {
       for (float& logit : logits) logit = normal(random);
       std::vector<int32_t> order(logits.size());
       for (size_t e = 0; e < order.size(); ++e) order[e] = static_cast<int32_t>(e);
-      std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
       order.resize(static_cast<size_t>(k));
       std::sort(order.begin(), order.end());
       double all = 0;
@@ -53,7 +54,8 @@ TEST(GatePolicy, SoftmaxAgainstItsDefinition) {
       const std::vector<SelectedExpert> selected = Select(Softmax(experts, k, renormalize, 2.5f), logits);
       for (size_t i = 0; i < order.size(); ++i) {
         EXPECT_EQ(selected[i].expert, order[i]);
-        const double expected = 2.5 * std::exp(static_cast<double>(logits[order[i]])) / (renormalize ? chosen : all);
+        const double expected =
+            2.5 * std::exp(static_cast<double>(logits[order[i]])) / (renormalize ? chosen : all);
         EXPECT_NEAR(selected[i].weight, expected, 1e-5 * expected);
       }
     }

@@ -1,5 +1,5 @@
-// The container, attacked: every rule of gguf_reader.h broken by a file made for it, every truncation, and bits
-// flipped at random.
+// The container, attacked: every rule of gguf_reader.h broken by a file made for it, every truncation, and
+// bits flipped at random.
 #include "common/model/gguf_reader.h"
 
 #include <gmock/gmock.h>
@@ -21,7 +21,8 @@ constexpr uint32_t kBoolType = 7;
 constexpr uint32_t kStringType = 8;
 constexpr uint32_t kArrayType = 9;
 
-void ExpectError(const RawBytes& file, absl::StatusCode code, const ::testing::Matcher<std::string>& message) {
+void ExpectError(const RawBytes& file, absl::StatusCode code,
+                 const ::testing::Matcher<std::string>& message) {
   const absl::Status status = Parse(file.str()).status();
   EXPECT_EQ(status.code(), code) << status;
   EXPECT_THAT(std::string(status.message()), message);
@@ -35,7 +36,15 @@ TEST(GgufReader, ReadsEveryTypeOfValue) {
   RawBytes raw;
   raw.Header(1, 8, 2);
   raw.Text("u8").U32(0).Put<uint8_t>(200).Text("i16").U32(3).Put<int16_t>(-300).Text("f32").U32(6).Put(0.5f);
-  raw.Text("f64").U32(12).Put(0.25).Text("yes").U32(kBoolType).Put<uint8_t>(1).Text("s").U32(kStringType).Text("hé");
+  raw.Text("f64")
+      .U32(12)
+      .Put(0.25)
+      .Text("yes")
+      .U32(kBoolType)
+      .Put<uint8_t>(1)
+      .Text("s")
+      .U32(kStringType)
+      .Text("hé");
   raw.Text("strings").U32(kArrayType).U32(kStringType).U64(2).Text("a").Text("");
   raw.Text("ints").U32(kArrayType).U32(10).U64(2).U64(7).Put<int64_t>(5);
   raw.Tensor("t", 3, 0).Data(12);
@@ -94,7 +103,8 @@ TEST(GgufReader, CountsBeyondTheFile) {
     return RawBytes().Header(0, 1).Text("k").U32(kArrayType).U32(element).U64(count).U64(0);
   };
   // 2^61 elements of 8 bytes: the product overflows to 0.
-  ExpectDataLoss(array(10, uint64_t{1} << 61), AllOf(HasSubstr("'k'"), HasSubstr("2305843009213693952 items")));
+  ExpectDataLoss(array(10, uint64_t{1} << 61),
+                 AllOf(HasSubstr("'k'"), HasSubstr("2305843009213693952 items")));
   ExpectDataLoss(array(kU32Type, 3), HasSubstr("3 items of which 2 fit"));
   ExpectDataLoss(array(kStringType, uint64_t{1} << 60), HasSubstr("'k'"));
   ExpectDataLoss(RawBytes().Header(0, 1).Text("k").U32(kStringType).U64(~uint64_t{0}), HasSubstr("'k'"));
@@ -121,9 +131,11 @@ TEST(GgufReader, MalformedTensors) {
   ExpectDataLoss(one().Tensor("", 1, 0).Data(4), HasSubstr("name of 0 bytes"));
   ExpectDataLoss(one().Tensor(std::string(65, 'n'), 1, 0).Data(4), HasSubstr("name of 65 bytes"));
   ExpectDataLoss(one().Text("t").U32(0).U32(0).U64(0).Data(32), HasSubstr("'t': 0 dimensions"));
-  ExpectDataLoss(one().Text("t").U32(5).U64(1).U64(1).U64(1).U64(1).U64(1).U32(0).U64(0), HasSubstr("5 dimensions"));
+  ExpectDataLoss(one().Text("t").U32(5).U64(1).U64(1).U64(1).U64(1).U64(1).U32(0).U64(0),
+                 HasSubstr("5 dimensions"));
   ExpectDataLoss(one().Tensor("t", 0, 0).Data(4), HasSubstr("dimension 0 is 0"));
-  ExpectDataLoss(one().Tensor("t", uint64_t{1} << 63, 0).Data(4), HasSubstr("dimension 0 is 9223372036854775808"));
+  ExpectDataLoss(one().Tensor("t", uint64_t{1} << 63, 0).Data(4),
+                 HasSubstr("dimension 0 is 9223372036854775808"));
   ExpectError(one().Text("t").U32(1).U64(256).U32(13).U64(0).Data(256), absl::StatusCode::kUnimplemented,
               AllOf(HasSubstr("'t'"), HasSubstr("13 (Q5_K)")));
   ExpectDataLoss(one().Text("t").U32(1).U64(33).U32(2).U64(0).Data(64),
@@ -140,8 +152,8 @@ TEST(GgufReader, SizesThatOverflow) {
     return raw.U32(type).U64(0).Data(64);
   };
   constexpr uint64_t k32 = uint64_t{1} << 32;
-  ExpectDataLoss(tensor({k32, k32}, 0), HasSubstr("exceed 2^63"));              // elements: 2^64, wraps to 0
-  ExpectDataLoss(tensor({k32, k32 / 4, 1, 1}, 0), HasSubstr("exceed 2^63"));    // bytes: 2^64, elements 2^62
+  ExpectDataLoss(tensor({k32, k32}, 0), HasSubstr("exceed 2^63"));            // elements: 2^64, wraps to 0
+  ExpectDataLoss(tensor({k32, k32 / 4, 1, 1}, 0), HasSubstr("exceed 2^63"));  // bytes: 2^64, elements 2^62
   ExpectDataLoss(tensor({1, k32, k32, 2}, 0), HasSubstr("exceed 2^63"));
   ExpectDataLoss(tensor({k32, k32 / 8}, 0), HasSubstr("reach beyond the file"));  // 2^63 bytes
   // Q4_0 stores 18 bytes for 32 columns: the bytes fit where the elements do not.
@@ -149,10 +161,11 @@ TEST(GgufReader, SizesThatOverflow) {
 }
 
 TEST(GgufReader, ExtentsOutsideUnalignedOrOverlapping) {
-  ExpectDataLoss(RawBytes().Header(1, 0).Tensor("t", 9, 0).Data(35), AllOf(HasSubstr("'t': 36 bytes"),
-                                                                            HasSubstr("beyond the file of")));
+  ExpectDataLoss(RawBytes().Header(1, 0).Tensor("t", 9, 0).Data(35),
+                 AllOf(HasSubstr("'t': 36 bytes"), HasSubstr("beyond the file of")));
   ExpectDataLoss(RawBytes().Header(1, 0).Tensor("t", 1, 64).Data(64), HasSubstr("offset 64"));
-  ExpectDataLoss(RawBytes().Header(1, 0).Tensor("t", 1, ~uint64_t{31}).Data(64), HasSubstr("beyond the file"));
+  ExpectDataLoss(RawBytes().Header(1, 0).Tensor("t", 1, ~uint64_t{31}).Data(64),
+                 HasSubstr("beyond the file"));
   ExpectDataLoss(RawBytes().Header(1, 0).Tensor("t", 1, 4).Data(64), HasSubstr("offset 4 is not a multiple"));
   ExpectDataLoss(RawBytes().Header(2, 0).Tensor("b", 8, 32).Tensor("a", 9, 0).Data(64),
                  AllOf(HasSubstr("'a'"), HasSubstr("overlap tensor 'b'")));
@@ -162,7 +175,12 @@ TEST(GgufReader, ExtentsOutsideUnalignedOrOverlapping) {
 
 TEST(GgufReader, Alignment) {
   const auto with = [](uint32_t alignment, uint64_t offset) {
-    return RawBytes().Header(1, 1).Text("general.alignment").U32(kU32Type).U32(alignment).Tensor("t", 1, offset);
+    return RawBytes()
+        .Header(1, 1)
+        .Text("general.alignment")
+        .U32(kU32Type)
+        .U32(alignment)
+        .Tensor("t", 1, offset);
   };
   EXPECT_EQ(Parse(with(64, 64).Data(68, 64).str())->tensors[0].offset % 64, 0u);
   EXPECT_EQ(Parse(with(8, 8).Data(12, 8).str())->alignment, 8u);
@@ -170,7 +188,8 @@ TEST(GgufReader, Alignment) {
   for (const uint32_t bad : {0u, 1u, 4u, 24u, 1u << 21, 0xffffffffu}) {
     ExpectDataLoss(with(bad, 0).Data(4096), HasSubstr("'general.alignment' is " + std::to_string(bad)));
   }
-  ExpectDataLoss(RawBytes().Header(0, 1).Text("general.alignment").U32(10).U64(32), HasSubstr("u64, expected u32"));
+  ExpectDataLoss(RawBytes().Header(0, 1).Text("general.alignment").U32(10).U64(32),
+                 HasSubstr("u64, expected u32"));
 }
 
 // A whole small model as bytes, and where its tensor data begins.

@@ -1,4 +1,5 @@
-// The file behind the model: paths, ranges, what is mapped, what happens when the file changes, and the digest.
+// The file behind the model: paths, ranges, what is mapped, what happens when the file changes, and the
+// digest.
 #include "common/model/gguf_source.h"
 
 #include <gmock/gmock.h>
@@ -31,7 +32,9 @@ SynthSpec Spec() {
 
 class GgufSourceTest : public ::testing::Test {
  protected:
-  GgufSourceTest() : path_(directory_.File("model.gguf")) { EXPECT_TRUE(WriteSyntheticGguf(Spec(), path_).ok()); }
+  GgufSourceTest() : path_(directory_.File("model.gguf")) {
+    EXPECT_TRUE(WriteSyntheticGguf(Spec(), path_).ok());
+  }
 
   // Bytes of `path_` that are mapped, by /proc/self/maps.
   uint64_t MappedBytes() const {
@@ -76,7 +79,8 @@ TEST_F(GgufSourceTest, PathsThatAreNoFile) {
   EXPECT_THAT(std::string(error(directory_.File("empty")).message()), HasSubstr("is empty"));
   WriteFile(directory_.File("text"), "hello, world");
   EXPECT_EQ(error(directory_.File("text")).code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(error(directory_.File("text")).message()), AllOf(HasSubstr("/text'"), HasSubstr("'hell'")));
+  EXPECT_THAT(std::string(error(directory_.File("text")).message()),
+              AllOf(HasSubstr("/text'"), HasSubstr("'hell'")));
 }
 
 TEST_F(GgufSourceTest, RangesStayWithinTheTensor) {
@@ -164,7 +168,8 @@ TEST_F(GgufSourceTest, DigestChangesWithAnyTensorByte) {
       std::string changed = bytes;
       changed[model->offsets[i] + at] ^= 1;
       WriteFile(directory_.File("changed.gguf"), changed);
-      EXPECT_NE(*(*OpenGguf(directory_.File("changed.gguf")))->Digest(), digest) << tensor.name << " byte " << at;
+      EXPECT_NE(*(*OpenGguf(directory_.File("changed.gguf")))->Digest(), digest)
+          << tensor.name << " byte " << at;
     }
   }
 }

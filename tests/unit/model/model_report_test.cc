@@ -39,7 +39,8 @@ TEST(ModelReport, SmallDenseModelsAreWarnedOf) {
   const TempDirectory directory;
   const std::string path = directory.File("model.gguf");
   ASSERT_TRUE(WriteSyntheticGguf({}, path).ok());
-  EXPECT_THAT(DescribeGguf(path)->warnings, ::testing::ElementsAre(HasSubstr("some expert slices are empty")));
+  EXPECT_THAT(DescribeGguf(path)->warnings,
+              ::testing::ElementsAre(HasSubstr("some expert slices are empty")));
 }
 
 TEST(ModelReport, AFileThatIsNoModelIsStillDescribed) {

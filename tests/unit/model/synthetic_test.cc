@@ -140,7 +140,8 @@ TEST(Synthetic, SpecsOutOfRangeNameTheField) {
     change(&spec);
     const absl::Status status = MakeSyntheticSource(spec).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_EQ(WriteSyntheticGguf(spec, "/nonexistent/directory/file").code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(WriteSyntheticGguf(spec, "/nonexistent/directory/file").code(),
+              absl::StatusCode::kInvalidArgument);
     return std::string(status.message());
   };
   EXPECT_THAT(error([](SynthSpec* s) { s->hidden = 0; }), HasSubstr("hidden is 0, expected within"));

@@ -1,5 +1,5 @@
-// Files for tests of the model folder: a private directory, GGUF bytes laid down one field at a time so that any
-// rule can be broken, and the reader run over bytes in memory.
+// Files for tests of the model folder: a private directory, GGUF bytes laid down one field at a time so that
+// any rule can be broken, and the reader run over bytes in memory.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -84,7 +84,8 @@ auto WithReader(const std::string& bytes, Use use) {
   return use([&bytes](uint64_t offset, uint64_t count, char* out) {
     EXPECT_LE(offset, bytes.size());
     EXPECT_LE(count, bytes.size() - offset);
-    if (offset > bytes.size() || count > bytes.size() - offset) return absl::InternalError("outside the file");
+    if (offset > bytes.size() || count > bytes.size() - offset)
+      return absl::InternalError("outside the file");
     std::memcpy(out, bytes.data() + offset, count);
     return absl::OkStatus();
   });

@@ -1,4 +1,5 @@
-// Dequantisation against values computed by the gguf package (tests/golden/make_dequant.py), and windows on rows.
+// Dequantisation against values computed by the gguf package (tests/golden/make_dequant.py), and windows on
+// rows.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -71,7 +72,8 @@ TEST(Dequantize, WindowsBeginInsideSuperBlocks) {
         std::vector<float> out(static_cast<size_t>(view.cols) + 1, 123.0f);
         DequantizeRow(view, 1, out.data());
         ASSERT_EQ(std::memcmp(out.data(), golden.values.data() + golden.view.cols + begin,
-                              static_cast<size_t>(view.cols) * 4), 0)
+                              static_cast<size_t>(view.cols) * 4),
+                  0)
             << begin << " to " << end;
         ASSERT_EQ(out[view.cols], 123.0f);
       }

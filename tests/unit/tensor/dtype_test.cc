@@ -27,7 +27,8 @@ TEST(DType, RowBytes) {
 TEST(DType, ErrorsNameWhatWasAskedFor) {
   EXPECT_EQ(DTypeFromGgml(13).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(DTypeFromGgml(13).status().message()), HasSubstr("13 (Q5_K)"));
-  EXPECT_THAT(std::string(DTypeFromGgml(4).status().message()), HasSubstr("4 (unknown)"));  // a type ggml removed
+  EXPECT_THAT(std::string(DTypeFromGgml(4).status().message()),
+              HasSubstr("4 (unknown)"));  // a type ggml removed
   EXPECT_FALSE(DTypeFromGgml(0xffffffff).ok());
   EXPECT_THAT(std::string(DTypeFromName("q5_k").status().message()), HasSubstr("'q5_k'"));
   EXPECT_FALSE(DTypeFromName("").ok());

@@ -34,16 +34,23 @@ std::vector<float> RoundTrip(DType dtype, const std::vector<float>& row) {
 class QuantizeTest : public ::testing::TestWithParam<int> {
  protected:
   DType dtype() const { return static_cast<DType>(GetParam()); }
-  // Largest root of the mean squared error on normal values of deviation 1. A code's error is uniform: step / sqrt(12),
-  // with steps of about 4.6 / 15 (4 bits over a block's range), 5.2 / 16, 2.3 / 127 and, for Q6_K, 2 / 31.
+  // Largest root of the mean squared error on normal values of deviation 1. A code's error is uniform: step /
+  // sqrt(12), with steps of about 4.6 / 15 (4 bits over a block's range), 5.2 / 16, 2.3 / 127 and, for Q6_K,
+  // 2 / 31.
   double Bound() const {
     switch (dtype()) {
-      case DType::kF32: return 0;
-      case DType::kF16: return 3e-4;
-      case DType::kBF16: return 2.5e-3;
-      case DType::kQ8_0: return 7e-3;
-      case DType::kQ6_K: return 2.5e-2;
-      default: return 0.1;
+      case DType::kF32:
+        return 0;
+      case DType::kF16:
+        return 3e-4;
+      case DType::kBF16:
+        return 2.5e-3;
+      case DType::kQ8_0:
+        return 7e-3;
+      case DType::kQ6_K:
+        return 2.5e-2;
+      default:
+        return 0.1;
     }
   }
 };
