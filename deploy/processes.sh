@@ -8,7 +8,7 @@
 # shellcheck shell=bash
 
 ready_timeout_s=120
-stop_timeout_s=20
+stop_timeout_s=40  # longer than the programs take to drain (--drain-timeout, 30 s)
 
 # Start time of a pid in ticks since boot; fails where there is no such process or only its zombie.
 start_ticks() {  # PID
