@@ -12,7 +12,8 @@
 
 namespace moepool {
 
-inline constexpr int kGroupRows = 16;   // output rows interleaved in packed weights
+inline constexpr int kGroupRows = 16;  // output rows interleaved in packed weights
+inline constexpr int kAttentionScratchFloats = 4 * kAttentionSplit;  // scores of 4 queries
 inline constexpr int kQuantBlock = 32;  // columns that share a scale of the activations
 
 // Groups of 16 output rows of one matrix. A group is a run of planes, each in ascending order of 32-column
@@ -80,7 +81,7 @@ struct KernelTable {
   //   blocks[b] numbers the block of keys 16 b ...; block n lies at n * block_stride elements.
   //   s = (sum_d k[d] q[d]) * scale;  m = max s;  p = exp(s - m);  acc[d] = sum p v[d], keys ascending;
   //   max[h] = m, sum[h] = sum of p over 16 lanes (key mod 16) and the tree, acc [heads, head_dim].
-  //   scratch: heads * 256 floats.
+  //   scratch: kAttentionScratchFloats.
   void (*attend_split)(KvType type, const std::byte* k, const std::byte* v, int64_t block_stride,
                        const int32_t* blocks, int keys, int head_dim, int heads, float scale, const float* q,
                        float* scratch, float* max, float* sum, float* acc);

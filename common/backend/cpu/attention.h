@@ -19,7 +19,7 @@ class CpuAttention {
                float* qkv);
 
   CpuDevice* const device_;
-  Scratch<float> partials_;  // of each (row, KV head, split): scores, maxima, sums, accumulators
+  Scratch<float> partials_;  // of each (row, split, KV head): maxima, sums, accumulators
   Scratch<int64_t> first_split_;
 };
 

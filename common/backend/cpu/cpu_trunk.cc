@@ -13,7 +13,10 @@ namespace moepool {
 namespace {
 
 constexpr int64_t kRowsAtOnce = 4;       // of norms and copies handed to a thread
+constexpr int64_t kTileFloats = 4096;    // 16 KiB of stack; at least 4 groups of the most tokens in a chunk
 constexpr int64_t kSerialFloats = 8192;  // below this a loop over rows is faster on the caller alone
+
+static_assert(kTileFloats >= kGroupRows * MatMulChunks::kMaxTokens);
 
 class CpuTrunkOps : public TrunkOps {
  public:
@@ -76,7 +79,6 @@ class CpuTrunkOps : public TrunkOps {
   PreparedRows prepared_;
   Scratch<int32_t> identity_;
   Scratch<float> normed_;
-  Scratch<float> tiles_;
 };
 
 void CpuTrunkOps::MatMul(const Matrix& matrix, const Activations& x, const float* bias, const float* add,
@@ -90,27 +92,29 @@ void CpuTrunkOps::MatMul(const Matrix& matrix, const Activations& x, const float
   int32_t* const identity = identity_.Get(x.rows);
   for (int32_t i = 0; i < x.rows; ++i) identity[i] = i;
 
-  // A chunk's sums go to a tile first: the last group may hang over y's rows, and `add` may be y.
+  // Sums go to a tile first: the last group may hang over y's rows, and `add` may be y.
   const MatMulChunks chunks(w, x.rows, device_->pool.threads(), 1);
-  const int64_t tile_cols = chunks.group_chunk() * kGroupRows;
-  const int64_t tile_floats = tile_cols * chunks.token_chunk();
-  float* const tiles = tiles_.Get(tile_floats * chunks.count());
   device_->pool.ParallelFor(chunks.count(), [&](int64_t i) {
+    alignas(64) float tile[kTileFloats];
     const MatMulChunk c = chunks.At(i);
-    float* const tile = tiles + i * tile_floats;
-    device_->kernels.matmul[static_cast<int>(w.dtype)](
-        w.weights, c.group_begin, c.group_end,
-        prepared_.Select(identity + c.token_begin, c.token_end - c.token_begin), tile, tile_cols);
-    const int64_t begin = c.group_begin * kGroupRows;
-    const int64_t width = std::min(w.rows, c.group_end * kGroupRows) - begin;
-    for (int64_t t = c.token_begin; t < c.token_end; ++t) {
-      const float* const from = tile + (t - c.token_begin) * tile_cols;
-      float* const to = y + t * stride + begin;
-      const float* const plus = add != nullptr ? add + t * stride + begin : nullptr;
-      for (int64_t r = 0; r < width; ++r) {
-        float value = from[r];
-        if (bias != nullptr) value += bias[begin + r];
-        to[r] = plus != nullptr ? plus[r] + value : value;
+    const int64_t tokens = c.token_end - c.token_begin;
+    const int64_t tile_groups = kTileFloats / (kGroupRows * tokens);
+    const ActivationRows rows = prepared_.Select(identity + c.token_begin, tokens);
+    for (int64_t group = c.group_begin; group < c.group_end; group += tile_groups) {
+      const int64_t group_end = std::min(c.group_end, group + tile_groups);
+      const int64_t tile_cols = (group_end - group) * kGroupRows;
+      device_->kernels.matmul[static_cast<int>(w.dtype)](w.weights, group, group_end, rows, tile, tile_cols);
+      const int64_t begin = group * kGroupRows;
+      const int64_t width = std::min(w.rows, group_end * kGroupRows) - begin;
+      for (int64_t t = 0; t < tokens; ++t) {
+        const float* const from = tile + t * tile_cols;
+        float* const to = y + (c.token_begin + t) * stride + begin;
+        const float* const plus = add != nullptr ? add + (c.token_begin + t) * stride + begin : nullptr;
+        for (int64_t r = 0; r < width; ++r) {
+          float value = from[r];
+          if (bias != nullptr) value += bias[begin + r];
+          to[r] = plus != nullptr ? plus[r] + value : value;
+        }
       }
     }
   });

@@ -6,7 +6,6 @@
 namespace moepool {
 namespace {
 
-constexpr int64_t kTokenChunk = 64;
 constexpr int64_t kChunksPerThread = 6;   // the last chunk to finish is then a small part of the whole
 constexpr int64_t kChunkMacs = 64 << 10;  // a few microseconds, against about 0.2 for a hand-out
 constexpr int64_t kParallelRows = 8;      // rows of sums below which one thread is faster
@@ -50,7 +49,7 @@ ActivationRows PreparedRows::Select(const int32_t* index, int64_t count) const {
 
 MatMulChunks::MatMulChunks(const PackedMatrix& w, int64_t tokens, int threads, int64_t group_multiple)
     : groups_(w.groups()), tokens_(tokens) {
-  token_chunk_ = std::clamp<int64_t>(tokens, 1, kTokenChunk);
+  token_chunk_ = std::clamp<int64_t>(tokens, 1, kMaxTokens);
   token_chunks_ = DivideUp(tokens, token_chunk_);
   const int64_t balanced = DivideUp(groups_ * token_chunks_, kChunksPerThread * threads);
   const int64_t worthwhile = DivideUp(kChunkMacs, std::max<int64_t>(1, kGroupRows * w.cols * token_chunk_));

@@ -34,6 +34,7 @@ struct MatMulChunk {
 // repay its hand-out, with a chunk's activations small enough to stay in the second-level cache.
 class MatMulChunks {
  public:
+  static constexpr int64_t kMaxTokens = 64;  // of a chunk
   // Chunks begin at multiples of `group_multiple` groups.
   MatMulChunks(const PackedMatrix& w, int64_t tokens, int threads, int64_t group_multiple);
   int64_t count() const { return group_chunks_ * token_chunks_; }

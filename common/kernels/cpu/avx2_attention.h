@@ -30,34 +30,54 @@ struct SplitView {
   int head_dim;
 };
 
-// Scores of H queries, q [H, head_dim], to p [H, 256]. Lanes past the last key are -inf, of which exp makes
-// 0.
-template <typename Cache, int H>
-void Scores(const SplitView& s, float scale, const float* q, float* p) {
-  const __m256 factor = _mm256_set1_ps(scale);
-  for (int first = 0; first < s.keys; first += kKvBlockTokens) {
-    const std::byte* k = s.k + s.blocks[first / kKvBlockTokens] * s.block_bytes;
-    __m256 acc[H][2];
-    for (int h = 0; h < H; ++h) acc[h][0] = acc[h][1] = _mm256_setzero_ps();
-    for (int d = 0; d < s.head_dim; ++d, k += kKvBlockTokens * Cache::kBytes) {
-      const __m256 k0 = Cache::Load8(k);
-      const __m256 k1 = Cache::Load8(k + 8 * Cache::kBytes);
+// Scores of H queries, q [H, head_dim], with the 16 B keys from `first` on, to p [H, 256]. Lanes past the
+// last key are -inf, of which exp makes 0. 2 H B independent chains of fma.
+template <typename Cache, int H, int B>
+inline void ScoreBlocks(const SplitView& s, int first, float scale, const float* q, float* p) {
+  const std::byte* k[B];
+  __m256 acc[H][B][2];
+  for (int b = 0; b < B; ++b) {
+    k[b] = s.k + s.blocks[first / kKvBlockTokens + b] * s.block_bytes;
+    for (int h = 0; h < H; ++h) acc[h][b][0] = acc[h][b][1] = _mm256_setzero_ps();
+  }
+  for (int d = 0; d < s.head_dim; ++d) {
+    for (int b = 0; b < B; ++b) {
+      const __m256 k0 = Cache::Load8(k[b]);
+      const __m256 k1 = Cache::Load8(k[b] + 8 * Cache::kBytes);
+      k[b] += kKvBlockTokens * Cache::kBytes;
       for (int h = 0; h < H; ++h) {
         const __m256 v = _mm256_broadcast_ss(q + h * s.head_dim + d);
-        acc[h][0] = _mm256_fmadd_ps(k0, v, acc[h][0]);
-        acc[h][1] = _mm256_fmadd_ps(k1, v, acc[h][1]);
-      }
-    }
-    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    for (int i = 0; i < 2; ++i) {
-      const __m256i visible = _mm256_cmpgt_epi32(_mm256_set1_epi32(s.keys - first - 8 * i), lane);
-      for (int h = 0; h < H; ++h) {
-        const __m256 score = _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()),
-                                              _mm256_mul_ps(acc[h][i], factor), _mm256_castsi256_ps(visible));
-        _mm256_storeu_ps(p + h * kAttentionSplit + first + 8 * i, score);
+        acc[h][b][0] = _mm256_fmadd_ps(k0, v, acc[h][b][0]);
+        acc[h][b][1] = _mm256_fmadd_ps(k1, v, acc[h][b][1]);
       }
     }
   }
+  const __m256 factor = _mm256_set1_ps(scale);
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  for (int b = 0; b < B; ++b) {
+    for (int i = 0; i < 2; ++i) {
+      const int key = first + kKvBlockTokens * b + 8 * i;
+      const __m256i visible = _mm256_cmpgt_epi32(_mm256_set1_epi32(s.keys - key), lane);
+      for (int h = 0; h < H; ++h) {
+        const __m256 score =
+            _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), _mm256_mul_ps(acc[h][b][i], factor),
+                             _mm256_castsi256_ps(visible));
+        _mm256_storeu_ps(p + h * kAttentionSplit + key, score);
+      }
+    }
+  }
+}
+
+// Scores of all keys. A single query takes 4 blocks at once, two take 2: fewer chains would wait for the
+// fma's latency.
+template <typename Cache, int H>
+void Scores(const SplitView& s, float scale, const float* q, float* p) {
+  constexpr int kBlocks = H == 1 ? 4 : H == 2 ? 2 : 1;
+  int first = 0;
+  for (; first + kBlocks * kKvBlockTokens <= s.keys; first += kBlocks * kKvBlockTokens) {
+    ScoreBlocks<Cache, H, kBlocks>(s, first, scale, q, p);
+  }
+  for (; first < s.keys; first += kKvBlockTokens) ScoreBlocks<Cache, H, 1>(s, first, scale, q, p);
 }
 
 // p <- exp(p - max); returns the maximum and the sum.
@@ -144,19 +164,18 @@ void AttendAll(const SplitView& s, int heads, float scale, const float* q, float
   for (int h = 0; h < heads;) {
     const int left = heads - h;
     const float* const query = q + h * s.head_dim;
-    float* const scores = p + h * kAttentionSplit;
     float* const out = acc + h * s.head_dim;
     if (left >= 4) {
-      AttendHeads<Cache, 4>(s, scale, query, scores, max + h, sum + h, out);
+      AttendHeads<Cache, 4>(s, scale, query, p, max + h, sum + h, out);
       h += 4;
     } else if (left == 3) {
-      AttendHeads<Cache, 3>(s, scale, query, scores, max + h, sum + h, out);
+      AttendHeads<Cache, 3>(s, scale, query, p, max + h, sum + h, out);
       h += 3;
     } else if (left == 2) {
-      AttendHeads<Cache, 2>(s, scale, query, scores, max + h, sum + h, out);
+      AttendHeads<Cache, 2>(s, scale, query, p, max + h, sum + h, out);
       h += 2;
     } else {
-      AttendHeads<Cache, 1>(s, scale, query, scores, max + h, sum + h, out);
+      AttendHeads<Cache, 1>(s, scale, query, p, max + h, sum + h, out);
       h += 1;
     }
   }

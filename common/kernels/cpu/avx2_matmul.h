@@ -47,6 +47,7 @@ inline void DotNibbles(const uint8_t* codes, const TileRows<T>& x, int64_t b, In
   const __m256i mask = _mm256_set1_epi8(15);
   __m256i sum[T][2];
   for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+#pragma GCC unroll 1  // unrolled, its loads are hoisted, and the accumulators spill: 20 % slower at 4 tokens
   for (int v = 0; v < 4; ++v) {
     const __m256i c0 = Load32(codes + 64 * v);
     const __m256i c1 = Load32(codes + 64 * v + 32);

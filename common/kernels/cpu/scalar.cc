@@ -206,7 +206,7 @@ void AttendSplit(KvType type, const std::byte* k, const std::byte* v, int64_t bl
                  float* scratch, float* max, float* sum, float* acc) {
   for (int h = 0; h < heads; ++h) {
     const float* const query = q + h * head_dim;
-    float* const p = scratch + h * kAttentionSplit;
+    float* const p = scratch;
     float* const out = acc + h * head_dim;
     float m = -__builtin_inff();
     for (int j = 0; j < keys; ++j) {

@@ -49,12 +49,12 @@ struct Split {
 };
 
 Split Attend(const KernelTable& table, const Cache& cache, int keys, int heads, const std::vector<float>& q) {
-  std::vector<float> scratch(heads * 256);
+  GuardedFloats scratch(kAttentionScratchFloats, 1);
   GuardedFloats max(heads), sum(heads), acc(heads * cache.head_dim, 1);
   table.attend_split(cache.type, cache.K(), cache.V(), 16 * cache.head_dim, cache.blocks.data(), keys,
                      cache.head_dim, heads, 0.125f, q.data(), scratch.data(), max.data(), sum.data(),
                      acc.data());
-  EXPECT_TRUE(max.GuardsHold() && sum.GuardsHold() && acc.GuardsHold());
+  EXPECT_TRUE(scratch.GuardsHold() && max.GuardsHold() && sum.GuardsHold() && acc.GuardsHold());
   return {max.Values(), sum.Values(), acc.Values()};
 }
 
