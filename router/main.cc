@@ -119,29 +119,25 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
   return options;
 }
 
-// Looks for silent workers, and tells the health service whether the pool can serve, until destroyed.
-class Watcher {
+// Tells the health service whether the pool can serve, until destroyed.
+class ReadinessWatcher {
  public:
-  Watcher(Membership* membership, RpcServer* server, absl::Duration heartbeat)
-      : membership_(membership), server_(server), heartbeat_(heartbeat), thread_([this] { Run(); }) {}
-  ~Watcher() {
+  ReadinessWatcher(ExpertPool* pool, RpcServer* server) : pool_(pool), server_(server), thread_([this] { Run(); }) {}
+  ~ReadinessWatcher() {
     stop_.Notify();
     thread_.join();
   }
 
  private:
   void Run() {
-    const absl::Duration period = std::min(heartbeat_, absl::Milliseconds(200));
-    while (!stop_.WaitForNotificationWithTimeout(period)) {
-      membership_->Tick();
-      server_->SetReady(kTrunkServiceName, membership_->Routes() != nullptr);
+    while (!stop_.WaitForNotificationWithTimeout(absl::Milliseconds(200))) {
+      server_->SetReady(kTrunkServiceName, pool_->Routes() != nullptr);
     }
     server_->SetReady(kTrunkServiceName, false);
   }
 
-  Membership* const membership_;
+  ExpertPool* const pool_;
   RpcServer* const server_;
-  const absl::Duration heartbeat_;
   absl::Notification stop_;
   std::thread thread_;
 };
@@ -179,7 +175,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   server_options.health_services = {kTrunkServiceName};
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
                            RpcServer::Start(server_options, {pool->service(), &trunk}));
-  auto watcher = std::make_unique<Watcher>(&membership, server.get(), absl::Seconds(flags.heartbeat_s));
+  auto watcher = std::make_unique<ReadinessWatcher>(&membership, server.get());
   PrintReady({{"ready", true},
               {"process", "router"},
               {"address", server->address().ToString()},
