@@ -19,8 +19,8 @@ absl::StatusOr<std::vector<int32_t>> EncodeMessages(const ServedModel& model, co
   if (model.chat_template == nullptr) {
     return InvalidField("messages", absl::StrCat("need a chat template, and the model ", model.info.name, " has none"));
   }
-  nlohmann::json variables;
-  variables["messages"] = nlohmann::json::array();
+  nlohmann::ordered_json variables;
+  variables["messages"] = nlohmann::ordered_json::array();
   for (const ChatMessage& message : messages) {
     variables["messages"].push_back({{"role", message.role}, {"content", message.content}});
   }

@@ -17,7 +17,7 @@ namespace moepool {
 struct RpcServerOptions {
   HostPort address;
   int max_message_bytes = kMaxRpcMessageBytes;
-  std::vector<std::string> health_services;  // full names; NOT_SERVING until SetReady
+  std::vector<std::string> health_services = {};  // full names; NOT_SERVING until SetReady
 };
 
 // Thread-safe.

@@ -75,11 +75,14 @@ class HttpServerImpl : public HttpServer {
       acceptor_.close(ignored);
       retry_timer_.cancel();
     });
-    ForAll([](HttpSession& session) { session.Drain(); }, /*draining=*/true);
+    {
+      MutexLock lock(&mutex_);
+      context_.draining = true;
+    }
+    ForAll([](HttpSession& session) { session.CloseIfIdle(); });
     if (WaitClosed(deadline)) return;
-    ForAll([](HttpSession& session) { session.Close(); }, /*draining=*/true);
-    // Sessions end as soon as their last operation has been told; a handler that holds a responder may take longer.
-    WaitClosed(absl::Now() + absl::Seconds(1));
+    ForAll([](HttpSession& session) { session.Close(); });
+    WaitClosed(absl::InfiniteFuture());
   }
 
  private:
@@ -104,7 +107,7 @@ class HttpServerImpl : public HttpServer {
     std::shared_ptr<HttpSession> session;
     {
       MutexLock lock(&mutex_);
-      if (!draining_ && static_cast<int>(sessions_.size()) < context_.options.max_connections) {
+      if (!context_.draining && static_cast<int>(sessions_.size()) < context_.options.max_connections) {
         session = std::make_shared<HttpSession>(std::move(socket), &context_);
         sessions_[session.get()] = session;
       }
@@ -125,9 +128,8 @@ class HttpServerImpl : public HttpServer {
     socket.shutdown(tcp::socket::shutdown_send, ignored);
   }
 
-  void ForAll(void (*action)(HttpSession&), bool draining) {
+  void ForAll(void (*action)(HttpSession&)) {
     MutexLock lock(&mutex_);
-    draining_ = draining;
     for (auto& [key, weak] : sessions_) {
       asio::post(key->executor(), [weak, action] {
         if (const auto session = weak.lock()) action(*session);
@@ -155,7 +157,6 @@ class HttpServerImpl : public HttpServer {
   Mutex mutex_;
   CondVar closed_;
   absl::flat_hash_map<HttpSession*, std::weak_ptr<HttpSession>> sessions_ GUARDED_BY(mutex_);
-  bool draining_ GUARDED_BY(mutex_) = false;
   HttpSessionContext context_;
   asio::io_context io_;
   tcp::acceptor acceptor_;

@@ -78,8 +78,7 @@ void HttpSession::Start() {
   ReadAhead();
 }
 
-void HttpSession::Drain() {
-  draining_ = true;
+void HttpSession::CloseIfIdle() {
   if (state_ == State::kIdle) Close();
 }
 
@@ -92,6 +91,7 @@ void HttpSession::Close() {
   write_timer_.cancel();
   if (!answered_ && on_disconnect_ != nullptr) std::exchange(on_disconnect_, nullptr)();
   on_disconnect_ = nullptr;
+  context_.on_closed(this);
 }
 
 void HttpSession::ArmRead(absl::Duration timeout) {
@@ -240,7 +240,7 @@ std::string HttpSession::Head(int status, const std::string& content_type, std::
 void HttpSession::Send(uint64_t serial, HttpResponse response) {
   if (!IsCurrent(serial)) return;
   chunked_ = false;
-  if (draining_) keep_alive_ = false;
+  if (context_.draining) keep_alive_ = false;
   std::optional<size_t> length;
   if (response.status != 204) length = response.body.size();
   std::string data = Head(response.status, length.has_value() ? response.content_type : "", length);
@@ -253,7 +253,7 @@ void HttpSession::Send(uint64_t serial, HttpResponse response) {
 void HttpSession::StartStream(uint64_t serial, const std::string& content_type) {
   if (!IsCurrent(serial)) return;
   chunked_ = !http_1_0_;
-  if (draining_ || http_1_0_) keep_alive_ = false;
+  if (context_.draining || http_1_0_) keep_alive_ = false;
   Queue(absl::StrCat(Head(200, content_type, std::nullopt), "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n\r\n"));
 }
 
@@ -310,7 +310,7 @@ void HttpSession::OnWritten(ErrorCode error) {
 
 void HttpSession::FinishAnswer() {
   on_disconnect_ = nullptr;
-  if (!keep_alive_ || draining_) return Linger();
+  if (!keep_alive_ || context_.draining) return Linger();
   state_ = State::kIdle;
   if (buffer_.size() == 0) {
     ArmRead(context_.options.idle_timeout);

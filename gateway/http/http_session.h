@@ -1,6 +1,7 @@
 // One connection. A read is always outstanding while an answer is made, which is how a client that leaves is seen.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -22,7 +23,8 @@ struct HttpSessionContext {
   HttpServerOptions options;
   HttpHandler handler;
   HttpErrorBody error_body;
-  std::function<void(class HttpSession*)> on_closed;
+  std::function<void(class HttpSession*)> on_closed;  // more than once, perhaps
+  std::atomic<bool> draining{false};                  // no request after the one under way
 };
 
 // Everything but the constructor runs on the socket's strand.
@@ -33,8 +35,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   boost::asio::any_io_executor executor() { return socket_.get_executor(); }
   void Start();
-  // Closes after the answer under way, or now where there is none.
-  void Drain();
+  // Closes where no answer is under way; the context says that the server drains.
+  void CloseIfIdle();
   void Close();
 
   // For the responder of request `serial`; others are ignored.
@@ -77,7 +79,6 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   bool reading_ahead_ = false;
   bool resume_ = false;     // the read ahead was cancelled to take up what it had read
   bool timed_out_ = false;  // of reading
-  bool draining_ = false;
   bool keep_alive_ = false;
   bool head_only_ = false;
   bool http_1_0_ = false;

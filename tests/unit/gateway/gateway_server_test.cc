@@ -1,0 +1,190 @@
+// The gateway over gRPC and HTTP at once, through GatewayServer.
+#include "gateway/gateway_server.h"
+
+#include <limits>
+
+#include "common/rpc/rpc_channel.h"
+#include "gmock/gmock.h"
+#include "grpcpp/client_context.h"
+#include "gtest/gtest.h"
+#include "tests/unit/gateway/gateway_testing.h"
+
+namespace moepool {
+namespace {
+
+class GatewayServerTest : public testing::Test {
+ protected:
+  GatewayServerTest() : trunk_(TestModelInfo()) {
+    GatewayOptions options;
+    options.http.address = {"127.0.0.1", 0};
+    options.grpc_address = HostPort{"127.0.0.1", 0};
+    options.model_factory = MakeTestModel;
+    server_ = *GatewayServer::Start(options, &trunk_, &metrics_);
+    channel_ = MakeRpcChannel(server_->grpc_address()->ToString());
+    stub_ = v1::Inference::NewStub(channel_);
+    // The model is known once the gateway says so.
+    HttpClient client(server_->http_address().port);
+    while (client.Call("GET", "/ready").status != 200) std::this_thread::yield();
+  }
+
+  struct Result {
+    std::string text;
+    std::vector<int32_t> ids;
+    v1::GenerateResponse last;
+    grpc::Status status;
+  };
+  Result Generate(const v1::GenerateRequest& request) {
+    grpc::ClientContext context;
+    const auto reader = stub_->Generate(&context, request);
+    Result result;
+    v1::GenerateResponse response;
+    while (reader->Read(&response)) {
+      result.text += response.text();
+      result.ids.insert(result.ids.end(), response.token_ids().begin(), response.token_ids().end());
+      result.last = response;
+    }
+    result.status = reader->Finish();
+    return result;
+  }
+  void Answer(const std::string& text) {
+    trunk_.SetResponder([text](const SequenceRequest&) {
+      return std::vector<SequenceUpdate>{IdsUpdate(text), LastUpdate(FinishReason::kLength)};
+    });
+  }
+
+  FakeTrunk trunk_;
+  Metrics metrics_;
+  std::unique_ptr<GatewayServer> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+};
+
+TEST_F(GatewayServerTest, Generate) {
+  Answer("hello");
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  request.mutable_sampling()->set_seed(9);
+  request.mutable_sampling()->set_temperature(0.5);
+  const Result result = Generate(request);
+  ASSERT_TRUE(result.status.ok()) << result.status.error_message();
+  EXPECT_EQ(result.text, "hello");
+  EXPECT_EQ(result.ids, Ids("hello"));
+  EXPECT_EQ(result.last.finish_reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(result.last.seed(), 9u);
+  EXPECT_EQ(result.last.model(), "test-model");
+  EXPECT_EQ(result.last.usage().prompt_tokens(), 19);
+  EXPECT_EQ(result.last.usage().completion_tokens(), 5);
+  EXPECT_THAT(result.last.id(), testing::StartsWith("infer-"));
+  EXPECT_EQ(trunk_.WaitCall(0)->request().sampling.temperature, 0.5);
+}
+
+TEST_F(GatewayServerTest, TokenIdsAreFedAsTheyAre) {
+  Answer("x");
+  v1::GenerateRequest request;
+  request.mutable_token_ids()->add_ids(5);
+  EXPECT_TRUE(Generate(request).status.ok());
+  EXPECT_THAT(trunk_.WaitCall(0)->request().prompt, testing::ElementsAre(5));
+  request.mutable_token_ids()->add_ids(kVocab);
+  const Result result = Generate(request);
+  EXPECT_EQ(result.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(result.status.error_message(), testing::HasSubstr("token_ids[1] is 258, not in [0, 258)"));
+}
+
+TEST_F(GatewayServerTest, Errors) {
+  v1::GenerateRequest request;
+  EXPECT_THAT(Generate(request).status.error_message(), testing::HasSubstr("input"));
+  request.set_prompt("hi");
+  request.mutable_sampling()->set_top_p(std::numeric_limits<double>::quiet_NaN());
+  const Result nan = Generate(request);
+  EXPECT_EQ(nan.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(nan.status.error_message(), testing::HasSubstr("top_p is nan"));
+  request.clear_sampling();
+  request.set_max_tokens(-5);
+  EXPECT_THAT(Generate(request).status.error_message(), testing::HasSubstr("max_tokens is -5"));
+}
+
+TEST_F(GatewayServerTest, ErrorAfterTextKeepsTheText) {
+  trunk_.SetResponder([](const SequenceRequest&) {
+    std::vector<SequenceUpdate> updates = {IdsUpdate("part"), {}};
+    updates[1].finished = true;
+    updates[1].status = absl::UnavailableError("worker lost");
+    return updates;
+  });
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  const Result result = Generate(request);
+  EXPECT_EQ(result.text, "part");
+  EXPECT_EQ(result.status.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(result.status.error_message(), "worker lost");
+  EXPECT_EQ(result.last.finish_reason(), v1::FINISH_REASON_UNSPECIFIED);
+}
+
+TEST_F(GatewayServerTest, CancelReachesTheTrunk) {
+  grpc::ClientContext context;
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  const auto reader = stub_->Generate(&context, request);
+  const auto call = trunk_.WaitCall(0);
+  call->SendIds({'a'});
+  v1::GenerateResponse response;
+  ASSERT_TRUE(reader->Read(&response));
+  EXPECT_EQ(response.text(), "a");
+  context.TryCancel();
+  call->WaitCancelled();
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GatewayServerTest, DeadlineIsCarried) {
+  Answer("x");
+  grpc::ClientContext context;
+  const absl::Time deadline = absl::Now() + absl::Seconds(100);
+  context.set_deadline(absl::ToChronoTime(deadline));
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  const auto reader = stub_->Generate(&context, request);
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_LT(trunk_.WaitCall(0)->request().deadline, deadline + absl::Seconds(5));
+}
+
+TEST_F(GatewayServerTest, TokenizeAndGetModel) {
+  grpc::ClientContext tokenize;
+  v1::TokenizeRequest request;
+  request.set_text("<s>\xff");
+  request.set_parse_special(true);
+  v1::TokenizeResponse response;
+  ASSERT_TRUE(stub_->Tokenize(&tokenize, request, &response).ok());
+  EXPECT_THAT(response.ids(), testing::ElementsAre(kBos, 255));
+  EXPECT_THAT(response.pieces(), testing::ElementsAre("<s>", "\xff"));
+  grpc::ClientContext get_model;
+  v1::GetModelResponse model;
+  ASSERT_TRUE(stub_->GetModel(&get_model, {}, &model).ok());
+  EXPECT_EQ(model.name(), "test-model");
+  EXPECT_EQ(model.digest().size(), 32u);
+  EXPECT_EQ(model.context_tokens(), 128);
+}
+
+TEST_F(GatewayServerTest, DrainRefusesNewRequestsAndFinishesOld) {
+  HttpClient client(server_->http_address().port);
+  client.Send("POST", "/infer", R"({"prompt": "hi"})");
+  const auto call = trunk_.WaitCall(0);
+  std::thread drain([&] { server_->Drain(absl::InfiniteFuture()); });
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  // Refused from some moment on, at the latest when gRPC's port is closed; until then each is taken and answered.
+  Answer("x");
+  while (Generate(request).status.ok()) {
+  }
+  call->SendIds(Ids("done"));
+  call->Finish(FinishReason::kStop);
+  EXPECT_EQ(client.Read().Json()["text"], "done");
+  client.Close();
+  drain.join();
+}
+
+}  // namespace
+}  // namespace moepool

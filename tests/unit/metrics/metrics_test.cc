@@ -1,0 +1,70 @@
+#include "common/metrics/metrics.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/metrics/metrics_endpoint.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace moepool {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Get(uint16_t port, const std::string& path) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+  EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+  std::string response;
+  char buffer[4096];
+  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) response.append(buffer, n);
+  close(fd);
+  return response;
+}
+
+TEST(MetricsTest, Exposition) {
+  Metrics metrics;
+  metrics.Counter("generation_tokens_total", "Tokens generated.").Increment(3);
+  metrics.Counter("request_success_total", "Ended well.", {{"finished_reason", "stop"}}).Increment();
+  metrics.Gauge("num_requests_running", "Running.").Set(2);
+  metrics.Histogram("time_to_first_token_seconds", "First.", {0.1, 1}).Observe(0.5);
+  // The same name and labels are the same metric.
+  metrics.Counter("generation_tokens_total", "Tokens generated.").Increment();
+  const std::string text = metrics.Expose();
+  EXPECT_THAT(text, HasSubstr("# HELP moepool_generation_tokens_total Tokens generated.\n"
+                              "# TYPE moepool_generation_tokens_total counter\n"
+                              "moepool_generation_tokens_total 4"));
+  EXPECT_THAT(text, HasSubstr("moepool_request_success_total{finished_reason=\"stop\"} 1"));
+  EXPECT_THAT(text, HasSubstr("moepool_num_requests_running 2"));
+  EXPECT_THAT(text, HasSubstr("moepool_time_to_first_token_seconds_bucket{le=\"0.1\"} 0"));
+  EXPECT_THAT(text, HasSubstr("moepool_time_to_first_token_seconds_bucket{le=\"+Inf\"} 1"));
+}
+
+TEST(MetricsTest, BoundsAscend) {
+  for (const auto* bounds : {&RequestSecondsBounds(), &TokenSecondsBounds()}) {
+    EXPECT_TRUE(std::is_sorted(bounds->begin(), bounds->end()));
+  }
+}
+
+TEST(MetricsEndpointTest, ServesOnItsRealPort) {
+  Metrics metrics;
+  metrics.Gauge("up_test", "Test.").Set(5);
+  const auto endpoint = MetricsEndpoint::Start({"127.0.0.1", 0}, metrics);
+  ASSERT_TRUE(endpoint.ok()) << endpoint.status();
+  ASSERT_NE((*endpoint)->address().port, 0);
+  EXPECT_THAT(Get((*endpoint)->address().port, "/metrics"), HasSubstr("moepool_up_test 5"));
+  EXPECT_THAT(Get((*endpoint)->address().port, "/"), HasSubstr("404"));
+  const auto second = MetricsEndpoint::Start((*endpoint)->address(), metrics);
+  ASSERT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr((*endpoint)->address().ToString()));
+}
+
+}  // namespace
+}  // namespace moepool
