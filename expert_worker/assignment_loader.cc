@@ -28,7 +28,7 @@ void AssignmentLoader::Release(uint64_t epoch) {
   std::set<ExpertRef> keep;
   {
     MutexLock lock(&mutex_);
-    if (epoch != epoch_ || generation_ == 0) return;
+    if (epoch != epoch_) return;
     keep.insert(experts_.begin(), experts_.end());
   }
   // What the loader's thread adds meanwhile is listed, and so kept.
@@ -38,7 +38,7 @@ void AssignmentLoader::Release(uint64_t epoch) {
 void AssignmentLoader::Cancel() {
   MutexLock lock(&mutex_);
   finished_ = ++generation_;
-  epoch_ = 0;
+  epoch_.reset();
   experts_.clear();
   while (telling_) changed_.Wait(&mutex_);
 }
@@ -58,7 +58,7 @@ void AssignmentLoader::Loop() {
       while (!stopping_ && finished_ == generation_) changed_.Wait(&mutex_);
       if (stopping_) return;
       generation = finished_ = generation_;
-      epoch = epoch_;
+      epoch = *epoch_;
       experts = experts_;
     }
     absl::Status status;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -46,7 +47,7 @@ class AssignmentLoader {
   bool telling_ GUARDED_BY(mutex_) = false;  // Done is running
   uint64_t generation_ GUARDED_BY(mutex_) = 0;  // counts assignments; epochs start anew with another router
   uint64_t finished_ GUARDED_BY(mutex_) = 0;    // generation last worked on
-  uint64_t epoch_ GUARDED_BY(mutex_) = 0;
+  std::optional<uint64_t> epoch_ GUARDED_BY(mutex_);  // of the latest assignment; none at first and after Cancel
   std::vector<ExpertRef> experts_ GUARDED_BY(mutex_);
   std::thread thread_;
 };

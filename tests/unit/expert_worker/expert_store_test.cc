@@ -1,0 +1,138 @@
+#include "expert_worker/expert_store.h"
+
+#include <atomic>
+#include <map>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "expert_worker/assignment_loader.h"
+#include "gmock/gmock.h"
+#include "tests/unit/expert_worker/worker_testing.h"
+
+namespace moepool {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST(ExpertStoreTest, LoadsHoldsAndDrops) {
+  WorkerFixture fixture;
+  ExpertStore store(fixture.source.get(), fixture.backend.get(), 0);
+  EXPECT_EQ(store.bytes(), 0u);
+  ASSERT_TRUE(store.Load(1, 3).ok());
+  ASSERT_TRUE(store.Load(0, 5).ok());
+  const uint64_t bytes = store.bytes();
+  EXPECT_GT(bytes, 0u);
+  ASSERT_TRUE(store.Load(1, 3).ok());
+  EXPECT_EQ(store.bytes(), bytes) << "loaded twice";
+  EXPECT_THAT(store.Held(), ElementsAre(ExpertRef{0, 5}, ExpertRef{1, 3}));
+  const std::shared_ptr<const LayerTable> before = store.Layer(1);
+  store.Retain([](int layer, int) { return layer == 0; });
+  EXPECT_THAT(store.Held(), ElementsAre(ExpertRef{0, 5}));
+  EXPECT_LT(store.bytes(), bytes);
+  EXPECT_EQ(store.Layer(1)->experts[3], nullptr);
+  EXPECT_EQ(before->experts[3]->gate->rows(), 128) << "who holds the old table keeps the expert";
+  store.Retain([](int, int) { return false; });
+  EXPECT_EQ(store.bytes(), 0u);
+}
+
+TEST(ExpertStoreTest, RefusesWhatTheModelLacks) {
+  WorkerFixture fixture;
+  ExpertStore store(fixture.source.get(), fixture.backend.get(), 0);
+  for (const auto& [layer, expert] : {std::pair(2, 0), std::pair(-1, 0), std::pair(0, 8), std::pair(0, -1)}) {
+    EXPECT_EQ(store.Load(layer, expert).code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(ExpertStoreTest, KeepsItsMemoryLimitAndNamesBothValues) {
+  WorkerFixture fixture;
+  ExpertStore probe(fixture.source.get(), fixture.backend.get(), 0);
+  ASSERT_TRUE(probe.Load(0, 0).ok());
+  const uint64_t one = probe.bytes();
+  const uint64_t limit = 2 * one + one / 2;
+  ExpertStore store(fixture.source.get(), fixture.backend.get(), limit);
+  ASSERT_TRUE(store.Load(0, 0).ok());
+  ASSERT_TRUE(store.Load(0, 1).ok());
+  const absl::Status status = store.Load(0, 2);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(std::to_string(limit)));
+  EXPECT_THAT(std::string(status.message()), HasSubstr(std::to_string(store.bytes())));
+  EXPECT_LE(store.bytes(), limit);
+  EXPECT_FALSE(store.Holds(0, 2));
+  store.Retain([](int, int expert) { return expert == 1; });
+  EXPECT_TRUE(store.Load(0, 2).ok());
+}
+
+TEST(ExpertStoreTest, ADenseModelIsSixteenSlices) {
+  WorkerFixture fixture(/*experts=*/0);
+  ExpertStore store(fixture.source.get(), fixture.backend.get(), 0);
+  EXPECT_EQ(store.experts(), kDenseSlices);
+  int64_t rows = 0;
+  for (int slice = 0; slice < kDenseSlices; ++slice) {
+    ASSERT_TRUE(store.Load(0, slice).ok());
+    const ExpertWeights* weights = store.Layer(0)->experts[slice];
+    ASSERT_NE(weights, nullptr);
+    if (weights->gate != nullptr) rows += weights->gate->rows();
+  }
+  EXPECT_EQ(rows, fixture.source->Config().ffn);
+}
+
+// What a loader said, and waiting for it.
+class Words {
+ public:
+  AssignmentLoader::Done Sink() {
+    return [this](uint64_t epoch, const absl::Status& status) {
+      MutexLock lock(&mutex_);
+      said_[epoch] = status;
+      changed_.NotifyAll();
+    };
+  }
+  absl::Status Await(uint64_t epoch) {
+    MutexLock lock(&mutex_);
+    while (!said_.contains(epoch)) changed_.Wait(&mutex_);
+    return said_[epoch];
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  std::map<uint64_t, absl::Status> said_;
+};
+
+TEST(AssignmentLoaderTest, LoadsKeepsAndReleases) {
+  WorkerFixture fixture;
+  ExpertStore store(fixture.source.get(), fixture.backend.get(), 0);
+  Words words;
+  AssignmentLoader loader(&store, words.Sink());
+  loader.Release(0);  // nothing was assigned
+  loader.Assign(5, {{0, 1}, {1, 1}});
+  EXPECT_TRUE(words.Await(5).ok());
+  loader.Assign(6, {{0, 1}, {0, 2}});
+  EXPECT_TRUE(words.Await(6).ok());
+  EXPECT_THAT(store.Held(), ElementsAre(ExpertRef{0, 1}, ExpertRef{0, 2}, ExpertRef{1, 1}));
+  loader.Release(5);  // superseded
+  EXPECT_EQ(store.Held().size(), 3u);
+  loader.Release(6);
+  EXPECT_THAT(store.Held(), ElementsAre(ExpertRef{0, 1}, ExpertRef{0, 2}));
+  loader.Cancel();
+  loader.Release(6);
+  loader.Release(0);
+  EXPECT_EQ(store.Held().size(), 2u) << "a cancelled assignment releases nothing";
+  loader.Assign(1, {});
+  EXPECT_TRUE(words.Await(1).ok()) << "epochs start anew with another router";
+}
+
+TEST(AssignmentLoaderTest, TellsWhyItFailed) {
+  WorkerFixture fixture;
+  ExpertStore store(fixture.source.get(), fixture.backend.get(), /*memory_limit_bytes=*/10);
+  Words words;
+  AssignmentLoader loader(&store, words.Sink());
+  loader.Assign(1, {{0, 0}});
+  EXPECT_EQ(words.Await(1).code(), absl::StatusCode::kResourceExhausted);
+  loader.Assign(2, {{9, 0}});
+  EXPECT_EQ(words.Await(2).code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace moepool
