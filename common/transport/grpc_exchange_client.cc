@@ -39,7 +39,8 @@ class ExchangeClient final : public GrpcExchangeClient {
     call_->StartCall(this);
     MOEPOOL_RETURN_IF_ERROR(WaitUntil(deadline));
     call_->ReadInitialMetadata(this);
-    return WaitUntil(deadline);
+    MOEPOOL_RETURN_IF_ERROR(WaitUntil(deadline));
+    return context_.GetServerInitialMetadata().contains(kAcceptedMetadata) ? absl::OkStatus() : End();
   }
 
   absl::Status Serve(const FrameHandler& handler) override {

@@ -23,6 +23,7 @@ class Exchange final : public Reactor {
 
   void Start(std::shared_ptr<Exchange> self) {
     self_ = std::move(self);
+    context_->AddInitialMetadata(kAcceptedMetadata, "1");
     StartSendInitialMetadata();  // tells the worker that it is accepted
     StartRead(&read_);
   }

@@ -18,6 +18,7 @@ namespace moepool {
 
 inline constexpr char kExchangeMethod[] = "/moepool.experts.v1.ExpertPool/Exchange";
 inline constexpr char kWorkerMetadata[] = "moepool-worker";  // carries the session
+inline constexpr char kAcceptedMetadata[] = "moepool-accepted";  // of the router's answer; a refused call has metadata too
 
 // The router's end. The reactor is returned to gRPC and deletes itself; the call ends when the transport is
 // closed or destroyed.

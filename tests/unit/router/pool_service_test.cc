@@ -1,0 +1,267 @@
+// Router and worker over real connections, in one process: joining, transports, refusals, draining, restarts.
+#include "router/pool_service.h"
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "common/rpc/rpc_channel.h"
+#include "common/rpc/rpc_server.h"
+#include "common/transport/grpc_transport.h"
+#include "expert_worker/worker.h"
+#include "gmock/gmock.h"
+#include "proto/experts.grpc.pb.h"
+#include "tests/unit/expert_worker/worker_testing.h"
+
+namespace moepool {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Yields until `condition` holds; false where only a hang can explain that it does not.
+template <typename Condition>
+bool Until(Condition condition) {
+  const absl::Time limit = absl::Now() + absl::Seconds(60);
+  while (!condition()) {
+    if (absl::Now() > limit) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+std::unique_ptr<RpcServer> StartServer(uint16_t port, grpc::Service* service) {
+  RpcServerOptions options;
+  options.address = {"127.0.0.1", port};
+  return *RpcServer::Start(options, {service});
+}
+
+class Router {
+ public:
+  explicit Router(const WorkerFixture& model, bool shared_memory = true, uint16_t port = 0, uint8_t digest_flip = 0) {
+    MembershipOptions options;
+    options.layers = model.source->Config().layers;
+    options.experts = model.source->Config().experts;
+    options.expert_bytes.assign(static_cast<size_t>(options.layers) * options.experts, 1000);
+    const ModelDigest digest = *model.source->Digest();
+    options.model_digest.assign(digest.begin(), digest.end());
+    options.model_digest[0] = static_cast<char>(options.model_digest[0] ^ digest_flip);
+    options.heartbeat = absl::Milliseconds(50);
+    options.missed_heartbeats = 1000;
+    membership = std::make_unique<Membership>(std::move(options));
+    PoolServiceOptions service_options;
+    service_options.heartbeat = absl::Milliseconds(50);
+    service_options.shared_memory = shared_memory;
+    service = *PoolService::Create(membership.get(), service_options);
+    server = StartServer(port, service->service());
+  }
+  ~Router() {
+    membership->Shutdown("end of test");
+    server = nullptr;
+    service = nullptr;
+  }
+  std::string address() const { return server->address().ToString(); }
+
+  std::unique_ptr<Membership> membership;
+  std::unique_ptr<PoolService> service;
+  std::unique_ptr<RpcServer> server;
+};
+
+class RunningWorker {
+ public:
+  RunningWorker(const WorkerFixture& model, const std::string& router, TransportChoice transport)
+      : store(model.source.get(), model.backend.get(), 0), executor(model.backend.get(), &store, model.limits) {
+    WorkerOptions options;
+    options.router = router;
+    options.transport = transport;
+    options.max_backoff = absl::Milliseconds(200);
+    worker = Worker::Create(options, *model.source->Digest(), model.backend.get(), &store, &executor,
+                            [this](const WorkerStatus&) { ready.fetch_add(1); });
+    thread = std::thread([this] { end = worker->Run(); });
+  }
+  ~RunningWorker() {
+    if (thread.joinable()) {
+      worker->Drain();
+      thread.join();
+    }
+  }
+  absl::Status Join() {
+    thread.join();
+    return end;
+  }
+
+  ExpertStore store;
+  Executor executor;
+  std::atomic<int> ready = 0;
+  std::unique_ptr<Worker> worker;
+  absl::Status end;
+  std::thread thread;
+};
+
+TEST(PoolServiceTest, AWorkerJoinsLoadsAndComputesOverEachTransport) {
+  for (const TransportChoice choice : {TransportChoice::kAuto, TransportChoice::kSharedMemory, TransportChoice::kGrpc}) {
+    WorkerFixture model;
+    Router router(model);
+    RunningWorker worker(model, router.address(), choice);
+    ASSERT_TRUE(Until([&] { return router.membership->Routes() != nullptr; })) << router.membership->WaitingFor();
+    const auto table = router.membership->Routes();
+    ExpertTransport& transport = *table->members.at(0).transport;
+    EXPECT_EQ(transport.Name(), choice == TransportChoice::kGrpc ? "grpc" : "shm");
+
+    TestDispatch dispatch(model.limits, 41, {0, 3, 7}, /*layer=*/1);
+    const std::vector<uint8_t> frame = dispatch.Encode();
+    std::vector<uint8_t> expected;
+    worker.executor.Handle(frame, [&](std::span<const uint8_t> reply) {
+      expected.assign(reply.begin(), reply.end());
+      return absl::OkStatus();
+    });
+    const absl::Time deadline = absl::Now() + absl::Seconds(60);
+    ASSERT_TRUE(transport.Send(7, frame, deadline).ok());
+    const auto reply = transport.Receive(7, deadline);
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), reply->bytes.begin(), reply->bytes.end()));
+    EXPECT_TRUE(Until([&] { return worker.ready >= 1; }));
+    EXPECT_TRUE(Until([&] { return router.membership->Workers().at(0).expert_bytes == worker.store.bytes(); }));
+  }
+}
+
+TEST(PoolServiceTest, AnotherModelEndsTheWorkerWithBothDigests) {
+  WorkerFixture model;
+  Router router(model, true, 0, /*digest_flip=*/0xFF);
+  RunningWorker worker(model, router.address(), TransportChoice::kAuto);
+  const absl::Status end = worker.Join();
+  EXPECT_EQ(end.code(), absl::StatusCode::kFailedPrecondition) << end;
+  EXPECT_THAT(std::string(end.message()), HasSubstr("digest"));
+  EXPECT_TRUE(router.membership->Workers().empty());
+}
+
+TEST(PoolServiceTest, ForcedSharedMemoryThatCannotBeHadIsAnError) {
+  WorkerFixture model;
+  Router router(model, /*shared_memory=*/false);
+  RunningWorker worker(model, router.address(), TransportChoice::kSharedMemory);
+  const absl::Status end = worker.Join();
+  EXPECT_EQ(end.code(), absl::StatusCode::kUnimplemented) << end;
+  EXPECT_THAT(std::string(end.message()), HasSubstr("--transport shm"));
+}
+
+TEST(PoolServiceTest, ADrainedWorkerHandsOverAndEnds) {
+  WorkerFixture model;
+  Router router(model);
+  RunningWorker a(model, router.address(), TransportChoice::kAuto);
+  ASSERT_TRUE(Until([&] { return router.membership->Routes() != nullptr; }));
+  WorkerFixture other;  // devices take one caller at a time
+  RunningWorker b(other, router.address(), TransportChoice::kGrpc);
+  ASSERT_TRUE(Until([&] {
+    const auto table = router.membership->Routes();
+    return table != nullptr && table->members.size() == 2;
+  }));
+  a.worker->Drain();
+  EXPECT_TRUE(a.Join().ok());
+  ASSERT_NE(router.membership->Routes(), nullptr);
+  EXPECT_EQ(router.membership->Routes()->members.size(), 1u);
+  EXPECT_EQ(router.membership->Counters().losses, 0u);
+  b.worker->Drain();  // nobody can take over: at once
+  EXPECT_TRUE(b.Join().ok());
+}
+
+TEST(PoolServiceTest, AWorkerComesBackToARouterThatRestartsAndKeepsItsExperts) {
+  WorkerFixture model;
+  auto router = std::make_unique<Router>(model);
+  const uint16_t port = router->server->address().port;
+  RunningWorker worker(model, router->address(), TransportChoice::kAuto);
+  ASSERT_TRUE(Until([&] { return router->membership->Routes() != nullptr; }));
+  const auto held = worker.store.Layer(0);
+  router = nullptr;
+  router = std::make_unique<Router>(model, true, port);
+  ASSERT_TRUE(Until([&] { return router->membership->Routes() != nullptr; }));
+  EXPECT_EQ(worker.store.Layer(0)->experts, held->experts) << "loaded again";
+}
+
+TEST(PoolServiceTest, StreamsThatBreakTheProtocolAreRefusedAndALostOneIsALoss) {
+  WorkerFixture model;
+  Router router(model);
+  const auto stub = experts::v1::ExpertPool::NewStub(MakeRpcChannel(router.address()));
+  {
+    grpc::ClientContext context;
+    auto stream = stub->Join(&context);
+    experts::v1::WorkerMessage message;
+    message.mutable_loaded()->set_epoch(1);
+    stream->Write(message);
+    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  {
+    const auto refused = GrpcExchangeClient::Connect(MakeRpcChannel(router.address()), "guessed",
+                                                     absl::Now() + absl::Seconds(60));
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kPermissionDenied) << refused.status();
+  }
+  {
+    grpc::ClientContext context;
+    auto stream = stub->Join(&context);
+    experts::v1::WorkerMessage message;
+    experts::v1::Hello* hello = message.mutable_hello();
+    hello->set_protocol_version(1);
+    const ModelDigest digest = *model.source->Digest();
+    hello->set_model_digest(digest.data(), digest.size());
+    hello->set_name("raw");
+    hello->set_accepts_grpc(true);
+    hello->set_host_id("another host");
+    stream->Write(message);
+    experts::v1::RouterMessage reply;
+    ASSERT_TRUE(stream->Read(&reply));
+    EXPECT_EQ(reply.welcome().session().size(), 32u);
+    EXPECT_EQ(reply.welcome().shared_memory_socket(), "") << "not on this host";
+    ASSERT_TRUE(stream->Read(&reply));
+    EXPECT_EQ(reply.assign().layers_size(), model.limits.layers);
+    EXPECT_EQ(router.membership->Workers().size(), 1u);
+    context.TryCancel();
+    stream->Finish();
+    EXPECT_TRUE(Until([&] { return router.membership->Workers().empty(); }));
+    EXPECT_EQ(router.membership->Counters().losses, 1u);
+  }
+}
+
+// A router whose socket cannot be reached from where the worker runs.
+class UnreachableSocketRouter final : public experts::v1::ExpertPool::Service {
+ public:
+  grpc::Status Join(grpc::ServerContext*,
+                    grpc::ServerReaderWriter<experts::v1::RouterMessage, experts::v1::WorkerMessage>* stream) override {
+    experts::v1::WorkerMessage message;
+    stream->Read(&message);
+    EXPECT_TRUE(message.hello().accepts_shared_memory());
+    experts::v1::RouterMessage welcome;
+    welcome.mutable_welcome()->set_session("s");
+    welcome.mutable_welcome()->set_heartbeat_ms(50);
+    welcome.mutable_welcome()->set_shared_memory_socket("moepool-nobody-listens-here");
+    stream->Write(welcome);
+    while (stream->Read(&message)) {
+      if (message.has_transport_failed()) failed = true;
+    }
+    return grpc::Status::OK;
+  }
+  grpc::Status Exchange(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<experts::v1::Frame, experts::v1::Frame>* stream) override {
+    EXPECT_EQ(context->client_metadata().count(kWorkerMetadata), 1u);
+    context->AddInitialMetadata(kAcceptedMetadata, "1");
+    stream->SendInitialMetadata();
+    exchanged = true;
+    experts::v1::Frame frame;
+    stream->Read(&frame);
+    return grpc::Status::OK;
+  }
+  std::atomic<bool> failed = false;
+  std::atomic<bool> exchanged = false;
+};
+
+TEST(PoolServiceTest, SharedMemoryThatCannotBeReachedFallsBackToGrpc) {
+  WorkerFixture model;
+  UnreachableSocketRouter service;
+  const std::unique_ptr<RpcServer> server = StartServer(0, &service);
+  RunningWorker worker(model, server->address().ToString(), TransportChoice::kAuto);
+  EXPECT_TRUE(Until([&] { return service.exchanged.load() && service.failed.load(); }));
+  EXPECT_TRUE(Until([&] { return worker.worker->status().transport == "grpc"; }));
+  server->Shutdown(absl::Now());
+}
+
+}  // namespace
+}  // namespace moepool
