@@ -182,7 +182,7 @@ TEST_P(TrunkOpsTest, DescribesItself) {
   EXPECT_EQ((*buffer)->bytes(), 1000u);
   EXPECT_EQ(reinterpret_cast<uintptr_t>((*buffer)->data()) % 64, 0u);
   for (int i = 0; i < 1000; ++i) EXPECT_EQ((*buffer)->data()[i], std::byte{0});
-  EXPECT_EQ(backend_->Allocate(size_t{1} << 62).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(backend_->Allocate(size_t{1} << 63).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
 }  // namespace
