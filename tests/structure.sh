@@ -17,9 +17,9 @@ forbid() {
 }
 
 sources=(common router expert_worker gateway tools)
-speaks_grpc='common/rpc/.*|common/transport/grpc_[a-z_]*\.(h|cc)|.*_service\.(h|cc)|(.*/)?main\.cc'
+speaks_grpc='common/rpc/.*|common/transport/grpc_[a-z_]*\.(h|cc)|.*_(service|client)\.(h|cc)|(.*/)?main\.cc'
 
-forbid "gRPC outside services, main.cc, the gRPC transport and common/rpc" \
+forbid "gRPC outside *_service, *_client, main.cc, the gRPC transport and common/rpc" \
   '#include.*(grpcpp/|\.grpc\.pb\.h)' "$speaks_grpc" "${sources[@]}"
 forbid "CUDA headers outside .cu and cuda_* files" \
   '#include.*[<"/](cuda|cublas|curand|nccl|nvrtc)[a-zA-Z0-9_]*(\.h|/)' '.*\.cuh?|(.*/)?cuda_[^/]*' "${sources[@]}"
