@@ -24,9 +24,10 @@ class ChatTemplate {
   // InvalidArgument gives line and cause.
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Parse(std::string_view source, ChatTemplateLimits limits = {});
   virtual ~ChatTemplate() = default;
-  // `variables` is an object: messages, tools, add_generation_prompt, bos_token, eos_token, … `now` is what strftime_now
-  // sees. InvalidArgument where the template raises (raise_exception's text) or misuses a value; ResourceExhausted at a limit.
-  virtual absl::StatusOr<std::string> Render(const nlohmann::json& variables, absl::Time now) const = 0;
+  // `variables` is an object: messages, tools, add_generation_prompt, bos_token, eos_token, …, ordered because tojson
+  // writes keys as the client sent them. `now` is what strftime_now sees. InvalidArgument where the template raises
+  // (raise_exception's text) or misuses a value; ResourceExhausted at a limit; both name the line.
+  virtual absl::StatusOr<std::string> Render(const nlohmann::ordered_json& variables, absl::Time now) const = 0;
 };
 
 }  // namespace moepool
