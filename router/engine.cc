@@ -17,6 +17,12 @@ constexpr absl::Duration kRoutesPoll = absl::Milliseconds(2);
 
 double Milliseconds(absl::Duration d) { return absl::ToDoubleMilliseconds(d); }
 
+// What the first ids and the last update say of the sequence's way to them.
+void Annotate(const Sequence& s, SequenceUpdate* update) {
+  update->queue_ms = Milliseconds(std::min(s.admitted, absl::Now()) - s.arrived);
+  update->prefill_ms = s.prefill_ms;
+}
+
 SequenceView View(const Sequence& s) {
   SequenceView view;
   view.id = s.id;
@@ -395,6 +401,7 @@ void Engine::Commit(size_t chunk_index) {
   }
   sequence.tokens.push_back(id);
   update.ids.push_back(id);
+  if (sequence.generated() == 1) Annotate(sequence, &update);
   if (sequence.generated() == sequence.request.max_tokens) {
     update.reason = FinishReason::kLength;
     Finish(chunk.id, std::move(update));
@@ -425,9 +432,7 @@ void Engine::Finish(SequenceId id, SequenceUpdate update) {
   kv_->Free(id);
   (update.status.ok() ? stats_.finished : stats_.failed) += 1;
   update.finished = true;
-  const absl::Time admitted = std::min(sequence->admitted, absl::Now());
-  update.queue_ms = Milliseconds(admitted - sequence->arrived);
-  update.prefill_ms = sequence->prefill_ms;
+  Annotate(*sequence, &update);
   sequence->gate->Deliver(std::move(update));
 }
 

@@ -38,6 +38,8 @@ void AddSynthCommand(CLI::App* app, CommandRunner* run) {
   command->add_option("--vocab", spec.vocab);
   command->add_option("--context", spec.context);
   command->add_option("--rope-base", spec.rope_base);
+  command->add_option("--rope-linear-factor", spec.rope_linear_factor);
+  command->add_flag("--rope-freqs", spec.rope_freqs, "with Llama 3's tensor of frequency divisors");
   command->add_flag("--qkv-bias", spec.qkv_bias);
   command->add_flag("--tied-embeddings", spec.tied_embeddings);
   command->add_option("--dtype", flags->dtype, "F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K or Q6_K");
