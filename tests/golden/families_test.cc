@@ -7,12 +7,13 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <tuple>
 
-#include "common/base/mutex.h"
 #include "common/model/synthetic.h"
 #include "nlohmann/json.hpp"
 #include "router/engine.h"
 #include "router/local_pool.h"
+#include "tests/support/run_sequence.h"
 
 namespace moepool {
 namespace {
@@ -111,33 +112,17 @@ TEST_P(FamiliesTest, LogitsAreThoseOfTransformers) {
   options.limits.token_budget = step_tokens;
   options.kv_type = KvType::kF32;
   options.kv_bytes = 16 << 20;
-  std::map<int, std::vector<float>> rows;
-  options.on_logits = [&](const std::string&, int position, std::span<const float> logits) {
-    rows[position].assign(logits.begin(), logits.end());
-  };
   auto engine = Engine::Create(backend.get(), source, pool.get(), options).value();
   SequenceRequest request;
   request.prompt = golden.ids;
   request.first_logits = 0;
-  Mutex mutex;
-  CondVar changed;
-  bool finished = false;
-  const auto call = engine->Generate(request, [&](SequenceUpdate update) {
-    EXPECT_TRUE(update.status.ok()) << update.status;
-    if (!update.finished) return;
-    MutexLock lock(&mutex);
-    finished = true;
-    changed.NotifyAll();
-  });
-  ASSERT_TRUE(call.ok()) << call.status();
-  {
-    MutexLock lock(&mutex);
-    while (!finished) changed.Wait(&mutex);
-  }
+  const SequenceResult result = RunSequence(engine.get(), request);
+  ASSERT_TRUE(result.status.ok()) << result.status;
   const size_t vocab = static_cast<size_t>(golden.spec.vocab);
   double worst = 0;
   for (size_t i = 0; i < golden.positions.size(); ++i) {
-    const std::vector<float>& ours = rows[golden.positions[i]];
+    ASSERT_LT(static_cast<size_t>(golden.positions[i]), result.logits.size());
+    const std::vector<float>& ours = result.logits[static_cast<size_t>(golden.positions[i])].logits;
     ASSERT_EQ(ours.size(), vocab);
     double largest = 0;
     double difference = 0;

@@ -15,6 +15,7 @@
 #include "common/text/pre_tokenizer.h"
 #include "common/text/tokenizer.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/test_model.h"
 
 namespace moepool {
 namespace {
@@ -23,18 +24,6 @@ std::string Read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   EXPECT_TRUE(file.good()) << path << " cannot be read";
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-std::string ModelPath() {
-  if (const std::string path = Environment("MOEPOOL_TEST_MODEL"); !path.empty()) return path;
-  const std::string cache = Environment("XDG_CACHE_HOME");
-  return (cache.empty() ? Environment("HOME") + "/.cache" : cache) +
-         "/moepool/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
 nlohmann::json Golden() { return nlohmann::json::parse(Read("tests/golden/tokenizer.json")); }
@@ -51,7 +40,7 @@ std::string Listed(const std::vector<int32_t>& ids) {
 class SmolLm2 : public testing::Test {
  protected:
   void SetUp() override {
-    const auto source = OpenGguf(ModelPath());
+    const auto source = OpenGguf(TestModelPath());
     ASSERT_TRUE(source.ok())
         << source.status()
         << "\nThis test needs SmolLM2-135M-Instruct.Q4_1.gguf: run tests/run.sh, which fetches it, or "

@@ -1,0 +1,43 @@
+// Runs one sequence of a trunk to its end.
+#pragma once
+
+#include <vector>
+
+#include "absl/status/status.h"
+#include "common/base/mutex.h"
+#include "common/trunk/trunk.h"
+
+namespace moepool {
+
+struct SequenceResult {
+  absl::Status status;
+  FinishReason reason = FinishReason::kNone;
+  std::vector<int32_t> ids;
+  std::vector<LogitsRow> logits;
+};
+
+inline SequenceResult RunSequence(Trunk* trunk, SequenceRequest request) {
+  Mutex mutex;
+  CondVar changed;
+  bool finished = false;
+  SequenceResult result;
+  const auto call = trunk->Generate(std::move(request), [&](SequenceUpdate update) {
+    MutexLock lock(&mutex);
+    result.ids.insert(result.ids.end(), update.ids.begin(), update.ids.end());
+    for (LogitsRow& row : update.logits) result.logits.push_back(std::move(row));
+    if (!update.finished) return;
+    result.status = update.status;
+    result.reason = update.reason;
+    finished = true;
+    changed.NotifyAll();
+  });
+  if (!call.ok()) {
+    result.status = call.status();
+    return result;
+  }
+  MutexLock lock(&mutex);
+  while (!finished) changed.Wait(&mutex);
+  return result;
+}
+
+}  // namespace moepool
