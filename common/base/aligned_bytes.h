@@ -1,5 +1,6 @@
-// Zeroed memory aligned to 64 bytes, advised to huge pages where it is large: weights are read once a step,
-// and 4 KiB pages would cost a TLB miss each.
+// Zeroed memory aligned to 64 bytes. Where it is large it is mapped by itself and advised to huge pages:
+// weights are read once a step, and 4 KiB pages would cost a TLB miss each; and what is not touched (a KV
+// cache not yet full) takes no memory.
 #pragma once
 
 #include <cstddef>
@@ -21,9 +22,11 @@ class AlignedBytes {
 
  private:
   struct Free {
+    explicit Free(size_t mapped_bytes) : mapped_bytes(mapped_bytes) {}
     void operator()(std::byte* p) const;
+    size_t mapped_bytes;  // 0: from the heap
   };
-  std::unique_ptr<std::byte[], Free> data_;
+  std::unique_ptr<std::byte[], Free> data_{nullptr, Free(0)};
   size_t bytes_ = 0;
 };
 
