@@ -1,12 +1,12 @@
 #include "common/base/config.h"
 
+#include <arpa/inet.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <map>
 #include <vector>
-
-#include <arpa/inet.h>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
@@ -60,13 +60,15 @@ absl::StatusOr<std::map<std::string, Values>> ReadYaml(const std::string& path) 
 // Sets what no flag has set. `origin` goes into the error.
 absl::Status SetOption(CLI::Option* option, const Values& values, const std::string& origin) {
   if (values.size() > 1 && option->get_items_expected_max() == 1) {
-    return absl::InvalidArgumentError(absl::StrCat(origin, ": ", values.size(), " values where one is expected"));
+    return absl::InvalidArgumentError(absl::StrCat(origin, ": ", values.size(), " values for --",
+                                                   LongName(*option), ", where one is expected"));
   }
   try {
     for (const std::string& value : values) option->add_result(value);
     option->run_callback();
   } catch (const CLI::Error&) {
-    return absl::InvalidArgumentError(absl::StrCat(origin, ": bad value '", values.front(), "' for --", LongName(*option)));
+    return absl::InvalidArgumentError(
+        absl::StrCat(origin, ": bad value '", values.front(), "' for --", LongName(*option)));
   }
   return absl::OkStatus();
 }
@@ -89,7 +91,8 @@ bool IsKnown(const CLI::App& app, const std::string& name) {
 }
 
 absl::Status FillFromEnvironmentAndFile(CLI::App* app, std::string config_path) {
-  if (const char* path = std::getenv("MOEPOOL_CONFIG"); config_path.empty() && path != nullptr) config_path = path;
+  if (const char* path = std::getenv("MOEPOOL_CONFIG"); config_path.empty() && path != nullptr)
+    config_path = path;
   std::map<std::string, Values> file;
   if (!config_path.empty()) {
     MOEPOOL_ASSIGN_OR_RETURN(file, ReadYaml(config_path));
@@ -101,7 +104,8 @@ absl::Status FillFromEnvironmentAndFile(CLI::App* app, std::string config_path) 
   }
   for (CLI::Option* option : AllOptions(app)) {
     const std::string name = LongName(*option);
-    if (name.empty() || name == "config" || name == "help" || name == "version" || option->count() > 0) continue;
+    if (name.empty() || name == "config" || name == "help" || name == "version" || option->count() > 0)
+      continue;
     const std::string variable = EnvironmentName(name);
     const char* value = std::getenv(variable.c_str());
     if (value != nullptr && *value != '\0') {
@@ -113,7 +117,8 @@ absl::Status FillFromEnvironmentAndFile(CLI::App* app, std::string config_path) 
   return absl::OkStatus();
 }
 
-// CLI11 checks required options before the environment and the file have had their say, so they are checked here.
+// CLI11 checks required options before the environment and the file have had their say, so they are checked
+// here.
 std::vector<CLI::Option*> TakeRequired(CLI::App* app) {
   std::vector<CLI::Option*> required;
   for (CLI::Option* option : app->get_options()) {
@@ -131,7 +136,8 @@ bool ParseIpv4(const std::string& host, uint8_t out[4]) { return inet_pton(AF_IN
 
 }  // namespace
 
-std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv, std::ostream& out, std::ostream& err) {
+std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv, std::ostream& out,
+                              std::ostream& err) {
   const std::string program = app->get_name().empty() && argc > 0 ? argv[0] : app->get_name();
   std::string config_path;
   app->add_option("--config", config_path, "YAML file of settings; keys are flag names");
@@ -187,12 +193,14 @@ absl::StatusOr<HostPort> ParseAddress(std::string_view text) {
   if (host.size() >= 2 && host.front() == '[' && host.back() == ']') {
     address.host = host.substr(1, host.size() - 2);
     in6_addr v6;
-    if (inet_pton(AF_INET6, address.host.c_str(), &v6) != 1) return bad("no IPv6 address between the brackets");
+    if (inet_pton(AF_INET6, address.host.c_str(), &v6) != 1)
+      return bad("no IPv6 address between the brackets");
   } else {
     if (host.empty()) return bad("no host; expected host:port");
     for (const char c : host) {
       if (c == ':') return bad("an IPv6 address goes in brackets");
-      if (!absl::ascii_isalnum(c) && c != '.' && c != '-' && c != '_') return bad("bad character in the host");
+      if (!absl::ascii_isalnum(c) && c != '.' && c != '-' && c != '_')
+        return bad("bad character in the host");
     }
     address.host = host;
   }
@@ -209,7 +217,8 @@ absl::StatusOr<HostPort> ParseAddress(std::string_view text) {
 absl::StatusOr<HostPort> ParseListenAddress(std::string_view flag, std::string_view text, bool insecure) {
   absl::StatusOr<HostPort> address = ParseAddress(text);
   if (!address.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("--", std::string(flag), ": ", address.status().message()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", std::string(flag), ": ", address.status().message()));
   }
   if (!insecure && !address->IsLoopback()) {
     return absl::InvalidArgumentError(absl::StrCat("--", std::string(flag), ": ", address->ToString(),
