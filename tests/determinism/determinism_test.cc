@@ -13,16 +13,16 @@ class DeterminismTest : public ::testing::TestWithParam<std::pair<std::string, S
 
 TEST_P(DeterminismTest, LogitsDependOnModelAndRequestsAlone) {
   const std::vector<TransportCase> transports = DeterminismTransports();
-  const SynthSpec& spec = GetParam().second;
-  const LogitHashes expected = RunScenario(spec, Scenario{}, transports);
+  const auto model = MakeModel(GetParam().second);
+  const LogitHashes expected = RunScenario(model, Scenario{}, transports);
   ASSERT_EQ(expected.size(), 4u + 7 + 10 + 13 + 16 + 19 + 22);
-  const std::vector<Scenario> setups = PairwiseScenarios(static_cast<int>(transports.size()));
-  for (const Scenario& setup : setups) {
-    SCOPED_TRACE(::testing::PrintToString(setup));
-    EXPECT_EQ(RunScenario(spec, setup, transports), expected);
+  const std::vector<Scenario> scenarios = PairwiseScenarios(static_cast<int>(transports.size()));
+  for (const Scenario& scenario : scenarios) {
+    SCOPED_TRACE(::testing::PrintToString(scenario));
+    EXPECT_EQ(RunScenario(model, scenario, transports), expected);
     if (HasFailure()) return;
   }
-  RecordProperty("setups", static_cast<int>(setups.size()));
+  RecordProperty("scenarios", static_cast<int>(scenarios.size()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, DeterminismTest, ::testing::ValuesIn(ScenarioModels()),

@@ -9,14 +9,15 @@ namespace {
 TEST(NaiveCombineTest, GivesOtherLogitsWithOtherPlacements) {
   for (const auto& [name, spec] : ScenarioModels()) {
     SCOPED_TRACE(name);
+    const auto model = MakeModel(spec);
     Scenario five;
     five.workers = 5;
     const std::vector<TransportCase> transports = CoreTransportCases();
-    const LogitHashes one_worker = RunScenario(spec, Scenario{}, transports);
-    EXPECT_EQ(RunScenario(spec, Scenario{}, transports), one_worker);
+    const LogitHashes one_worker = RunScenario(model, Scenario{}, transports);
+    EXPECT_EQ(RunScenario(model, Scenario{}, transports), one_worker);
     // Two experts a row have one sum in any order, so only more than two can tell.
     if (name == "mixtral") continue;
-    EXPECT_NE(RunScenario(spec, five, transports), one_worker);
+    EXPECT_NE(RunScenario(model, five, transports), one_worker);
   }
 }
 

@@ -39,22 +39,22 @@ struct TestWorker {
 // Workers behind real carriers, with a placement that never changes.
 class FixedPool : public ExpertPool {
  public:
-  FixedPool(const std::shared_ptr<const ModelSource>& source, const Scenario& setup,
+  FixedPool(const std::shared_ptr<const ModelSource>& source, const Scenario& scenario,
             const TransportCase& transport) {
     const ModelConfig& config = source->Config();
     const ModelDigest digest = source->Digest().value();
     uint64_t digest8 = 0;
     std::memcpy(&digest8, digest.data(), sizeof(digest8));
     std::vector<PlacementWorker> placed;
-    for (int w = 0; w < setup.workers; ++w) placed.push_back({WorkerId(static_cast<uint64_t>(w + 1)), 0});
+    for (int w = 0; w < scenario.workers; ++w) placed.push_back({WorkerId(static_cast<uint64_t>(w + 1)), 0});
     const std::vector<uint64_t> bytes = ExpertBytes(*source);
     const PlacementPlan plan = PlanPlacement({placed, bytes, config.layers, config.experts}).value();
     auto routes = std::make_shared<RoutingTable>();
     routes->epoch = 1;
     routes->member = plan.owner;
-    for (int w = 0; w < setup.workers; ++w) {
+    for (int w = 0; w < scenario.workers; ++w) {
       TestWorker& worker = workers_.emplace_back();
-      worker.backend = MakeBackend({"cpu", setup.worker_isa, setup.threads}).value();
+      worker.backend = MakeBackend({"cpu", scenario.worker_isa, scenario.threads}).value();
       worker.store = std::make_unique<ExpertStore>(source.get(), worker.backend.get(), 0);
       for (size_t i = 0; i < plan.owner.size(); ++i) {
         if (plan.owner[i] != w) continue;
@@ -136,22 +136,25 @@ std::ostream& operator<<(std::ostream& os, const Scenario& s) {
             << s.threads << " isa " << s.isa << "/" << s.worker_isa;
 }
 
-LogitHashes RunScenario(const SynthSpec& spec, const Scenario& setup,
+std::shared_ptr<const ModelSource> MakeModel(const SynthSpec& spec) {
+  return MakeSyntheticSource(spec).value();
+}
+
+LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source, const Scenario& scenario,
                         const std::vector<TransportCase>& transports) {
-  std::shared_ptr<const ModelSource> source = MakeSyntheticSource(spec).value();
-  FixedPool pool(source, setup, transports[static_cast<size_t>(setup.transport)]);
-  const std::unique_ptr<Backend> backend = MakeBackend({"cpu", setup.isa, setup.threads}).value();
+  FixedPool pool(source, scenario, transports[static_cast<size_t>(scenario.transport)]);
+  const std::unique_ptr<Backend> backend = MakeBackend({"cpu", scenario.isa, scenario.threads}).value();
   LogitHashes hashes;  // written on the engine's thread, read after it has ended
   EngineOptions options;
-  options.limits.max_running = setup.max_running;
-  options.limits.token_budget = setup.step_tokens;
-  options.kv_bytes = 8 << 20;
+  options.limits.max_running = scenario.max_running;
+  options.limits.token_budget = scenario.step_tokens;
+  options.kv_bytes = 64 << 20;
   options.on_logits = [&](const std::string& request, int position, std::span<const float> logits) {
     hashes[{request, position}] = Hash(logits);
   };
   auto engine = Engine::Create(backend.get(), source, &pool, options).value();
   std::vector<SequenceRequest> requests = Requests();
-  if (setup.order == 1) std::reverse(requests.begin(), requests.end());
+  if (scenario.order == 1) std::reverse(requests.begin(), requests.end());
   Tally tally;
   std::vector<std::unique_ptr<TrunkCall>> calls;
   for (SequenceRequest& request : requests) {
@@ -160,7 +163,7 @@ LogitHashes RunScenario(const SynthSpec& spec, const Scenario& setup,
     });
     EXPECT_TRUE(call.ok()) << call.status();
     calls.push_back(std::move(*call));
-    if (setup.order == 2) tally.Wait(static_cast<int>(calls.size()));
+    if (scenario.order == 2) tally.Wait(static_cast<int>(calls.size()));
   }
   tally.Wait(static_cast<int>(calls.size()));
   engine.reset();
@@ -191,7 +194,7 @@ std::vector<Scenario> PairwiseScenarios(int transports) {
     }
     return covered;
   };
-  std::vector<Scenario> setups;
+  std::vector<Scenario> scenarios;
   while (!open.empty()) {
     // Starts from an open pair and chooses each other setting for the most pairs; good, not minimal.
     const std::array<int, 4> pair = *open.begin();
@@ -214,18 +217,18 @@ std::vector<Scenario> PairwiseScenarios(int transports) {
     for (int a = 0; a < kSettings; ++a) {
       for (int b = a + 1; b < kSettings; ++b) open.erase({a, choice[a], b, choice[b]});
     }
-    Scenario setup;
-    setup.workers = workers[choice[0]];
-    setup.transport = choice[1];
-    setup.order = choice[2];
-    setup.max_running = running[choice[3]];
-    setup.step_tokens = steps[choice[4]];
-    setup.threads = threads[choice[5]];
-    setup.isa = isas[choice[6]];
-    setup.worker_isa = isas[choice[7]];
-    setups.push_back(setup);
+    Scenario scenario;
+    scenario.workers = workers[choice[0]];
+    scenario.transport = choice[1];
+    scenario.order = choice[2];
+    scenario.max_running = running[choice[3]];
+    scenario.step_tokens = steps[choice[4]];
+    scenario.threads = threads[choice[5]];
+    scenario.isa = isas[choice[6]];
+    scenario.worker_isa = isas[choice[7]];
+    scenarios.push_back(scenario);
   }
-  return setups;
+  return scenarios;
 }
 
 std::vector<std::pair<std::string, SynthSpec>> ScenarioModels() {

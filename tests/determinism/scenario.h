@@ -25,20 +25,21 @@ struct Scenario {
   std::string isa = "scalar";  // of the trunk
   std::string worker_isa = "scalar";
 };
-std::ostream& operator<<(std::ostream& os, const Scenario& setup);
+std::ostream& operator<<(std::ostream& os, const Scenario& scenario);
 
 // (request, position) to the hash of the logits there. Sampled ids are in it by way of the positions that
 // follow.
 using LogitHashes = std::map<std::pair<std::string, int>, uint64_t>;
 
 // Seven requests: lengths 1 to 300, greedy and sampled.
-LogitHashes RunScenario(const SynthSpec& spec, const Scenario& setup,
+LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source, const Scenario& scenario,
                         const std::vector<TransportCase>& transports);
 
-// Set-ups that together hold every pair of values of any two settings.
+// Scenarios that together hold every pair of values of any two settings.
 std::vector<Scenario> PairwiseScenarios(int transports);
 
 // Small models of each family, whose expert counts and sizes are awkward.
 std::vector<std::pair<std::string, SynthSpec>> ScenarioModels();
+std::shared_ptr<const ModelSource> MakeModel(const SynthSpec& spec);
 
 }  // namespace moepool
