@@ -1,5 +1,5 @@
-// Brings an ExpertStore to what the router assigned, in a thread of its own, so that a worker computes and talks while
-// it loads.
+// Brings an ExpertStore to what the router assigned, in a thread of its own, so that a worker computes and
+// talks while it loads.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ namespace moepool {
 // Thread-safe.
 class AssignmentLoader {
  public:
-  // Told once for each epoch that was not superseded, by the loader's thread: everything listed is held, or why not.
+  // Told once for each epoch that was not superseded, by the loader's thread: everything listed is held, or
+  // why not.
   using Done = std::function<void(uint64_t epoch, const absl::Status& status)>;
 
   AssignmentLoader(ExpertStore* store, Done done);
@@ -31,8 +32,8 @@ class AssignmentLoader {
   void Assign(uint64_t epoch, std::vector<ExpertRef> experts);
   // Drops what this epoch's assignment did not list. No-op unless that assignment is the latest.
   void Release(uint64_t epoch);
-  // Forgets the latest assignment: Done is not running when this returns, and will not be told of it. What is held is
-  // kept. Not from inside Done.
+  // Forgets the latest assignment: Done is not running when this returns, and will not be told of it. What is
+  // held is kept. Not from inside Done.
   void Cancel();
 
  private:
@@ -44,10 +45,11 @@ class AssignmentLoader {
   mutable Mutex mutex_;
   CondVar changed_;
   bool stopping_ GUARDED_BY(mutex_) = false;
-  bool telling_ GUARDED_BY(mutex_) = false;  // Done is running
+  bool telling_ GUARDED_BY(mutex_) = false;     // Done is running
   uint64_t generation_ GUARDED_BY(mutex_) = 0;  // counts assignments; epochs start anew with another router
   uint64_t finished_ GUARDED_BY(mutex_) = 0;    // generation last worked on
-  std::optional<uint64_t> epoch_ GUARDED_BY(mutex_);  // of the latest assignment; none at first and after Cancel
+  std::optional<uint64_t> epoch_
+      GUARDED_BY(mutex_);  // of the latest assignment; none at first and after Cancel
   std::vector<ExpertRef> experts_ GUARDED_BY(mutex_);
   std::thread thread_;
 };

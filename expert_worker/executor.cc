@@ -17,14 +17,14 @@ absl::Status Executor::Run(const DispatchView& view) {
   for (const ExpertEntry& entry : view.entries) {
     const ExpertWeights* weights = table->experts[entry.expert];
     if (weights == nullptr) {
-      return absl::NotFoundError(StrCat("expert ", entry.expert, " of layer ", layer, " is not held here (epoch ",
-                                        view.header.epoch, ")"));
+      return absl::NotFoundError(StrCat("expert ", entry.expert, " of layer ", layer,
+                                        " is not held here (epoch ", view.header.epoch, ")"));
     }
     for (const Matrix* matrix : {weights->gate.get(), weights->up.get()}) {
       if (matrix == nullptr || Info(matrix->dtype()).quantized == (view.x.q != nullptr)) continue;
-      return absl::InvalidArgumentError(StrCat("expert ", entry.expert, " of layer ", layer, " has ",
-                                               Info(matrix->dtype()).name, " weights; the dispatch carries rows in ",
-                                               view.x.q != nullptr ? "int8 blocks" : "f32"));
+      return absl::InvalidArgumentError(
+          StrCat("expert ", entry.expert, " of layer ", layer, " has ", Info(matrix->dtype()).name,
+                 " weights; the dispatch carries rows in ", view.x.q != nullptr ? "int8 blocks" : "f32"));
     }
   }
   parts_.clear();

@@ -1,6 +1,6 @@
-// A worker's answer to a dispatch: checks the frame against the model, computes exactly the parts it lists, and
-// replies with frames of whole parts, or with one refusal. Never fails in silence: each frame whose header can be
-// read is answered.
+// A worker's answer to a dispatch: checks the frame against the model, computes exactly the parts it lists,
+// and replies with frames of whole parts, or with one refusal. Never fails in silence: each frame whose
+// header can be read is answered.
 #pragma once
 
 #include <cstdint>

@@ -24,7 +24,8 @@ ExpertStore::ExpertStore(const ModelSource* source, Backend* backend, uint64_t m
 
 absl::Status ExpertStore::CheckRoom(int layer, int expert, uint64_t needed_bytes, uint64_t held_bytes) const {
   if (memory_limit_bytes_ == 0) return absl::OkStatus();
-  if (held_bytes <= memory_limit_bytes_ && needed_bytes <= memory_limit_bytes_ - held_bytes) return absl::OkStatus();
+  if (held_bytes <= memory_limit_bytes_ && needed_bytes <= memory_limit_bytes_ - held_bytes)
+    return absl::OkStatus();
   return absl::ResourceExhaustedError(StrCat("expert ", expert, " of layer ", layer, " needs ", needed_bytes,
                                              " bytes; ", held_bytes, " of the limit of ", memory_limit_bytes_,
                                              " bytes are in use"));
@@ -48,8 +49,8 @@ absl::StatusOr<std::shared_ptr<const ExpertWeights>> ExpertStore::Repack(int lay
 
 absl::Status ExpertStore::Load(int layer, int expert) {
   if (layer < 0 || layer >= layers_ || expert < 0 || expert >= experts_) {
-    return absl::InvalidArgumentError(StrCat("expert ", expert, " of layer ", layer, ": the model has ", experts_,
-                                             " experts in ", layers_, " layers"));
+    return absl::InvalidArgumentError(StrCat("expert ", expert, " of layer ", layer, ": the model has ",
+                                             experts_, " experts in ", layers_, " layers"));
   }
   const size_t slot = static_cast<size_t>(layer) * experts_ + expert;
   {

@@ -1,5 +1,5 @@
-// The experts that a worker holds, repacked for its device. Loading and releasing go on while dispatches run: a layer's
-// table is immutable and replaced as a whole, and an executor keeps the one that it began with.
+// The experts that a worker holds, repacked for its device. Loading and releasing go on while dispatches run:
+// a layer's table is immutable and replaced as a whole, and an executor keeps the one that it began with.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,9 @@ class ExpertStore {
   // `source` and `backend` outlive the store. memory_limit_bytes 0: no limit.
   ExpertStore(const ModelSource* source, Backend* backend, uint64_t memory_limit_bytes);
 
-  // Reads, repacks and publishes one expert; no-op where it is held. The file's pages are unmapped when it returns.
-  // ResourceExhausted names the bytes needed, held and allowed; InvalidArgument where the model has no such expert.
+  // Reads, repacks and publishes one expert; no-op where it is held. The file's pages are unmapped when it
+  // returns. ResourceExhausted names the bytes needed, held and allowed; InvalidArgument where the model has
+  // no such expert.
   absl::Status Load(int layer, int expert);
   // Drops those for which `keep` is false. A dispatch that is running keeps its table until it ends.
   void Retain(const std::function<bool(int layer, int expert)>& keep);

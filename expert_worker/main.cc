@@ -42,7 +42,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--router", flags->router, "The router's address, host:port")->required();
   app->add_option("--model", flags->model, "The model's GGUF file, the same as the router's")->required();
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
-  app->add_option("--isa", flags->backend.isa, "Of the cpu backend: auto, scalar or avx2")->capture_default_str();
+  app->add_option("--isa", flags->backend.isa, "Of the cpu backend: auto, scalar or avx2")
+      ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "Of the cpu backend; 0 is one a core")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
@@ -53,7 +54,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
-  app->add_option("--metrics-address", flags->metrics_address, "Where to serve /metrics")->capture_default_str();
+  app->add_option("--metrics-address", flags->metrics_address, "Where to serve /metrics")
+      ->capture_default_str();
   app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
   app->add_option("--drain-timeout", flags->drain_timeout_s, "Seconds to hand experts over after SIGTERM")
       ->check(CLI::Range(0.0, 1e6))
@@ -72,7 +74,8 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& metrics_ad
   const absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenGguf(flags.model);
   if (!source.ok()) return Fail(kExitBadModel, source.status());
   Metrics metrics;
-  const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint = MetricsEndpoint::Start(metrics_address, metrics);
+  const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
+      MetricsEndpoint::Start(metrics_address, metrics);
   if (!endpoint.ok()) return Fail(1, endpoint.status());
   const absl::StatusOr<ModelDigest> digest = (*source)->Digest();
   if (!digest.ok()) return Fail(kExitBadModel, digest.status());
@@ -121,13 +124,15 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& metrics_ad
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Holds a share of a model's experts and computes them for a moepool router.", "moepool-expert-worker");
+  CLI::App app("Holds a share of a model's experts and computes them for a moepool router.",
+               "moepool-expert-worker");
   Flags flags;
   AddFlags(&app, &flags);
   if (const std::optional<int> code = ParseFlags(&app, argc, argv); code.has_value()) return *code;
   LogLevel level;
   if (!ParseLogLevel(flags.log_level, &level)) {
-    return Fail(kExitBadFlags, absl::InvalidArgumentError(StrCat("--log-level: '", flags.log_level, "' is not a level")));
+    return Fail(kExitBadFlags,
+                absl::InvalidArgumentError(StrCat("--log-level: '", flags.log_level, "' is not a level")));
   }
   const absl::StatusOr<HostPort> router = ParseAddress(flags.router);
   if (!router.ok()) {

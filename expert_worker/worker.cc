@@ -31,13 +31,14 @@ class WorkerImpl final : public Worker {
 
   absl::Status Run() override {
     // No two connections share a socket: an exchange never waits behind control.
-    const SessionChannels channels = {MakeRpcChannel(options_.router),
-                                      MakeRpcChannel(options_.router, {.max_message_bytes = kExchangeMessageBytes})};
+    const SessionChannels channels = {
+        MakeRpcChannel(options_.router),
+        MakeRpcChannel(options_.router, {.max_message_bytes = kExchangeMessageBytes})};
     std::minstd_rand random(static_cast<uint32_t>(getpid()));
     absl::Duration backoff = options_.min_backoff;
     for (;;) {
-      auto session = std::make_shared<WorkerSession>(options_, channels, Describe(), store_, executor_, &loader_,
-                                                     on_ready_);
+      auto session = std::make_shared<WorkerSession>(options_, channels, Describe(), store_, executor_,
+                                                     &loader_, on_ready_);
       {
         MutexLock lock(&mutex_);
         if (draining_) return absl::OkStatus();
@@ -48,15 +49,17 @@ class WorkerImpl final : public Worker {
       MutexLock lock(&mutex_);
       session_ = nullptr;
       if (draining_) return absl::OkStatus();
-      if (end.code() == absl::StatusCode::kFailedPrecondition || end.code() == absl::StatusCode::kUnimplemented) {
+      if (end.code() == absl::StatusCode::kFailedPrecondition ||
+          end.code() == absl::StatusCode::kUnimplemented) {
         return end;
       }
       if (session->welcomed()) backoff = options_.min_backoff;
       // Spread out, so that the workers of a router that comes back do not all dial at once.
       const absl::Duration wait = backoff * std::uniform_real_distribution<double>(0.5, 1.0)(random);
-      Log(LogLevel::kWarning, "not in the pool", {{"router", options_.router},
-                                                  {"cause", std::string(ToStd(end.message()))},
-                                                  {"retry_s", absl::ToDoubleSeconds(wait)}});
+      Log(LogLevel::kWarning, "not in the pool",
+          {{"router", options_.router},
+           {"cause", std::string(ToStd(end.message()))},
+           {"retry_s", absl::ToDoubleSeconds(wait)}});
       backoff = std::min(backoff * 2, options_.max_backoff);
       const absl::Time until = absl::Now() + wait;
       while (!draining_ && WaitUntil(&changed_, &mutex_, until)) {
@@ -108,8 +111,9 @@ class WorkerImpl final : public Worker {
 
 }  // namespace
 
-std::unique_ptr<Worker> Worker::Create(const WorkerOptions& options, const ModelDigest& digest, Backend* backend,
-                                       ExpertStore* store, Executor* executor, OnReady on_ready) {
+std::unique_ptr<Worker> Worker::Create(const WorkerOptions& options, const ModelDigest& digest,
+                                       Backend* backend, ExpertStore* store, Executor* executor,
+                                       OnReady on_ready) {
   return std::make_unique<WorkerImpl>(options, digest, backend, store, executor, std::move(on_ready));
 }
 

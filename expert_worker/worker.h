@@ -1,5 +1,5 @@
-// An expert worker's life: dials the router, joins, loads what it is assigned, computes, and joins again when the router
-// comes back. What it holds survives the router.
+// An expert worker's life: dials the router, joins, loads what it is assigned, computes, and joins again when
+// the router comes back. What it holds survives the router.
 #pragma once
 
 #include <functional>
@@ -33,16 +33,18 @@ struct WorkerStatus {
 
 class Worker {
  public:
-  // Told by threads of the worker's, without its locks held: each time it has joined, has a transport and holds what it
-  // was assigned, or has nothing to hold.
+  // Told by threads of the worker's, without its locks held: each time it has joined, has a transport and
+  // holds what it was assigned, or has nothing to hold.
   using OnReady = std::function<void(const WorkerStatus& status)>;
 
   // All pointers outlive the worker. The source's digest is known: computing it takes long.
-  static std::unique_ptr<Worker> Create(const WorkerOptions& options, const ModelDigest& digest, Backend* backend,
-                                        ExpertStore* store, Executor* executor, OnReady on_ready);
+  static std::unique_ptr<Worker> Create(const WorkerOptions& options, const ModelDigest& digest,
+                                        Backend* backend, ExpertStore* store, Executor* executor,
+                                        OnReady on_ready);
   virtual ~Worker() = default;
-  // Returns when drained: OK. FailedPrecondition: the router serves another model, or speaks another protocol; the
-  // message has both values. Unimplemented: --transport shm cannot be had. Everything else is tried again, for ever.
+  // Returns when drained: OK. FailedPrecondition: the router serves another model, or speaks another
+  // protocol; the message has both values. Unimplemented: --transport shm cannot be had. Everything else is
+  // tried again, for ever.
   virtual absl::Status Run() = 0;
   // Hands the experts over and ends Run: when the router says so, or after drain_limit. Thread-safe, once.
   virtual void Drain() = 0;

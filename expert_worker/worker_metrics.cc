@@ -14,7 +14,9 @@ void Raise(prometheus::Counter& counter, double value) {
 
 WorkerMetrics::WorkerMetrics(Metrics* metrics, const ExpertStore* store, const Executor* executor,
                              std::function<bool()> joined)
-    : metrics_(metrics), store_(store), executor_(executor), joined_(std::move(joined)), thread_([this] { Loop(); }) {}
+    : metrics_(metrics), store_(store), executor_(executor), joined_(std::move(joined)), thread_([this] {
+        Loop();
+      }) {}
 
 WorkerMetrics::~WorkerMetrics() {
   {
@@ -28,15 +30,20 @@ WorkerMetrics::~WorkerMetrics() {
 void WorkerMetrics::Update() {
   const ExecutorStats stats = executor_->stats();
   metrics_->Gauge("worker_joined", "1 while the worker is in a router's pool").Set(joined_() ? 1 : 0);
-  metrics_->Gauge("worker_experts", "Experts held, over all layers").Set(static_cast<double>(store_->Held().size()));
-  metrics_->Gauge("worker_expert_bytes", "Memory of the experts held").Set(static_cast<double>(store_->bytes()));
+  metrics_->Gauge("worker_experts", "Experts held, over all layers")
+      .Set(static_cast<double>(store_->Held().size()));
+  metrics_->Gauge("worker_expert_bytes", "Memory of the experts held")
+      .Set(static_cast<double>(store_->bytes()));
   metrics_->Gauge("worker_memory_limit_bytes", "Limit on the memory of experts; 0: none")
       .Set(static_cast<double>(store_->memory_limit_bytes()));
-  Raise(metrics_->Counter("worker_dispatches_total", "Dispatches computed"), static_cast<double>(stats.dispatches));
-  Raise(metrics_->Counter("worker_refusals_total", "Dispatches refused"), static_cast<double>(stats.refusals));
+  Raise(metrics_->Counter("worker_dispatches_total", "Dispatches computed"),
+        static_cast<double>(stats.dispatches));
+  Raise(metrics_->Counter("worker_refusals_total", "Dispatches refused"),
+        static_cast<double>(stats.refusals));
   Raise(metrics_->Counter("worker_unreadable_frames_total", "Frames without a readable header"),
         static_cast<double>(stats.unreadable));
-  Raise(metrics_->Counter("worker_rows_total", "Rows of dispatches computed"), static_cast<double>(stats.rows));
+  Raise(metrics_->Counter("worker_rows_total", "Rows of dispatches computed"),
+        static_cast<double>(stats.rows));
   Raise(metrics_->Counter("worker_busy_seconds_total", "Time spent on dispatches"), stats.busy_seconds);
 }
 

@@ -14,7 +14,8 @@ namespace moepool {
 class WorkerMetrics {
  public:
   // All outlive this. `joined` says whether the worker is in a pool.
-  WorkerMetrics(Metrics* metrics, const ExpertStore* store, const Executor* executor, std::function<bool()> joined);
+  WorkerMetrics(Metrics* metrics, const ExpertStore* store, const Executor* executor,
+                std::function<bool()> joined);
   ~WorkerMetrics();
   WorkerMetrics(const WorkerMetrics&) = delete;
   WorkerMetrics& operator=(const WorkerMetrics&) = delete;

@@ -37,9 +37,9 @@ experts::v1::Hello MakeHello(const WorkerOptions& options, const ModelDigest& di
   return hello;
 }
 
-WorkerSession::WorkerSession(const WorkerOptions& options, const SessionChannels& channels, experts::v1::Hello hello,
-                             ExpertStore* store, Executor* executor, AssignmentLoader* loader,
-                             Worker::OnReady on_ready)
+WorkerSession::WorkerSession(const WorkerOptions& options, const SessionChannels& channels,
+                             experts::v1::Hello hello, ExpertStore* store, Executor* executor,
+                             AssignmentLoader* loader, Worker::OnReady on_ready)
     : options_(options),
       channels_(channels),
       hello_(std::move(hello)),
@@ -143,8 +143,11 @@ void WorkerSession::Heartbeats(absl::Duration period) {
     {
       MutexLock lock(&mutex_);
       const absl::Time next = absl::Now() + period;
-      const auto quiet = [&] { return !ended_ && (drain_deadline_ == absl::InfiniteFuture() || told_leaving_); };
-      while (quiet() && absl::Now() < drain_deadline_ && WaitUntil(&changed_, &mutex_, std::min(next, drain_deadline_))) {
+      const auto quiet = [&] {
+        return !ended_ && (drain_deadline_ == absl::InfiniteFuture() || told_leaving_);
+      };
+      while (quiet() && absl::Now() < drain_deadline_ &&
+             WaitUntil(&changed_, &mutex_, std::min(next, drain_deadline_))) {
       }
       if (ended_) return;
       if (absl::Now() >= drain_deadline_) break;
@@ -175,15 +178,16 @@ void WorkerSession::ServeExchange(experts::v1::Welcome welcome) {
     status = absl::UnavailableError("the router offers none");
   }
   if (options_.transport == TransportChoice::kSharedMemory) {
-    return End(absl::UnimplementedError(
-        StrCat("--transport shm: shared memory with ", options_.router, " cannot be had: ", status.message())));
+    return End(absl::UnimplementedError(StrCat("--transport shm: shared memory with ", options_.router,
+                                               " cannot be had: ", status.message())));
   }
   End(ServeGrpc(welcome));
 }
 
 absl::Status WorkerSession::ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected) {
-  MOEPOOL_ASSIGN_OR_RETURN(SharedMemoryConnection connection,
-                           DialSharedMemory(welcome.shared_memory_socket(), welcome.session(), kConnectLimit));
+  MOEPOOL_ASSIGN_OR_RETURN(
+      SharedMemoryConnection connection,
+      DialSharedMemory(welcome.shared_memory_socket(), welcome.session(), kConnectLimit));
   *connected = true;
   auto server = std::make_shared<SharedMemoryServer>(std::move(connection));
   {
@@ -192,9 +196,8 @@ absl::Status WorkerSession::ServeSharedMemory(const experts::v1::Welcome& welcom
     shared_memory_ = server;
   }
   Connected("shm");
-  return server->Serve([this](std::span<const uint8_t> frame, const FrameWriter& write) {
-    executor_->Handle(frame, write);
-  });
+  return server->Serve(
+      [this](std::span<const uint8_t> frame, const FrameWriter& write) { executor_->Handle(frame, write); });
 }
 
 absl::Status WorkerSession::ServeGrpc(const experts::v1::Welcome& welcome) {
@@ -207,9 +210,8 @@ absl::Status WorkerSession::ServeGrpc(const experts::v1::Welcome& welcome) {
     grpc_ = client;
   }
   Connected("grpc");
-  return client->Serve([this](std::span<const uint8_t> frame, const FrameWriter& write) {
-    executor_->Handle(frame, write);
-  });
+  return client->Serve(
+      [this](std::span<const uint8_t> frame, const FrameWriter& write) { executor_->Handle(frame, write); });
 }
 
 void WorkerSession::Connected(const std::string& transport) {

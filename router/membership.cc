@@ -26,13 +26,15 @@ Membership::Member* Membership::Find(WorkerId worker) {
 
 void Membership::Heard(Member* member) { member->heard = options_.clock(); }
 
-absl::StatusOr<WorkerId> Membership::Join(const WorkerDescription& description, std::shared_ptr<WorkerLink> link) {
+absl::StatusOr<WorkerId> Membership::Join(const WorkerDescription& description,
+                                          std::shared_ptr<WorkerLink> link) {
   Cleanup cleanup;
   MutexLock lock(&mutex_);
   if (shut_down_) return absl::UnavailableError("the router is going away");
   if (description.protocol_version != kPoolProtocolVersion) {
     return absl::FailedPreconditionError(StrCat("worker ", description.name, " speaks pool protocol ",
-                                                description.protocol_version, ", the router ", kPoolProtocolVersion));
+                                                description.protocol_version, ", the router ",
+                                                kPoolProtocolVersion));
   }
   if (description.model_digest != options_.model_digest) {
     return absl::FailedPreconditionError(StrCat("worker ", description.name, " serves a model with digest ",
@@ -40,7 +42,7 @@ absl::StatusOr<WorkerId> Membership::Join(const WorkerDescription& description, 
                                                 Hex(options_.model_digest)));
   }
   const std::string& numeric_class = !options_.numeric_class.empty() ? options_.numeric_class
-                                     : members_.empty() ? description.numeric_class
+                                     : members_.empty()              ? description.numeric_class
                                                         : members_.begin()->second->description.numeric_class;
   if (description.numeric_class != numeric_class) {
     return absl::FailedPreconditionError(StrCat("worker ", description.name, " computes in numeric class ",
@@ -103,7 +105,8 @@ void Membership::OnLoadFailed(WorkerId worker, uint64_t epoch, const std::string
   for (const ExpertRef& ref : member->assigned) extra[ref.layer * options_.experts + ref.expert] = false;
   const bool holds_extra = std::find(extra.begin(), extra.end(), true) != extra.end();
   if (member->description.memory_limit_bytes != 0 && holds_extra && !member->squeezed) {
-    // Old and new together may be more than its memory. The old goes first, at the price of the table that needs it.
+    // Old and new together may be more than its memory. The old goes first, at the price of the table that
+    // needs it.
     member->squeezed = true;
     if (InTable(worker)) {
       cleanup.table = Routes();
@@ -150,11 +153,13 @@ void Membership::Tick() {
   std::vector<std::pair<WorkerId, absl::Status>> lost;
   for (const auto& [id, member] : members_) {
     if (now - member->heard > options_.missed_heartbeats * options_.heartbeat) {
-      lost.emplace_back(id, absl::UnavailableError(StrCat("worker ", member->description.name, " was silent for ",
-                                                          absl::FormatDuration(now - member->heard))));
+      lost.emplace_back(id,
+                        absl::UnavailableError(StrCat("worker ", member->description.name, " was silent for ",
+                                                      absl::FormatDuration(now - member->heard))));
     } else if (member->transport == nullptr && now - member->joined > options_.attach_limit) {
-      lost.emplace_back(id, absl::UnavailableError(StrCat("worker ", member->description.name, " brought no transport in ",
-                                                          absl::FormatDuration(now - member->joined))));
+      lost.emplace_back(
+          id, absl::UnavailableError(StrCat("worker ", member->description.name, " brought no transport in ",
+                                            absl::FormatDuration(now - member->joined))));
     } else if (member->transport != nullptr && member->transport->Lost()) {
       lost.emplace_back(id, absl::UnavailableError(StrCat("worker ", member->description.name, ": its ",
                                                           member->transport->Name(), " transport was lost")));
@@ -215,15 +220,17 @@ void Membership::Replan(Cleanup* cleanup) {
   }
   const int joined = static_cast<int>(workers.size());
   if (!placed_ && joined < options_.min_workers) {
-    plan_status_ = absl::UnavailableError(StrCat(joined, " of ", options_.min_workers, " workers have joined", unfit));
+    plan_status_ =
+        absl::UnavailableError(StrCat(joined, " of ", options_.min_workers, " workers have joined", unfit));
   } else if (workers.empty()) {
     plan_status_ = absl::UnavailableError(StrCat("0 of 1 workers are in the pool", unfit));
   } else {
     placed_ = true;
     absl::StatusOr<PlacementPlan> placement =
         PlanPlacement({workers, options_.expert_bytes, options_.layers, options_.experts});
-    plan_status_ = placement.ok() ? absl::OkStatus()
-                                  : absl::Status(placement.status().code(), StrCat(placement.status().message(), unfit));
+    plan_status_ = placement.ok()
+                       ? absl::OkStatus()
+                       : absl::Status(placement.status().code(), StrCat(placement.status().message(), unfit));
     if (placement.ok()) plan->owner = std::move(placement->owner);
   }
   if (!plan_status_.ok()) {
@@ -246,7 +253,8 @@ void Membership::Replan(Cleanup* cleanup) {
   }
   for (size_t i = 0; i < plan_->owner.size(); ++i) {
     Member* member = Find(plan_->workers[plan_->owner[i]]);
-    member->assigned.push_back({static_cast<int32_t>(i / options_.experts), static_cast<int32_t>(i % options_.experts)});
+    member->assigned.push_back(
+        {static_cast<int32_t>(i / options_.experts), static_cast<int32_t>(i % options_.experts)});
     member->may_hold[i] = true;
   }
   for (const WorkerId id : plan_->workers) {
@@ -264,19 +272,22 @@ void Membership::CommitIfLoaded(Cleanup* cleanup) {
   for (size_t i = 0; i < plan_->workers.size(); ++i) {
     const Member* member = Find(plan_->workers[i]);
     if (member->assigned.empty()) continue;
-    if (member->loaded_epoch != plan_->epoch || member->transport == nullptr || member->transport->Lost()) return;
+    if (member->loaded_epoch != plan_->epoch || member->transport == nullptr || member->transport->Lost())
+      return;
     index[i] = static_cast<int32_t>(table->members.size());
     table->members.push_back({member->id, member->transport});
   }
   table->member.reserve(plan_->owner.size());
   for (const int32_t owner : plan_->owner) table->member.push_back(index[owner]);
-  cleanup->Note(LogLevel::kInfo, "placement in force", StrCat("epoch ", table->epoch), StrCat(table->members.size(), " holders"));
+  cleanup->Note(LogLevel::kInfo, "placement in force", StrCat("epoch ", table->epoch),
+                StrCat(table->members.size(), " holders"));
   cleanup->table = Routes();
   SetTable(std::move(table));
   for (const WorkerId id : plan_->workers) {
     Member* member = Find(id);
     std::fill(member->may_hold.begin(), member->may_hold.end(), false);
-    for (const ExpertRef& ref : member->assigned) member->may_hold[ref.layer * options_.experts + ref.expert] = true;
+    for (const ExpertRef& ref : member->assigned)
+      member->may_hold[ref.layer * options_.experts + ref.expert] = true;
     member->link->Release(plan_->epoch);
   }
   plan_ = nullptr;
@@ -300,7 +311,8 @@ bool Membership::InTable(WorkerId worker) {
 }
 
 bool Membership::InPlan(WorkerId worker) const {
-  return plan_ != nullptr && std::find(plan_->workers.begin(), plan_->workers.end(), worker) != plan_->workers.end();
+  return plan_ != nullptr &&
+         std::find(plan_->workers.begin(), plan_->workers.end(), worker) != plan_->workers.end();
 }
 
 }  // namespace moepool

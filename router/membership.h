@@ -1,6 +1,6 @@
-// Who is in the pool, who holds what, and which table is in force. Workers join, load what they are assigned, leave
-// or are lost; each change makes a placement of a new epoch, which comes into force when all its holders have
-// loaded it. The table before it stays in force as long as all its members live.
+// Who is in the pool, who holds what, and which table is in force. Workers join, load what they are assigned,
+// leave or are lost; each change makes a placement of a new epoch, which comes into force when all its
+// holders have loaded it. The table before it stays in force as long as all its members live.
 #pragma once
 
 #include <cstdint>
@@ -22,13 +22,14 @@
 
 namespace moepool {
 
-// A worker's control connection, as membership sees it. Called with membership's lock held: no method blocks or calls
-// back. Calls on a link whose peer is gone do nothing.
+// A worker's control connection, as membership sees it. Called with membership's lock held: no method blocks
+// or calls back. Calls on a link whose peer is gone do nothing.
 class WorkerLink {
  public:
   virtual ~WorkerLink() = default;
   virtual void Welcome(WorkerId worker) = 0;  // the first call, once
-  // All that the worker is to hold from this epoch on; what is not listed is kept until Release of the same epoch.
+  // All that the worker is to hold from this epoch on; what is not listed is kept until Release of the same
+  // epoch.
   virtual void Assign(uint64_t epoch, std::vector<ExpertRef> experts) = 0;
   virtual void Release(uint64_t epoch) = 0;
   virtual void Goodbye(const std::string& reason) = 0;  // the last call; ends the connection
@@ -57,7 +58,7 @@ struct MembershipOptions {
   std::vector<uint64_t> expert_bytes;  // [layers * experts]
   std::string model_digest;            // raw bytes
   std::string numeric_class;           // of every worker; empty: of the first to join
-  int min_workers = 1;                 // the first placement waits for so many, so that start-up does not load twice
+  int min_workers = 1;  // the first placement waits for so many, so that start-up does not load twice
   absl::Duration heartbeat = absl::Seconds(1);
   int missed_heartbeats = 10;                       // silence of so many is loss
   absl::Duration attach_limit = absl::Seconds(30);  // from joining until there is a transport
@@ -80,10 +81,11 @@ class Membership final : public ExpertPool {
   explicit Membership(MembershipOptions options);
   ~Membership() override;
 
-  // FailedPrecondition where the protocol, the model digest or the numeric class differs, with both values; the link is
-  // not called then.
+  // FailedPrecondition where the protocol, the model digest or the numeric class differs, with both values;
+  // the link is not called then.
   absl::StatusOr<WorkerId> Join(const WorkerDescription& description, std::shared_ptr<WorkerLink> link);
-  // NotFound where the worker is gone; FailedPrecondition where it has a transport. The transport is closed then.
+  // NotFound where the worker is gone; FailedPrecondition where it has a transport. The transport is closed
+  // then.
   absl::Status AttachTransport(WorkerId worker, std::shared_ptr<ExpertTransport> transport);
   // Words of a worker. Those about a superseded epoch, or of a worker that is gone, are ignored.
   void OnLoaded(WorkerId worker, uint64_t epoch);
@@ -102,7 +104,8 @@ class Membership final : public ExpertPool {
   std::string WaitingFor() override;
   void ReportLoss(WorkerId worker, const absl::Status& cause) override;
   void ReportRoundTrip(WorkerId worker, absl::Duration round_trip) override;
-  // States: joining (no transport yet), loading, ready, draining, unfit (could not load what it was assigned).
+  // States: joining (no transport yet), loading, ready, draining, unfit (could not load what it was
+  // assigned).
   std::vector<PoolWorkerInfo> Workers() override;
 
  private:
@@ -128,8 +131,9 @@ class Membership final : public ExpertPool {
   const MembershipOptions options_;
   Mutex mutex_;
   std::map<WorkerId, std::unique_ptr<Member>> members_ GUARDED_BY(mutex_);  // ids ascend in order of joining
-  std::unique_ptr<Plan> plan_ GUARDED_BY(mutex_);  // being loaded; null where none is, or the table is the last plan
-  absl::Status plan_status_ GUARDED_BY(mutex_);    // why there is no plan
+  std::unique_ptr<Plan> plan_
+      GUARDED_BY(mutex_);  // being loaded; null where none is, or the table is the last plan
+  absl::Status plan_status_ GUARDED_BY(mutex_);  // why there is no plan
   uint64_t last_worker_ GUARDED_BY(mutex_) = 0;
   uint64_t last_epoch_ GUARDED_BY(mutex_) = 0;
   bool placed_ GUARDED_BY(mutex_) = false;  // min_workers has been reached once

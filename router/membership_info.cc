@@ -28,8 +28,9 @@ std::string Membership::WaitingForLocked() {
   if (shut_down_) return "the router is going away";
   if (Routes() != nullptr) return "";
   if (plan_ == nullptr) {
-    return members_.empty() && plan_status_.ok() ? StrCat("0 of ", options_.min_workers, " workers have joined")
-                                                 : std::string(plan_status_.message());
+    return members_.empty() && plan_status_.ok()
+               ? StrCat("0 of ", options_.min_workers, " workers have joined")
+               : std::string(plan_status_.message());
   }
   int holders = 0;
   int loaded = 0;
@@ -43,9 +44,11 @@ std::string Membership::WaitingForLocked() {
       continue;
     }
     ++loaded;
-    if (member->transport == nullptr) missing += StrCat(missing.empty() ? "" : ", ", member->description.name, " (transport)");
+    if (member->transport == nullptr)
+      missing += StrCat(missing.empty() ? "" : ", ", member->description.name, " (transport)");
   }
-  return StrCat(loaded, " of ", holders, " workers have loaded epoch ", plan_->epoch, "; waiting for ", missing);
+  return StrCat(loaded, " of ", holders, " workers have loaded epoch ", plan_->epoch, "; waiting for ",
+                missing);
 }
 
 PoolCounters Membership::Counters() {

@@ -50,7 +50,8 @@ struct Membership::Cleanup {
     events.push_back({level, what, std::move(subject), std::move(detail)});
   }
   ~Cleanup() {
-    for (const Event& event : events) Log(event.level, event.what, {{"subject", event.subject}, {"detail", event.detail}});
+    for (const Event& event : events)
+      Log(event.level, event.what, {{"subject", event.subject}, {"detail", event.detail}});
     for (auto& [transport, cause] : transports) transport->Close(cause);
   }
 };

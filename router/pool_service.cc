@@ -146,8 +146,8 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
         membership.OnLoadFailed(worker, read_.load_failed().epoch(), read_.load_failed().error());
         break;
       case WorkerMessage::kStats:
-        membership.OnLoad(worker, {read_.stats().expert_bytes(), read_.stats().dispatches(), read_.stats().rows(),
-                                   read_.stats().busy_seconds()});
+        membership.OnLoad(worker, {read_.stats().expert_bytes(), read_.stats().dispatches(),
+                                   read_.stats().rows(), read_.stats().busy_seconds()});
         break;
       case WorkerMessage::kLeaving:
         membership.OnLeaving(worker);
@@ -169,8 +169,8 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
         hello.accepts_shared_memory() && (hello.host_id() == pool_->host_id || !hello.accepts_grpc());
     accepts_grpc_ = hello.accepts_grpc();
     return pool_->membership
-        ->Join({hello.protocol_version(), hello.model_digest(), hello.name(), hello.backend(), hello.numeric_class(),
-                hello.memory_limit_bytes()},
+        ->Join({hello.protocol_version(), hello.model_digest(), hello.name(), hello.backend(),
+                hello.numeric_class(), hello.memory_limit_bytes()},
                self_)
         .status();
   }
@@ -242,13 +242,17 @@ class PoolServiceImpl final
           socket_,
           SharedMemorySocket::Listen(
               pool_.options.transport.ring_bytes,
-              {[this](const std::string& session) { return pool_.sessions.Find(session, Carrier::kSharedMemory).ok(); },
+              {[this](const std::string& session) {
+                 return pool_.sessions.Find(session, Carrier::kSharedMemory).ok();
+               },
                [this](const std::string& session, SharedMemoryConnection connection) {
                  const absl::StatusOr<WorkerId> worker = pool_.sessions.Find(session, Carrier::kSharedMemory);
                  if (!worker.ok()) return;
-                 // A status means that the worker is gone again, or has a transport; membership closes this one.
+                 // A status means that the worker is gone again, or has a transport; membership closes this
+                 // one.
                  pool_.membership
-                     ->AttachTransport(*worker, MakeSharedMemoryTransport(std::move(connection), pool_.options.transport))
+                     ->AttachTransport(
+                         *worker, MakeSharedMemoryTransport(std::move(connection), pool_.options.transport))
                      .IgnoreError();
                }}));
       pool_.socket_name = socket_->name();

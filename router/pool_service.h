@@ -1,4 +1,5 @@
-// ExpertPool over gRPC: the control streams of workers and their exchanges, as links and transports of a Membership.
+// ExpertPool over gRPC: the control streams of workers and their exchanges, as links and transports of a
+// Membership.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,8 @@ struct PoolServiceOptions {
 class PoolService {
  public:
   // `membership` outlives the service. Unavailable where no UNIX socket can be had.
-  static absl::StatusOr<std::unique_ptr<PoolService>> Create(Membership* membership, const PoolServiceOptions& options);
+  static absl::StatusOr<std::unique_ptr<PoolService>> Create(Membership* membership,
+                                                             const PoolServiceOptions& options);
   // The gRPC server has been shut down before, and Membership::Shutdown before that.
   virtual ~PoolService() = default;
   // Its server must allow messages of transport.max_dispatch_frame_bytes and a little more.

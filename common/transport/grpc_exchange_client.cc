@@ -1,5 +1,5 @@
-// The worker's end of Exchange: one thread that reads, computes and writes, driving the call's completion queue itself,
-// which saves a change of threads a message.
+// The worker's end of Exchange: one thread that reads, computes and writes, driving the call's completion
+// queue itself, which saves a change of threads a message.
 #include <chrono>
 #include <utility>
 
@@ -17,7 +17,8 @@ namespace {
 
 class ExchangeClient final : public GrpcExchangeClient {
  public:
-  ExchangeClient(std::shared_ptr<grpc::Channel> channel, const std::string& session, const TransportOptions& options)
+  ExchangeClient(std::shared_ptr<grpc::Channel> channel, const std::string& session,
+                 const TransportOptions& options)
       : options_(options), stub_(std::move(channel)) {
     context_.AddMetadata(kWorkerMetadata, session);
     context_.set_wait_for_ready(true);  // the channel may be between two attempts to reconnect
@@ -46,7 +47,8 @@ class ExchangeClient final : public GrpcExchangeClient {
   absl::Status Serve(const FrameHandler& handler) override {
     const FrameWriter write = [this](std::span<const uint8_t> frame) -> absl::Status {
       call_->Write(EncodeFrameMessage(frame), this);
-      return Wait() ? absl::OkStatus() : absl::UnavailableError("the exchange broke while a reply was written");
+      return Wait() ? absl::OkStatus()
+                    : absl::UnavailableError("the exchange broke while a reply was written");
     };
     grpc::ByteBuffer message;
     for (;;) {
@@ -110,10 +112,9 @@ class ExchangeClient final : public GrpcExchangeClient {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<GrpcExchangeClient>> GrpcExchangeClient::Connect(std::shared_ptr<grpc::Channel> channel,
-                                                                                const std::string& session,
-                                                                                absl::Time deadline,
-                                                                                const TransportOptions& options) {
+absl::StatusOr<std::unique_ptr<GrpcExchangeClient>> GrpcExchangeClient::Connect(
+    std::shared_ptr<grpc::Channel> channel, const std::string& session, absl::Time deadline,
+    const TransportOptions& options) {
   auto client = std::make_unique<ExchangeClient>(std::move(channel), session, options);
   MOEPOOL_RETURN_IF_ERROR(client->Start(deadline));
   return client;

@@ -62,8 +62,9 @@ absl::StatusOr<FrameBytes> DecodeFrameMessage(const grpc::ByteBuffer& message, s
   const size_t prefix_bytes = DecodePrefix({head, head_bytes}, &length);
   if (prefix_bytes == 0) return absl::InvalidArgumentError("frame message: malformed tag or length");
   if (length != message.Length() - prefix_bytes) {
-    return absl::InvalidArgumentError(StrCat("frame message: field of ", length, " bytes in a message that has ",
-                                             message.Length() - prefix_bytes, " left"));
+    return absl::InvalidArgumentError(StrCat("frame message: field of ", length,
+                                             " bytes in a message that has ", message.Length() - prefix_bytes,
+                                             " left"));
   }
   if (length > max_frame_bytes) {
     return absl::InvalidArgumentError(StrCat("frame message: ", length, " bytes, limit ", max_frame_bytes));

@@ -1,5 +1,5 @@
-// A frame as the message `Frame { bytes data = 1; }`, written and read without protobuf, because its copies are what
-// makes large messages slow.
+// A frame as the message `Frame { bytes data = 1; }`, written and read without protobuf, because its copies
+// are what makes large messages slow.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@ namespace moepool {
 
 // Copies `frame` once: gRPC may hold the bytes after the write has been reported.
 grpc::ByteBuffer EncodeFrameMessage(std::span<const uint8_t> frame);
-// Shares the buffer where the frame lies in one slice and is aligned; otherwise copies it once. InvalidArgument
-// where the message is not exactly one field 1 of at most `max_frame_bytes`.
+// Shares the buffer where the frame lies in one slice and is aligned; otherwise copies it once.
+// InvalidArgument where the message is not exactly one field 1 of at most `max_frame_bytes`.
 absl::StatusOr<FrameBytes> DecodeFrameMessage(const grpc::ByteBuffer& message, size_t max_frame_bytes);
 
 }  // namespace moepool

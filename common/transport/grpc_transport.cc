@@ -45,7 +45,8 @@ class Exchange final : public Reactor {
   void Close(const absl::Status& cause) {
     inbox_.Fail(cause);
     MutexLock lock(&mutex_);
-    // Cancelled rather than finished in order: a worker that does not read would hold up an orderly end for ever.
+    // Cancelled rather than finished in order: a worker that does not read would hold up an orderly end for
+    // ever.
     if (!done_) context_->TryCancel();
   }
 

@@ -5,8 +5,8 @@
 
 namespace moepool {
 
-// Boot id and host name: equal for processes of one boot of one machine that share a host name. A hint for choosing
-// shared memory, which proves itself when it is set up.
+// Boot id and host name: equal for processes of one boot of one machine that share a host name. A hint for
+// choosing shared memory, which proves itself when it is set up.
 std::string HostId();
 
 // "host:pid", for people.

@@ -17,8 +17,8 @@ class InProcessTransport final : public ExpertTransport {
 
   absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time deadline) override {
     if (frame.size() > options_.max_dispatch_frame_bytes) {
-      return absl::ResourceExhaustedError(absl::StrCat("dispatch of ", frame.size(), " bytes, limit ",
-                                                       options_.max_dispatch_frame_bytes));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("dispatch of ", frame.size(), " bytes, limit ", options_.max_dispatch_frame_bytes));
     }
     MOEPOOL_RETURN_IF_ERROR(inbox_.Begin(dispatch_id, deadline));
     if (absl::Status status = TakeHandler(deadline); !status.ok()) {
@@ -72,7 +72,8 @@ class InProcessTransport final : public ExpertTransport {
 
 }  // namespace
 
-std::unique_ptr<ExpertTransport> MakeInProcessTransport(FrameHandler handler, const TransportOptions& options) {
+std::unique_ptr<ExpertTransport> MakeInProcessTransport(FrameHandler handler,
+                                                        const TransportOptions& options) {
   return std::make_unique<InProcessTransport>(std::move(handler), options);
 }
 

@@ -25,7 +25,8 @@ FrameBytes NewFrame(size_t bytes, uint8_t** data) {
   constexpr std::align_val_t kAlign{64};
   auto* memory = static_cast<uint8_t*>(::operator new(std::max<size_t>(bytes, 1), kAlign));
   *data = memory;
-  return {{memory, bytes}, std::shared_ptr<uint8_t>(memory, [](uint8_t* p) { ::operator delete(p, kAlign); })};
+  return {{memory, bytes},
+          std::shared_ptr<uint8_t>(memory, [](uint8_t* p) { ::operator delete(p, kAlign); })};
 }
 
 FrameBytes CopyFrame(std::span<const uint8_t> bytes) {
@@ -66,8 +67,9 @@ absl::Status ReplyInbox::Deliver(FrameBytes frame) {
     return absl::OkStatus();
   }
   if (frame.bytes.size() > options_.max_queued_bytes - queued_bytes_) {
-    loss_ = absl::UnavailableError(absl::StrCat("worker sent more replies than were read: ", queued_bytes_, " + ",
-                                                frame.bytes.size(), " bytes, limit ", options_.max_queued_bytes));
+    loss_ =
+        absl::UnavailableError(absl::StrCat("worker sent more replies than were read: ", queued_bytes_, " + ",
+                                            frame.bytes.size(), " bytes, limit ", options_.max_queued_bytes));
     changed_.NotifyAll();
     return loss_;
   }
@@ -102,7 +104,8 @@ absl::StatusOr<FrameBytes> ReplyInbox::Receive(uint64_t dispatch_id, absl::Time 
     MOEPOOL_ASSIGN_OR_RETURN(const bool received, TryReceiveLocked(dispatch_id, &frame));
     if (received) return frame;
     if (!WaitUntil(&changed_, &mutex_, deadline)) {
-      return absl::DeadlineExceededError(absl::StrCat("dispatch ", dispatch_id, ": no reply by the deadline"));
+      return absl::DeadlineExceededError(
+          absl::StrCat("dispatch ", dispatch_id, ": no reply by the deadline"));
     }
   }
 }

@@ -1,5 +1,5 @@
-// The router's side of every carrier: dispatches that are open, the frames that have arrived for each, the worker's
-// credits, and loss. A carrier delivers here and does not interpret what it moves.
+// The router's side of every carrier: dispatches that are open, the frames that have arrived for each, the
+// worker's credits, and loss. A carrier delivers here and does not interpret what it moves.
 #pragma once
 
 #include <cstddef>
@@ -39,8 +39,9 @@ class ReplyInbox {
 
   // Opens a dispatch, waiting for a credit. InvalidArgument where it is open already; Unavailable after loss.
   absl::Status Begin(uint64_t dispatch_id, absl::Time deadline);
-  // Files a frame under its header's dispatch id, or drops and counts it where that is not open. A frame whose
-  // header is malformed, and more bytes than max_queued_bytes, are loss: returns the status the inbox then has.
+  // Files a frame under its header's dispatch id, or drops and counts it where that is not open. A frame
+  // whose header is malformed, and more bytes than max_queued_bytes, are loss: returns the status the inbox
+  // then has.
   absl::Status Deliver(FrameBytes frame);
   absl::StatusOr<FrameBytes> Receive(uint64_t dispatch_id, absl::Time deadline);
   // Receive without waiting: true where `frame` was set.

@@ -92,7 +92,8 @@ class SharedMemoryTransport final : public ExpertTransport {
     MutexLock lock(&mutex_);
     while (*role) {
       MOEPOOL_RETURN_IF_ERROR(inbox_.status());
-      if (!WaitUntil(&changed_, &mutex_, deadline)) return absl::DeadlineExceededError("the transport stayed busy");
+      if (!WaitUntil(&changed_, &mutex_, deadline))
+        return absl::DeadlineExceededError("the transport stayed busy");
     }
     *role = true;
     return absl::OkStatus();

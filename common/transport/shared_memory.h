@@ -1,5 +1,5 @@
-// The carrier for a router and a worker on one host: a ring each way, no threads of its own. Who receives reads the
-// ring, so a reply wakes the thread that waits for it and no other.
+// The carrier for a router and a worker on one host: a ring each way, no threads of its own. Who receives
+// reads the ring, so a reply wakes the thread that waits for it and no other.
 #pragma once
 
 #include <memory>

@@ -19,7 +19,8 @@ namespace {
 
 constexpr uint64_t kRecordAlign = 16;
 constexpr uint64_t kMaxPieceBytes = 256 * 1024;  // lets the consumer copy while the producer does
-// About 4 us where a pause takes 40 cycles. Longer costs more than it saves where the other side needs this core.
+// About 4 us where a pause takes 40 cycles. Longer costs more than it saves where the other side needs this
+// core.
 constexpr int kSpins = 300;
 
 constexpr uint64_t Padded(uint64_t bytes) { return (bytes + kRecordAlign - 1) & ~(kRecordAlign - 1); }
@@ -46,7 +47,8 @@ void Announce(std::atomic<uint32_t>* word, const std::atomic<uint32_t>& sleeps) 
 }
 
 template <typename Ready>
-void SpinThenSleep(std::atomic<uint32_t>* word, std::atomic<uint32_t>* sleeps, absl::Duration limit, Ready ready) {
+void SpinThenSleep(std::atomic<uint32_t>* word, std::atomic<uint32_t>* sleeps, absl::Duration limit,
+                   Ready ready) {
   for (int i = 0; i < kSpins; ++i) {
     if (ready()) return;
     Pause();
@@ -72,14 +74,15 @@ absl::Status RingSender::WaitForSpace(uint64_t bytes, absl::Time deadline, absl:
     const uint64_t tail = control_->tail.load(std::memory_order_acquire);
     const uint64_t used = head_ - tail;
     if (used > capacity_) {
-      return absl::DataLossError(StrCat("ring: the consumer is at ", tail, ", the producer at ", head_,
-                                        ", capacity ", capacity_));
+      return absl::DataLossError(
+          StrCat("ring: the consumer is at ", tail, ", the producer at ", head_, ", capacity ", capacity_));
     }
     if (capacity_ - used >= bytes) return absl::OkStatus();
     MOEPOOL_RETURN_IF_ERROR(idle());
     const absl::Duration left = deadline - absl::Now();
     if (left <= absl::ZeroDuration()) {
-      return absl::DeadlineExceededError(StrCat("ring: ", capacity_ - used, " bytes free, ", bytes, " needed"));
+      return absl::DeadlineExceededError(
+          StrCat("ring: ", capacity_ - used, " bytes free, ", bytes, " needed"));
     }
     SpinThenSleep(&control_->consumed, &control_->producer_sleeps, std::min(left, slice),
                   [&] { return control_->tail.load(std::memory_order_seq_cst) != tail; });
@@ -120,17 +123,19 @@ absl::StatusOr<bool> RingReceiver::Poll(FrameBytes* frame) {
     const uint64_t available = head - tail_;
     if (available == 0) return false;
     if (available > capacity_ || available % kRecordAlign != 0) {
-      return absl::DataLossError(StrCat("ring: the producer is at ", head, ", the consumer at ", tail_, ", capacity ",
-                                        capacity_));
+      return absl::DataLossError(
+          StrCat("ring: the producer is at ", head, ", the consumer at ", tail_, ", capacity ", capacity_));
     }
     RingRecord record;
     std::memcpy(&record, data_ + (tail_ & (capacity_ - 1)), sizeof(record));
     if (record.bytes == 0 || sizeof(record) + Padded(record.bytes) > available) {
-      return absl::DataLossError(StrCat("ring: record of ", record.bytes, " bytes, ", available, " are written"));
+      return absl::DataLossError(
+          StrCat("ring: record of ", record.bytes, " bytes, ", available, " are written"));
     }
     if (record.begins == 1) {
       if (record.frame_bytes == 0 || record.frame_bytes > max_frame_bytes_) {
-        return absl::DataLossError(StrCat("ring: frame of ", record.frame_bytes, " bytes, limit ", max_frame_bytes_));
+        return absl::DataLossError(
+            StrCat("ring: frame of ", record.frame_bytes, " bytes, limit ", max_frame_bytes_));
       }
       partial_ = NewFrame(record.frame_bytes, &partial_data_);
       partial_bytes_ = 0;

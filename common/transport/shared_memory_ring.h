@@ -1,6 +1,6 @@
-// One direction of a shared-memory carrier: a ring of bytes with one producer and one consumer in different processes,
-// and frames over it in records. The other side is not trusted: its positions and lengths are read once, checked
-// against the ring, and only then used; a frame is copied out before anyone looks inside.
+// One direction of a shared-memory carrier: a ring of bytes with one producer and one consumer in different
+// processes, and frames over it in records. The other side is not trusted: its positions and lengths are read
+// once, checked against the ring, and only then used; a frame is copied out before anyone looks inside.
 #pragma once
 
 #include <atomic>
@@ -15,12 +15,13 @@
 
 namespace moepool {
 
-// In shared memory. Each side writes its own position and never reads it back. Zeroed memory is an empty ring.
+// In shared memory. Each side writes its own position and never reads it back. Zeroed memory is an empty
+// ring.
 struct RingControl {
-  alignas(64) std::atomic<uint64_t> head;      // bytes ever written
-  std::atomic<uint32_t> written;               // futex: changes after head
-  alignas(64) std::atomic<uint64_t> tail;      // bytes ever consumed
-  std::atomic<uint32_t> consumed;              // futex: changes after tail
+  alignas(64) std::atomic<uint64_t> head;  // bytes ever written
+  std::atomic<uint32_t> written;           // futex: changes after head
+  alignas(64) std::atomic<uint64_t> tail;  // bytes ever consumed
+  std::atomic<uint32_t> consumed;          // futex: changes after tail
   alignas(64) std::atomic<uint32_t> consumer_sleeps;
   alignas(64) std::atomic<uint32_t> producer_sleeps;
 };
@@ -43,9 +44,9 @@ class RingSender {
  public:
   RingSender(RingControl* control, uint8_t* data, uint64_t capacity)
       : control_(control), data_(data), capacity_(capacity) {}
-  // Writes the frame, in pieces where it is larger than the ring. `idle` is called about every `slice` of waiting
-  // for space, and may end it with a status. DeadlineExceeded: the frame was not sent, and the ring stays usable.
-  // DataLoss: the consumer's position is impossible.
+  // Writes the frame, in pieces where it is larger than the ring. `idle` is called about every `slice` of
+  // waiting for space, and may end it with a status. DeadlineExceeded: the frame was not sent, and the ring
+  // stays usable. DataLoss: the consumer's position is impossible.
   absl::Status Send(std::span<const uint8_t> frame, absl::Time deadline, absl::Duration slice,
                     const std::function<absl::Status()>& idle);
 

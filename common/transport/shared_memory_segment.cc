@@ -28,7 +28,8 @@ absl::Status Failed(const char* what) {
 }
 
 absl::Status CheckRingBytes(uint64_t ring_bytes) {
-  if (std::has_single_bit(ring_bytes) && ring_bytes >= 4096 && ring_bytes <= kMaxRingBytes) return absl::OkStatus();
+  if (std::has_single_bit(ring_bytes) && ring_bytes >= 4096 && ring_bytes <= kMaxRingBytes)
+    return absl::OkStatus();
   return absl::InvalidArgumentError(
       StrCat("shared memory: ring of ", ring_bytes, " bytes; a power of two from 4096 to ", kMaxRingBytes));
 }
@@ -55,14 +56,16 @@ absl::StatusOr<std::unique_ptr<SharedMemorySegment>> SharedMemorySegment::Create
   segment->ring_bytes_ = ring_bytes;
   segment->fd_ = UniqueFd(memfd_create("moepool-exchange", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!segment->fd_.valid()) return Failed("memfd_create");
-  if (ftruncate(segment->fd(), static_cast<off_t>(kControlBytes + 2 * ring_bytes)) != 0) return Failed("ftruncate");
+  if (ftruncate(segment->fd(), static_cast<off_t>(kControlBytes + 2 * ring_bytes)) != 0)
+    return Failed("ftruncate");
   // A size that can change would let the other side turn an access into SIGBUS.
   if (fcntl(segment->fd(), F_ADD_SEALS, kSeals) != 0) return Failed("sealing");
   MOEPOOL_RETURN_IF_ERROR(segment->Map());
   return segment;
 }
 
-absl::StatusOr<std::unique_ptr<SharedMemorySegment>> SharedMemorySegment::Open(UniqueFd fd, uint64_t ring_bytes) {
+absl::StatusOr<std::unique_ptr<SharedMemorySegment>> SharedMemorySegment::Open(UniqueFd fd,
+                                                                               uint64_t ring_bytes) {
   MOEPOOL_RETURN_IF_ERROR(CheckRingBytes(ring_bytes));
   std::unique_ptr<SharedMemorySegment> segment(new SharedMemorySegment);
   segment->fd_ = std::move(fd);

@@ -1,5 +1,5 @@
-// The memory that router and worker share: a memfd of fixed, sealed size with a ring each way, and the descriptors that
-// say whether the other process lives.
+// The memory that router and worker share: a memfd of fixed, sealed size with a ring each way, and the
+// descriptors that say whether the other process lives.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,8 @@ class SharedMemorySegment {
  public:
   // The router's. ring_bytes: a power of two from 4096 to 2^30.
   static absl::StatusOr<std::unique_ptr<SharedMemorySegment>> Create(uint64_t ring_bytes);
-  // The worker's. InvalidArgument where the descriptor is not a sealed memfd of the size that ring_bytes makes.
+  // The worker's. InvalidArgument where the descriptor is not a sealed memfd of the size that ring_bytes
+  // makes.
   static absl::StatusOr<std::unique_ptr<SharedMemorySegment>> Open(UniqueFd fd, uint64_t ring_bytes);
   ~SharedMemorySegment();
 
@@ -51,7 +52,8 @@ class SharedMemorySegment {
   uint8_t* base_ = nullptr;
 };
 
-// A connected UNIX socket on which nothing is sent any more, and a pidfd where the peer's process is visible here.
+// A connected UNIX socket on which nothing is sent any more, and a pidfd where the peer's process is visible
+// here.
 struct Peer {
   UniqueFd socket;
   UniqueFd pidfd;

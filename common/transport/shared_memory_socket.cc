@@ -34,7 +34,8 @@ struct SegmentMessage {
 };
 
 absl::Status Failed(const std::string& what) {
-  if (errno == EAGAIN || errno == EWOULDBLOCK) return absl::DeadlineExceededError(StrCat(what, ": timed out"));
+  if (errno == EAGAIN || errno == EWOULDBLOCK)
+    return absl::DeadlineExceededError(StrCat(what, ": timed out"));
   return absl::UnavailableError(StrCat(what, ": ", std::strerror(errno)));
 }
 
@@ -51,14 +52,15 @@ void LimitBlocking(int fd, absl::Duration limit) {
   setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, sizeof(time));
 }
 
-// PermissionDenied unless the peer's user is ours. The pidfd is left out where the peer's process is not visible
-// from this pid namespace; the socket's end tells the same, only less directly.
+// PermissionDenied unless the peer's user is ours. The pidfd is left out where the peer's process is not
+// visible from this pid namespace; the socket's end tells the same, only less directly.
 absl::Status CheckPeer(int fd, UniqueFd* pidfd) {
   ucred peer;
   socklen_t bytes = sizeof(peer);
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) return Failed("SO_PEERCRED");
   if (peer.uid != geteuid()) {
-    return absl::PermissionDeniedError(StrCat("shared memory: peer has user id ", peer.uid, ", expected ", geteuid()));
+    return absl::PermissionDeniedError(
+        StrCat("shared memory: peer has user id ", peer.uid, ", expected ", geteuid()));
   }
   if (peer.pid > 0) *pidfd = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, peer.pid, 0)));
   return absl::OkStatus();
@@ -69,7 +71,8 @@ absl::Status ReceiveAll(int fd, T* message) {
   const ssize_t n = recv(fd, message, sizeof(T), MSG_WAITALL);
   if (n == static_cast<ssize_t>(sizeof(T))) return absl::OkStatus();
   if (n < 0) return Failed("shared memory socket");
-  return absl::UnavailableError(StrCat("shared memory socket: ", n, " of ", sizeof(T), " bytes, then its end"));
+  return absl::UnavailableError(
+      StrCat("shared memory socket: ", n, " of ", sizeof(T), " bytes, then its end"));
 }
 
 template <typename T>
@@ -200,8 +203,8 @@ absl::StatusOr<SharedMemoryConnection> DialSharedMemory(const std::string& name,
   sockaddr_un address;
   DialMessage dial;
   if (name.empty() || name.size() + 1 > sizeof(address.sun_path) || session.size() > sizeof(dial.session)) {
-    return absl::InvalidArgumentError(StrCat("shared memory: socket name of ", name.size(), " bytes, session of ",
-                                             session.size()));
+    return absl::InvalidArgumentError(
+        StrCat("shared memory: socket name of ", name.size(), " bytes, session of ", session.size()));
   }
   const socklen_t bytes = AbstractAddress(name, &address);
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));

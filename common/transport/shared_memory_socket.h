@@ -1,5 +1,5 @@
-// How a shared-memory carrier comes to be: the worker dials an abstract UNIX socket, each side checks that the other has
-// the same user id, the worker names its session, and the router passes the segment.
+// How a shared-memory carrier comes to be: the worker dials an abstract UNIX socket, each side checks that
+// the other has the same user id, the worker names its session, and the router passes the segment.
 #pragma once
 
 #include <functional>

@@ -125,20 +125,23 @@ TEST(GrpcFrameTest, ReadsWhatProtobufWritesAndTheOtherWayRound) {
 
 TEST(GrpcFrameTest, RefusesMalformedMessages) {
   for (const std::string& wire :
-       {std::string(), std::string("\x0a"), std::string("\x0a\x02x"), std::string("\x0a\x01xy"), std::string("\x12\x01x"),
-        std::string("\x0a\x80"), std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12),
-        std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11), std::string("\x0a\x08") + "12345678"}) {
+       {std::string(), std::string("\x0a"), std::string("\x0a\x02x"), std::string("\x0a\x01xy"),
+        std::string("\x12\x01x"), std::string("\x0a\x80"),
+        std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 12),
+        std::string("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", 11),
+        std::string("\x0a\x08") + "12345678"}) {
     const grpc::Slice slice(wire);
-    EXPECT_EQ(DecodeFrameMessage(grpc::ByteBuffer(&slice, 1), 7).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(DecodeFrameMessage(grpc::ByteBuffer(&slice, 1), 7).status().code(),
+              absl::StatusCode::kInvalidArgument);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Grpc, TransportContractTest,
-    testing::Values(TransportCase{"Grpc", [](FrameHandler handler, const TransportOptions& options) {
-                                    return std::unique_ptr<TransportHarness>(
-                                        std::make_unique<GrpcHarness>(std::move(handler), options));
-                                  }}));
+INSTANTIATE_TEST_SUITE_P(Grpc, TransportContractTest,
+                         testing::Values(TransportCase{
+                             "Grpc", [](FrameHandler handler, const TransportOptions& options) {
+                               return std::unique_ptr<TransportHarness>(
+                                   std::make_unique<GrpcHarness>(std::move(handler), options));
+                             }}));
 
 }  // namespace
 }  // namespace moepool

@@ -20,7 +20,8 @@ using Frame = std::vector<uint8_t>;
 absl::Time Soon() { return absl::Now() + absl::Seconds(60); }
 
 // A frame with a valid header and `payload` pseudo-random bytes.
-Frame MakeFrame(uint64_t dispatch_id, size_t payload, FrameKind kind = FrameKind::kDispatch, uint32_t mark = 0) {
+Frame MakeFrame(uint64_t dispatch_id, size_t payload, FrameKind kind = FrameKind::kDispatch,
+                uint32_t mark = 0) {
   FrameHeader header;
   header.kind = kind;
   header.dispatch_id = dispatch_id;
@@ -74,7 +75,8 @@ TEST_P(TransportContractTest, ADispatchBeyondTheLimitIsResourceExhaustedAndHarml
   TransportOptions options;
   options.max_dispatch_frame_bytes = 1000;
   auto harness = GetParam().make(Echo, options);
-  EXPECT_EQ(harness->router().Send(1, MakeFrame(1, 1000), Soon()).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(harness->router().Send(1, MakeFrame(1, 1000), Soon()).code(),
+            absl::StatusCode::kResourceExhausted);
   ASSERT_TRUE(harness->router().Send(1, MakeFrame(1, 800), Soon()).ok());
   EXPECT_TRUE(harness->router().Receive(1, Soon()).ok());
 }
@@ -177,7 +179,8 @@ TEST_P(TransportContractTest, ReceiveEndsAtItsDeadlineAndTheTransportGoesOn) {
   auto harness = GetParam().make(Swallow, {});
   ASSERT_TRUE(harness->router().Send(1, MakeFrame(1, 5), Soon()).ok());
   for (const absl::Duration wait : {absl::ZeroDuration(), absl::Milliseconds(30), -absl::Seconds(1)}) {
-    EXPECT_EQ(harness->router().Receive(1, absl::Now() + wait).status().code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(harness->router().Receive(1, absl::Now() + wait).status().code(),
+              absl::StatusCode::kDeadlineExceeded);
   }
   EXPECT_FALSE(harness->router().Lost());
 }
@@ -188,7 +191,8 @@ TEST_P(TransportContractTest, SendEndsAtItsDeadlineWhereCreditsAreUsedUpAndForge
   auto harness = GetParam().make(Swallow, options);
   ASSERT_TRUE(harness->router().Send(1, MakeFrame(1, 5), Soon()).ok());
   ASSERT_TRUE(harness->router().Send(2, MakeFrame(2, 5), Soon()).ok());
-  const absl::Status status = harness->router().Send(3, MakeFrame(3, 5), absl::Now() + absl::Milliseconds(20));
+  const absl::Status status =
+      harness->router().Send(3, MakeFrame(3, 5), absl::Now() + absl::Milliseconds(20));
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
   harness->router().Forget(1);
   EXPECT_TRUE(harness->router().Send(3, MakeFrame(3, 5), Soon()).ok());
@@ -203,7 +207,8 @@ TEST_P(TransportContractTest, CloseWakesWaitersAndLossIsForEver) {
   std::vector<std::thread> waiters;
   waiters.emplace_back([&] { statuses[0] = harness->router().Receive(1, absl::InfiniteFuture()).status(); });
   waiters.emplace_back([&] { statuses[1] = harness->router().Receive(1, absl::InfiniteFuture()).status(); });
-  waiters.emplace_back([&] { statuses[2] = harness->router().Send(2, MakeFrame(2, 5), absl::InfiniteFuture()); });
+  waiters.emplace_back(
+      [&] { statuses[2] = harness->router().Send(2, MakeFrame(2, 5), absl::InfiniteFuture()); });
   harness->router().Close(absl::DataLossError("enough of this worker"));
   for (std::thread& waiter : waiters) waiter.join();
   statuses.push_back(harness->router().Send(3, MakeFrame(3, 5), Soon()));
@@ -235,8 +240,8 @@ TEST_P(TransportContractTest, AMalformedReplyIsLoss) {
     auto harness = GetParam().make(
         [kind](std::span<const uint8_t> frame, const FrameWriter& write) {
           Frame bad = Copy(frame);
-          if (kind == 0) bad[0] ^= 1;        // magic
-          if (kind == 1) bad.push_back(0);   // length
+          if (kind == 0) bad[0] ^= 1;       // magic
+          if (kind == 1) bad.push_back(0);  // length
           if (kind == 2) bad.resize(20);
           write(bad).IgnoreError();
         },

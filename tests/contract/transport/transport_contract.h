@@ -1,4 +1,5 @@
-// One suite over all carriers (expert_transport.h is the contract). Included by a core test and by one with gRPC.
+// One suite over all carriers (expert_transport.h is the contract). Included by a core test and by one with
+// gRPC.
 #pragma once
 
 #include "gtest/gtest.h"

@@ -1,5 +1,5 @@
-// What the suite needs of a carrier, with one implementation for each: both ends, a handler on the worker's, and ways to
-// break it.
+// What the suite needs of a carrier, with one implementation for each: both ends, a handler on the worker's,
+// and ways to break it.
 #pragma once
 
 #include <functional>
@@ -21,7 +21,8 @@ class TransportHarness {
 
 struct TransportCase {
   std::string name;
-  std::function<std::unique_ptr<TransportHarness>(FrameHandler handler, const TransportOptions& options)> make;
+  std::function<std::unique_ptr<TransportHarness>(FrameHandler handler, const TransportOptions& options)>
+      make;
   // Whether Send returns before the handler has: false in process.
   bool asynchronous = true;
 };

@@ -90,7 +90,8 @@ TEST_F(ExecutorTest, RefusesAMissingExpertByName) {
   const absl::Status status = Refusal(TestDispatch(fixture_.limits, 2, {1, 6}).Encode());
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(status.message()), HasSubstr("expert 6 of layer 0"));
-  EXPECT_EQ(Refusal(TestDispatch(fixture_.limits, 2, {1}, /*layer=*/1).Encode()).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Refusal(TestDispatch(fixture_.limits, 2, {1}, /*layer=*/1).Encode()).code(),
+            absl::StatusCode::kNotFound);
   EXPECT_EQ(executor_.stats().refusals, 2u);
 }
 

@@ -1,118 +1,14 @@
 // Membership as a state machine: fake workers, links and clock, no threads.
-#include "router/membership.h"
-
-#include <random>
 #include <set>
 #include <string>
 
-#include "common/base/str.h"
 #include "gmock/gmock.h"
-#include "gtest/gtest.h"
+#include "tests/unit/router/membership_testing.h"
 
 namespace moepool {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr int kLayers = 2;
-constexpr int kExperts = 8;
-constexpr uint64_t kExpertBytes = 10;
-
-class FakeTransport final : public ExpertTransport {
- public:
-  std::string_view Name() const override { return "fake"; }
-  absl::Status Send(uint64_t, std::span<const uint8_t>, absl::Time) override { return absl::OkStatus(); }
-  absl::StatusOr<FrameBytes> Receive(uint64_t, absl::Time) override { return absl::DeadlineExceededError("fake"); }
-  void Forget(uint64_t) override {}
-  void Close(const absl::Status&) override { lost = true; }
-  bool Lost() const override { return lost; }
-  bool lost = false;
-};
-
-// Holds experts the way a worker does: adds what it is assigned when it loads, drops the rest on Release.
-class FakeWorker final : public WorkerLink {
- public:
-  void Welcome(WorkerId worker) override {
-    EXPECT_EQ(id.value(), 0u);
-    id = worker;
-  }
-  void Assign(uint64_t new_epoch, std::vector<ExpertRef> experts) override {
-    EXPECT_NE(id.value(), 0u) << "assigned before it was welcomed";
-    EXPECT_FALSE(gone);
-    EXPECT_GE(new_epoch, epoch);
-    epoch = new_epoch;
-    assigned = {experts.begin(), experts.end()};
-    ++assignments;
-  }
-  void Release(uint64_t released) override {
-    if (released != epoch) return;
-    std::erase_if(held, [&](const ExpertRef& ref) { return !assigned.contains(ref); });
-    ++releases;
-  }
-  void Goodbye(const std::string& why) override {
-    EXPECT_FALSE(gone);
-    gone = true;
-    reason = why;
-  }
-  void Load() { held.insert(assigned.begin(), assigned.end()); }
-
-  WorkerId id;
-  uint64_t epoch = 0;
-  std::set<ExpertRef> assigned;
-  std::set<ExpertRef> held;
-  int assignments = 0;
-  int releases = 0;
-  bool gone = false;
-  std::string reason;
-};
-
-class MembershipTest : public testing::Test {
- protected:
-  void Make(int min_workers = 1) {
-    MembershipOptions options;
-    options.layers = kLayers;
-    options.experts = kExperts;
-    options.expert_bytes.assign(kLayers * kExperts, kExpertBytes);
-    options.model_digest = std::string(32, 'd');
-    options.min_workers = min_workers;
-    options.heartbeat = absl::Seconds(1);
-    options.missed_heartbeats = 5;
-    options.attach_limit = absl::Seconds(30);
-    options.clock = [this] { return now_; };
-    pool_ = std::make_unique<Membership>(std::move(options));
-  }
-  WorkerDescription Describe(std::string name, uint64_t limit = 0) {
-    return {kPoolProtocolVersion, std::string(32, 'd'), std::move(name), "cpu", "cpu-1", limit};
-  }
-  std::shared_ptr<FakeWorker> Join(std::string name, uint64_t limit = 0) {
-    auto worker = std::make_shared<FakeWorker>();
-    auto id = pool_->Join(Describe(std::move(name), limit), worker);
-    EXPECT_TRUE(id.ok()) << id.status();
-    EXPECT_EQ(*id, worker->id);
-    return worker;
-  }
-  std::shared_ptr<FakeTransport> Attach(const FakeWorker& worker) {
-    auto transport = std::make_shared<FakeTransport>();
-    EXPECT_TRUE(pool_->AttachTransport(worker.id, transport).ok());
-    return transport;
-  }
-  void Load(FakeWorker* worker) {
-    worker->Load();
-    pool_->OnLoaded(worker->id, worker->epoch);
-  }
-  // Ids of those that some expert is routed to.
-  std::set<uint64_t> Routed() {
-    std::set<uint64_t> routed;
-    const auto table = pool_->Routes();
-    if (table == nullptr) return routed;
-    EXPECT_EQ(table->member.size(), static_cast<size_t>(kLayers * kExperts));
-    for (const int32_t member : table->member) routed.insert(table->members.at(member).worker.value());
-    return routed;
-  }
-
-  absl::Time now_ = absl::UnixEpoch();
-  std::unique_ptr<Membership> pool_;
-};
 
 TEST_F(MembershipTest, RefusesAnotherProtocolModelOrNumericClassWithBothValues) {
   Make();
@@ -146,10 +42,16 @@ TEST_F(MembershipTest, TableWaitsForLoadedAndTransportInEitherOrder) {
     EXPECT_THAT(pool_->WaitingFor(), HasSubstr("0 of 1"));
     auto a = Join("a");
     EXPECT_EQ(a->assigned.size(), static_cast<size_t>(kLayers * kExperts));
-    if (attach_first) Attach(*a); else Load(a.get());
+    if (attach_first)
+      Attach(*a);
+    else
+      Load(a.get());
     EXPECT_EQ(pool_->Routes(), nullptr);
     EXPECT_THAT(pool_->WaitingFor(), HasSubstr("a"));
-    if (attach_first) Load(a.get()); else Attach(*a);
+    if (attach_first)
+      Load(a.get());
+    else
+      Attach(*a);
     ASSERT_NE(pool_->Routes(), nullptr);
     EXPECT_EQ(pool_->WaitingFor(), "");
     EXPECT_EQ(a->releases, 1);
@@ -189,7 +91,8 @@ TEST_F(MembershipTest, OldTableServesWhileAJoinerLoads) {
   EXPECT_EQ(pool_->Routes(), before);
   Load(a.get());
   EXPECT_EQ(pool_->Routes(), before);
-  EXPECT_EQ(a->held.size(), static_cast<size_t>(kLayers * kExperts)) << "released while the old table is in force";
+  EXPECT_EQ(a->held.size(), static_cast<size_t>(kLayers * kExperts))
+      << "released while the old table is in force";
   Load(b.get());
   EXPECT_EQ(Routed(), (std::set<uint64_t>{1, 2}));
   EXPECT_LT(a->held.size(), static_cast<size_t>(kLayers * kExperts));
@@ -405,82 +308,6 @@ TEST_F(MembershipTest, ShutdownSaysGoodbyeOnce) {
   EXPECT_EQ(pool_->Routes(), nullptr);
   EXPECT_EQ(pool_->Join(Describe("b"), std::make_shared<FakeWorker>()).status().code(),
             absl::StatusCode::kUnavailable);
-}
-
-// Whatever happens in whatever order: an expert is routed only to a worker of the pool that holds it, with a live
-// transport; never to one that was reported lost; and when all is quiet and memory suffices, there is a table.
-TEST_F(MembershipTest, PropertyNeverRoutesToAWorkerThatDoesNotHoldTheExpert) {
-  constexpr uint64_t kSeed = 20240611;
-  RecordProperty("seed", static_cast<int>(kSeed));
-  std::mt19937_64 random(kSeed);
-  int tables = 0;
-  for (int round = 0; round < 60; ++round) {
-    Make(1 + round % 3);
-    const bool limited = round % 2 == 1;
-    std::vector<std::shared_ptr<FakeWorker>> workers;
-    const auto live = [&] {
-      std::vector<FakeWorker*> out;
-      for (const auto& worker : workers) {
-        if (!worker->gone) out.push_back(worker.get());
-      }
-      return out;
-    };
-    std::set<uint64_t> reported_lost;
-    std::set<uint64_t> attached;
-    for (int step = 0; step < 120; ++step) {
-      const std::vector<FakeWorker*> now = live();
-      FakeWorker* worker = now.empty() ? nullptr : now[random() % now.size()];
-      const int action = static_cast<int>(random() % 16);
-      if (worker == nullptr || action == 0) {
-        if (now.size() < 6) workers.push_back(Join(StrCat("w", step), limited ? 40 + random() % 100 : 0));
-      } else if (action <= 4) {
-        if (attached.insert(worker->id.value()).second) Attach(*worker);
-      } else if (action <= 11) {
-        if (worker->epoch != 0) Load(worker);
-      } else if (action == 12) {
-        pool_->OnLoadFailed(worker->id, worker->epoch, "failed");
-      } else if (action == 13) {
-        const WorkerId id = worker->id;
-        reported_lost.insert(id.value());
-        pool_->ReportLoss(id, absl::UnavailableError("killed"));
-      } else if (action == 14) {
-        pool_->OnLeaving(worker->id);
-      } else {
-        now_ += absl::Milliseconds(random() % 3000);
-        for (FakeWorker* each : now) {
-          if (random() % 4 != 0) pool_->OnLoad(each->id, {});
-        }
-        pool_->Tick();
-      }
-      const auto table = pool_->Routes();
-      EXPECT_EQ(table == nullptr, pool_->WaitingFor() != "");
-      if (table == nullptr) continue;
-      ++tables;
-      for (size_t i = 0; i < table->member.size(); ++i) {
-        const RouteMember& member = table->members.at(table->member[i]);
-        ASSERT_FALSE(reported_lost.contains(member.worker.value())) << "round " << round << " step " << step;
-        const auto it = std::find_if(workers.begin(), workers.end(),
-                                     [&](const auto& w) { return w->id == member.worker; });
-        ASSERT_NE(it, workers.end());
-        ASSERT_FALSE((*it)->gone);
-        ASSERT_FALSE(member.transport->Lost());
-        const ExpertRef ref{static_cast<int32_t>(i / kExperts), static_cast<int32_t>(i % kExperts)};
-        ASSERT_TRUE((*it)->held.contains(ref)) << "round " << round << " step " << step << ": worker "
-                                               << member.worker << " lacks " << ref.layer << "/" << ref.expert;
-      }
-    }
-    // Quiet: three fresh workers that work.
-    for (int i = 0; i < 3; ++i) workers.push_back(Join(StrCat("fresh", i), limited ? 160 : 0));
-    for (FakeWorker* each : live()) {
-      if (attached.insert(each->id.value()).second) Attach(*each);
-    }
-    for (FakeWorker* each : live()) {
-      if (each->epoch != 0) Load(each);
-    }
-    EXPECT_NE(pool_->Routes(), nullptr) << "round " << round << ": " << pool_->WaitingFor();
-    pool_->Shutdown("end");
-  }
-  EXPECT_GT(tables, 500);  // the rounds do exercise tables
 }
 
 }  // namespace

@@ -39,7 +39,8 @@ std::unique_ptr<RpcServer> StartServer(uint16_t port, grpc::Service* service) {
 
 class Router {
  public:
-  explicit Router(const WorkerFixture& model, bool shared_memory = true, uint16_t port = 0, uint8_t digest_flip = 0) {
+  explicit Router(const WorkerFixture& model, bool shared_memory = true, uint16_t port = 0,
+                  uint8_t digest_flip = 0) {
     MembershipOptions options;
     options.layers = model.source->Config().layers;
     options.experts = model.source->Config().experts;
@@ -71,7 +72,8 @@ class Router {
 class RunningWorker {
  public:
   RunningWorker(const WorkerFixture& model, const std::string& router, TransportChoice transport)
-      : store(model.source.get(), model.backend.get(), 0), executor(model.backend.get(), &store, model.limits) {
+      : store(model.source.get(), model.backend.get(), 0),
+        executor(model.backend.get(), &store, model.limits) {
     WorkerOptions options;
     options.router = router;
     options.transport = transport;
@@ -100,11 +102,13 @@ class RunningWorker {
 };
 
 TEST(PoolServiceTest, AWorkerJoinsLoadsAndComputesOverEachTransport) {
-  for (const TransportChoice choice : {TransportChoice::kAuto, TransportChoice::kSharedMemory, TransportChoice::kGrpc}) {
+  for (const TransportChoice choice :
+       {TransportChoice::kAuto, TransportChoice::kSharedMemory, TransportChoice::kGrpc}) {
     WorkerFixture model;
     Router router(model);
     RunningWorker worker(model, router.address(), choice);
-    ASSERT_TRUE(Until([&] { return router.membership->Routes() != nullptr; })) << router.membership->WaitingFor();
+    ASSERT_TRUE(Until([&] { return router.membership->Routes() != nullptr; }))
+        << router.membership->WaitingFor();
     const auto table = router.membership->Routes();
     ExpertTransport& transport = *table->members.at(0).transport;
     EXPECT_EQ(transport.Name(), choice == TransportChoice::kGrpc ? "grpc" : "shm");
@@ -122,7 +126,8 @@ TEST(PoolServiceTest, AWorkerJoinsLoadsAndComputesOverEachTransport) {
     ASSERT_TRUE(reply.ok()) << reply.status();
     EXPECT_TRUE(std::equal(expected.begin(), expected.end(), reply->bytes.begin(), reply->bytes.end()));
     EXPECT_TRUE(Until([&] { return worker.ready >= 1; }));
-    EXPECT_TRUE(Until([&] { return router.membership->Workers().at(0).expert_bytes == worker.store.bytes(); }));
+    EXPECT_TRUE(
+        Until([&] { return router.membership->Workers().at(0).expert_bytes == worker.store.bytes(); }));
   }
 }
 
@@ -224,8 +229,9 @@ TEST(PoolServiceTest, StreamsThatBreakTheProtocolAreRefusedAndALostOneIsALoss) {
 // A router whose socket cannot be reached from where the worker runs.
 class UnreachableSocketRouter final : public experts::v1::ExpertPool::Service {
  public:
-  grpc::Status Join(grpc::ServerContext*,
-                    grpc::ServerReaderWriter<experts::v1::RouterMessage, experts::v1::WorkerMessage>* stream) override {
+  grpc::Status Join(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<experts::v1::RouterMessage, experts::v1::WorkerMessage>* stream) override {
     experts::v1::WorkerMessage message;
     stream->Read(&message);
     EXPECT_TRUE(message.hello().accepts_shared_memory());

@@ -1,4 +1,5 @@
-// Rings with a hostile other side, the handshake, and workers that are killed: what the contract suite cannot reach.
+// Rings with a hostile other side, the handshake, and workers that are killed: what the contract suite cannot
+// reach.
 #include "common/transport/shared_memory.h"
 
 #include <fcntl.h>
@@ -183,13 +184,13 @@ TEST(SegmentTest, RefusesUnsealedAndMissizedMemory) {
 class Accepter {
  public:
   Accepter() {
-    socket_ = *SharedMemorySocket::Listen(1 << 16, {[](const std::string& session) { return session == "known"; },
-                                                    [this](const std::string&, SharedMemoryConnection connection) {
-                                                      MutexLock lock(&mutex_);
-                                                      connection_ = std::make_unique<SharedMemoryConnection>(
-                                                          std::move(connection));
-                                                      changed_.NotifyAll();
-                                                    }});
+    socket_ = *SharedMemorySocket::Listen(
+        1 << 16, {[](const std::string& session) { return session == "known"; },
+                  [this](const std::string&, SharedMemoryConnection connection) {
+                    MutexLock lock(&mutex_);
+                    connection_ = std::make_unique<SharedMemoryConnection>(std::move(connection));
+                    changed_.NotifyAll();
+                  }});
   }
   const std::string& name() const { return socket_->name(); }
   SharedMemoryConnection Take() {
@@ -211,7 +212,8 @@ TEST(SocketTest, RefusesUnknownSessionsAndUnreachableNames) {
             absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(DialSharedMemory(accepter.name() + "x", "known", absl::Seconds(5)).status().code(),
             absl::StatusCode::kUnavailable);
-  EXPECT_EQ(DialSharedMemory("", "known", absl::Seconds(5)).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DialSharedMemory("", "known", absl::Seconds(5)).status().code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(DialSharedMemory(std::string(200, 'n'), "known", absl::Seconds(5)).status().code(),
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(DialSharedMemory(accepter.name(), std::string(200, 's'), absl::Seconds(5)).status().code(),
