@@ -63,6 +63,8 @@ absl::Status CheckHeader(const FrameHeader& h, const FrameLimits& limits, FrameK
     return Bad("hidden", h.hidden, "expected", limits.hidden);
   if (h.layer >= static_cast<uint32_t>(limits.layers))
     return Bad("layer", h.layer, "the model has", limits.layers);
+  if (h.code != 0) return Bad("code", h.code, "expected", 0);
+  if (h.text_bytes != 0) return Bad("text bytes", h.text_bytes, "expected", 0);
   return absl::OkStatus();
 }
 
@@ -128,6 +130,7 @@ void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame)
   h.rows = static_cast<uint32_t>(request.rows.size());
   h.parts = static_cast<uint32_t>(request.parts.size());
   h.entries = static_cast<uint32_t>(request.entries.size());
+  h.first_part = 0;
   h.hidden = static_cast<uint32_t>(request.x.cols);
   const DispatchLayout layout(h);
   Begin(h, layout.end, frame);
@@ -211,6 +214,7 @@ absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, cons
   if (h.entries > most) return Bad("entries", h.entries, "rows and experts allow", most);
   if (h.parts > h.entries) return Bad("parts", h.parts, "entries are", h.entries);
   if (h.parts == 0) return Bad("parts", 0, "must be at least", 1);
+  if (h.first_part != 0) return Bad("first part", h.first_part, "expected", 0);
   const DispatchLayout layout(h);
   if (layout.end != frame.size()) return Bad("length", frame.size(), "its counts make", layout.end);
 
@@ -243,8 +247,12 @@ absl::StatusOr<ReplyView> DecodeReply(std::span<const uint8_t> frame, const Fram
   MOEPOOL_CHECK(reinterpret_cast<uintptr_t>(frame.data()) % 8 == 0);
   MOEPOOL_RETURN_IF_ERROR(CheckHeader(h, limits, FrameKind::kReply));
   if (h.out != WireDType::kF32) return Bad("dtype of parts", static_cast<uint64_t>(h.out), "expected", 0);
+  if (h.rows != 0) return Bad("rows", h.rows, "expected", 0);
+  if (h.entries != 0) return Bad("entries", h.entries, "expected", 0);
   if (h.parts == 0) return Bad("parts", 0, "must be at least", 1);
-  const ReplyLayout layout(h);  // 2^32 parts of 2^31 columns still fit 64 bits with their 4 bytes each
+  const uint64_t most = (frame.size() - sizeof(FrameHeader)) / (uint64_t{h.hidden} * sizeof(float) + 1);
+  if (h.parts > most) return Bad("parts", h.parts, "the frame has room for", most);
+  const ReplyLayout layout(h);  // cannot overflow: the parts fit the frame
   if (layout.end != frame.size()) return Bad("length", frame.size(), "its counts make", layout.end);
   ReplyView view;
   view.header = h;
