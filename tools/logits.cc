@@ -1,6 +1,7 @@
 // `moepool logits`: the logits of given tokens as a NumPy array, to compare with other implementations.
 #include <cstdio>
 #include <fstream>
+#include <limits>
 
 #include "CLI/CLI.hpp"
 #include "common/base/status_macros.h"
@@ -28,7 +29,9 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> ReadSequences(const std::strin
     if (!array.is_array()) return false;
     for (const nlohmann::json& id : array) {
       if (!id.is_number_integer()) return false;
-      out->push_back(id.get<int32_t>());
+      const int64_t value = id.get<int64_t>();
+      if (value < 0 || value > std::numeric_limits<int32_t>::max()) return false;
+      out->push_back(static_cast<int32_t>(value));
     }
     return true;
   };
@@ -69,6 +72,7 @@ absl::Status Run(const Flags& flags) {
     rows += ids.size() - static_cast<size_t>(flags.first);
   }
   std::ofstream out(flags.out, std::ios::binary);
+  if (!out) return absl::NotFoundError(StrCat("cannot write ", flags.out));
   out << NpyHeader(rows, static_cast<size_t>(embedded->source->Config().vocab_size));
   for (const auto& ids : sequences) {
     MOEPOOL_RETURN_IF_ERROR(ScoreTokens(embedded->engine.get(), ids, flags.first, [&](const LogitsRow& row) {

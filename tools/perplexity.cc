@@ -1,6 +1,7 @@
 // `moepool perplexity`: exp of the mean negative log-likelihood of a text, in chunks that do not see one
 // another; in each the second half is scored. The measure that llama-perplexity prints, so that figures can
 // be laid side by side.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -67,7 +68,7 @@ absl::Status Run(const Flags& flags) {
     std::fprintf(stderr, "\rchunk %zu of %zu: perplexity %.4f ", c + 1, chunks, std::exp(sum / count));
   }
   const double mean = sum / static_cast<double>(count);
-  const double variance = sum_squares / static_cast<double>(count) - mean * mean;
+  const double variance = std::max(0.0, sum_squares / static_cast<double>(count) - mean * mean);
   const double perplexity = std::exp(mean);
   std::fprintf(stderr, "\n");
   std::printf(
@@ -87,7 +88,7 @@ void AddPerplexityCommand(CLI::App* app, CommandRunner* run) {
   AddEmbeddedFlags(command, &flags->engine);
   command->add_option("--file", flags->file, "text, UTF-8")->required();
   command->add_option("--chunk-tokens", flags->chunk_tokens, "tokens of a chunk")
-      ->check(CLI::Range(2, 1 << 20));
+      ->check(CLI::Range(3, 1 << 20));
   command->add_option("--chunks", flags->chunks, "chunks at most; 0: all")->check(CLI::NonNegativeNumber);
   command->callback([flags, run] { *run = [flags] { return Run(*flags); }; });
 }
