@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <random>
 
 #include "absl/time/clock.h"
@@ -132,6 +133,12 @@ absl::Status Dispatcher::AcceptReply(const FrameBytes& frame, size_t member, siz
   if (header.kind == FrameKind::kRefusal) return DecodeRefusal(frame.bytes);
   MOEPOOL_ASSIGN_OR_RETURN(const ReplyView reply, DecodeReply(frame.bytes, limits_));
   Share& share = shares_[member];
+  if (reply.header.router_id != identity_.router_id || reply.header.incarnation != identity_.incarnation ||
+      reply.header.dispatch_id != share.dispatch_id || reply.header.layer != static_cast<uint32_t>(layer_)) {
+    return absl::InvalidArgumentError(StrCat("reply: it answers dispatch ", reply.header.dispatch_id,
+                                             ", layer ", reply.header.layer, ", dispatch ", share.dispatch_id,
+                                             ", layer ", layer_, " of this router was asked for"));
+  }
   const uint64_t end = uint64_t{reply.header.first_part} + reply.header.parts;
   if (end > share.parts.size()) {
     return absl::InvalidArgumentError(
@@ -158,7 +165,13 @@ absl::Status Dispatcher::Receive(size_t member) {
     absl::StatusOr<FrameBytes> frame = transport.Receive(share.dispatch_id, share.deadline);
     if (!frame.ok()) return frame.status();
     totals_.bytes_in += frame->bytes.size();
+    const size_t before = missing;
     MOEPOOL_RETURN_IF_ERROR(AcceptReply(*frame, member, &missing));
+    // Frames that have arrived are taken after the deadline too; a flood of duplicates must not hold us up.
+    if (missing == before && absl::Now() > share.deadline) {
+      return absl::DeadlineExceededError(StrCat("duplicates past the deadline, ", missing, " of ",
+                                                share.parts.size(), " parts are missing"));
+    }
   }
   transport.Forget(share.dispatch_id);
   share.dispatch_id = 0;
@@ -166,10 +179,20 @@ absl::Status Dispatcher::Receive(size_t member) {
   return absl::OkStatus();
 }
 
+bool Dispatcher::Superseded() const {
+  const std::shared_ptr<const RoutingTable> now = pool_->Routes();
+  return now == nullptr || now->epoch != table_->epoch;
+}
+
 absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
-  totals_.losses += 1;
   const RouteMember lost = table_->members[member];
-  pool_->ReportLoss(lost.worker, cause);
+  std::string what = "was lost";
+  if (absl::IsNotFound(cause) && Superseded()) {
+    what = "has newer routes";
+  } else {
+    totals_.losses += 1;
+    pool_->ReportLoss(lost.worker, cause);
+  }
   for (size_t m = 0; m < shares_.size(); ++m) {
     if (shares_[m].dispatch_id == 0) continue;
     table_->members[m].transport->Forget(shares_[m].dispatch_id);
@@ -177,7 +200,7 @@ absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
   }
   table_.reset();
   return absl::UnavailableError(
-      StrCat("worker ", lost.worker.value(), " was lost in layer ", layer_, ": ", ToStd(cause.message())));
+      StrCat("worker ", lost.worker.value(), " ", what, " in layer ", layer_, ": ", ToStd(cause.message())));
 }
 
 absl::Status Dispatcher::Finish(float* residual, RowFaults faults) {

@@ -50,7 +50,8 @@ class Dispatcher {
 
   // Sends the rows of `x` to the workers that `table` names for their experts.
   //   selected [x.rows * experts_per_token], ascending within a row.   skip [x.rows]: 1 leaves the row out.
-  // Unavailable where a worker is lost on the way, which is reported to the pool.
+  // Unavailable where a worker is lost on the way, which is reported to the pool, or where `table` is out of
+  // date: a worker refuses an expert that newer routes have let it release.
   absl::Status Begin(int layer, WireDType wire, const Activations& x,
                      std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
                      std::shared_ptr<const RoutingTable> table);
@@ -78,9 +79,11 @@ class Dispatcher {
   void Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip);
   absl::Status Send(int layer, WireDType wire, const Activations& x, size_t member);
   absl::Status Receive(size_t member);
+  // Whether the pool's routes are no longer those of the layer under way.
+  bool Superseded() const;
   absl::Status AcceptReply(const FrameBytes& frame, size_t member, size_t* missing);
-  // Takes the worker out of the pool, gives up on the layer's other dispatches, and returns what the caller
-  // is to return.
+  // Takes the worker out of the pool unless the routes are to blame, gives up on the layer's other
+  // dispatches, and returns what the caller is to return.
   absl::Status Lose(size_t member, const absl::Status& cause);
 
   const ModelConfig config_;

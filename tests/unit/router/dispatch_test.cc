@@ -1,0 +1,556 @@
+// The exchange of a layer against scripted workers: parts in any order and more than once, workers that
+// refuse, fall silent or lie, and sums that no placement changes.
+#include "router/dispatch.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "common/transport/reply_inbox.h"
+
+namespace moepool {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+using Frame = std::vector<uint8_t>;
+
+constexpr int kHidden = 5;  // no whole block, and no whole vector
+constexpr int kLayers = 3;
+constexpr int kExperts = 13;
+constexpr int kPerToken = 4;
+constexpr int kLayer = 1;
+constexpr uint64_t kDigest = 0xD1D2D3D4;
+constexpr FrameLimits kLimits{kHidden, kLayers, kExperts, kDigest};
+constexpr RouterIdentity kIdentity{77, 88};
+
+// What expert e makes of column c of a row, before its weight. Rounds, so that the order of additions shows.
+float Leaf(int expert, std::span<const float> row, int c) {
+  return row[static_cast<size_t>(c)] * (1.0f + 0.37f * static_cast<float>(expert)) / 3.0f;
+}
+
+// The sum under node (level, index) by the definition: of both children where both hold a selected expert,
+// otherwise that of the one that does. False where none is selected.
+bool TreeSum(uint32_t level, int32_t index, std::span<const ExpertEntry> entries, std::span<const float> row,
+             std::vector<float>* sum) {
+  if (level == 0) {
+    for (const ExpertEntry& entry : entries) {
+      if (entry.expert != index) continue;
+      sum->resize(kHidden);
+      for (int c = 0; c < kHidden; ++c)
+        (*sum)[static_cast<size_t>(c)] = entry.weight * Leaf(entry.expert, row, c);
+      return true;
+    }
+    return false;
+  }
+  std::vector<float> right;
+  const bool has_left = TreeSum(level - 1, 2 * index, entries, row, sum);
+  const bool has_right = TreeSum(level - 1, 2 * index + 1, entries, row, &right);
+  if (!has_right) return has_left;
+  if (!has_left) {
+    *sum = right;
+    return true;
+  }
+  for (size_t c = 0; c < right.size(); ++c) (*sum)[c] += right[c];
+  return true;
+}
+
+// A worker's computed answer to a dispatch.
+struct Answer {
+  FrameHeader header;
+  std::vector<float> data;
+  std::vector<uint8_t> faults;
+
+  explicit Answer(const Frame& dispatch) {
+    const FrameBytes aligned = CopyFrame(dispatch);
+    const auto view = DecodeDispatch(aligned.bytes, kLimits);
+    EXPECT_TRUE(view.ok()) << view.status();
+    header = view->header;
+    faults.resize(view->parts.size());
+    for (size_t p = 0; p < view->parts.size(); ++p) {
+      const WirePart& part = view->parts[p];
+      const size_t end = p + 1 < view->parts.size() ? view->parts[p + 1].begin : view->entries.size();
+      std::vector<float> sum;
+      TreeSum(part.level, part.index, view->entries.subspan(part.begin, end - part.begin),
+              {view->x.f32 + part.row * kHidden, kHidden}, &sum);
+      data.insert(data.end(), sum.begin(), sum.end());
+    }
+  }
+  size_t parts() const { return faults.size(); }
+  Frame Reply(size_t first, size_t count) const {
+    Frame frame;
+    EncodeReply(header, static_cast<uint32_t>(first),
+                std::span(data).subspan(first * kHidden, count * kHidden),
+                std::span(faults).subspan(first, count), &frame);
+    return frame;
+  }
+  Frame All() const { return Reply(0, parts()); }
+};
+
+// Says what arrives for a dispatch: frames, and then a status where the router asks for more.
+struct Script {
+  std::vector<Frame> frames;
+  absl::Status then = absl::DeadlineExceededError("no reply by the deadline");
+};
+using Worker = std::function<Script(const Frame& dispatch)>;
+
+Script Honest(const Frame& dispatch) { return {{Answer(dispatch).All()}}; }
+
+class ScriptedTransport : public ExpertTransport {
+ public:
+  std::string_view Name() const override { return "scripted"; }
+  absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time) override {
+    if (!send_status.ok()) return send_status;
+    sent.emplace_back(frame.begin(), frame.end());
+    EXPECT_TRUE(open_.try_emplace(dispatch_id, worker(sent.back())).second) << "an id is used twice";
+    return absl::OkStatus();
+  }
+  absl::StatusOr<FrameBytes> Receive(uint64_t dispatch_id, absl::Time) override {
+    Script& script = open_.at(dispatch_id);
+    if (script.frames.empty()) return script.then;
+    const FrameBytes frame = CopyFrame(script.frames.front());
+    script.frames.erase(script.frames.begin());
+    return frame;
+  }
+  void Forget(uint64_t dispatch_id) override { open_.erase(dispatch_id); }
+  void Close(const absl::Status&) override {}
+  bool Lost() const override { return false; }
+
+  size_t open() const { return open_.size(); }
+
+  Worker worker = Honest;
+  absl::Status send_status;
+  std::vector<Frame> sent;
+
+ private:
+  std::map<uint64_t, Script> open_;
+};
+
+class RecordingPool : public ExpertPool {
+ public:
+  std::shared_ptr<const RoutingTable> Routes() override { return routes; }
+  std::string WaitingFor() override { return ""; }
+  void ReportLoss(WorkerId worker, const absl::Status& cause) override {
+    losses.push_back(worker.value());
+    causes.push_back(cause);
+  }
+  void ReportRoundTrip(WorkerId worker, absl::Duration) override { trips.push_back(worker.value()); }
+  std::vector<PoolWorkerInfo> Workers() override { return {}; }
+
+  std::shared_ptr<const RoutingTable> routes;
+  std::vector<uint64_t> losses;
+  std::vector<absl::Status> causes;
+  std::vector<uint64_t> trips;
+};
+
+class DispatchTest : public ::testing::Test {
+ protected:
+  static constexpr int kRows = 9;
+
+  DispatchTest() {
+    config_.hidden = kHidden;
+    config_.layers = kLayers;
+    config_.experts = kExperts;
+    config_.experts_per_token = kPerToken;
+    MakeRows(1);
+    Place(3, 1);
+  }
+
+  void MakeRows(uint32_t seed) {
+    std::mt19937 random(seed);
+    std::uniform_real_distribution<float> uniform(-2, 2);
+    x_.resize(kRows * kHidden);
+    for (float& value : x_) value = uniform(random);
+    residual_ = std::vector<float>(kRows * kHidden);
+    for (float& value : residual_) value = uniform(random);
+    selected_.clear();
+    for (int row = 0; row < kRows; ++row) {
+      std::vector<int32_t> experts(kExperts);
+      std::iota(experts.begin(), experts.end(), 0);
+      std::shuffle(experts.begin(), experts.end(), random);
+      std::sort(experts.begin(), experts.begin() + kPerToken);
+      for (int i = 0; i < kPerToken; ++i)
+        selected_.push_back({experts[static_cast<size_t>(i)], i == 2 ? 0.0f : uniform(random)});
+    }
+    skip_.assign(kRows, 0);
+  }
+
+  // Experts at random over `workers`, numbered from 100.
+  void Place(int workers, uint32_t seed) {
+    std::mt19937 random(seed);
+    auto table = std::make_shared<RoutingTable>();
+    table->epoch = 5;
+    transports_.clear();
+    for (int w = 0; w < workers; ++w) {
+      transports_.push_back(std::make_shared<ScriptedTransport>());
+      table->members.push_back({WorkerId(static_cast<uint64_t>(100 + w)), transports_.back()});
+    }
+    for (int i = 0; i < kLayers * kExperts; ++i)
+      table->member.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(workers)));
+    pool_.routes = table;
+    dispatcher_ = std::make_unique<Dispatcher>(config_, kDigest, &pool_, timeouts_, kIdentity);
+  }
+
+  absl::Status Begin() {
+    Activations x;
+    x.rows = kRows;
+    x.cols = kHidden;
+    x.f32 = x_.data();
+    return dispatcher_->Begin(kLayer, WireDType::kF32, x, selected_, skip_, pool_.routes);
+  }
+  absl::Status Exchange() {
+    out_ = residual_;
+    faults_.assign(kRows, 0);
+    absl::Status status = Begin();
+    if (status.ok()) status = dispatcher_->Finish(out_.data(), faults_);
+    return status;
+  }
+
+  // By the definition, without a placement.
+  std::vector<float> Expected() const {
+    std::vector<float> expected = residual_;
+    for (size_t row = 0; row < kRows; ++row) {
+      if (skip_[row]) continue;
+      std::vector<ExpertEntry> entries;
+      for (size_t i = row * kPerToken; i < (row + 1) * kPerToken; ++i)
+        entries.push_back({selected_[i].expert, selected_[i].weight});
+      std::vector<float> sum;
+      EXPECT_TRUE(
+          TreeSum(TreeLevels(kExperts), 0, entries, std::span(x_).subspan(row * kHidden, kHidden), &sum));
+      for (size_t c = 0; c < kHidden; ++c) expected[row * kHidden + c] += sum[c];
+    }
+    return expected;
+  }
+
+  void ExpectLost(const absl::Status& status, uint64_t worker) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr("worker " + std::to_string(worker)), HasSubstr("layer 1")));
+    EXPECT_THAT(pool_.losses, ElementsAre(worker));
+    EXPECT_EQ(out_, residual_);
+    for (const auto& transport : transports_) EXPECT_EQ(transport->open(), 0u);
+    EXPECT_EQ(dispatcher_->totals().losses, 1u);
+  }
+  // The exchange works again once the workers do.
+  void ExpectRecovers() {
+    pool_.losses.clear();
+    for (const auto& transport : transports_) {
+      transport->worker = Honest;
+      transport->send_status = absl::OkStatus();
+    }
+    EXPECT_TRUE(Exchange().ok());
+    EXPECT_EQ(out_, Expected());
+    EXPECT_THAT(pool_.losses, IsEmpty());
+  }
+
+  ModelConfig config_;
+  DispatchTimeouts timeouts_;
+  std::vector<float> x_;
+  std::vector<float> residual_;
+  std::vector<float> out_;
+  std::vector<SelectedExpert> selected_;
+  std::vector<uint8_t> skip_;
+  std::vector<uint8_t> faults_;
+  RecordingPool pool_;
+  std::vector<std::shared_ptr<ScriptedTransport>> transports_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+};
+
+TEST_F(DispatchTest, SumsAreTheTreesForEveryPlacement) {
+  for (uint32_t seed = 1; seed <= 60; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    MakeRows(seed);
+    for (const int workers : {1, 2, 3, 5, 16}) {
+      Place(workers, seed * 31);
+      ASSERT_TRUE(Exchange().ok());
+      ASSERT_EQ(out_, Expected()) << workers << " workers";
+      for (const auto& transport : transports_) EXPECT_LE(transport->sent.size(), 1u);
+    }
+  }
+}
+
+TEST_F(DispatchTest, DispatchNamesRouterEpochLayerAndBudget) {
+  timeouts_ = {absl::Seconds(3), absl::Milliseconds(7)};
+  Place(1, 1);
+  ASSERT_TRUE(Exchange().ok());
+  const auto header = DecodeHeader(transports_[0]->sent.at(0));
+  ASSERT_TRUE(header.ok());
+  EXPECT_EQ(header->router_id, 77u);
+  EXPECT_EQ(header->incarnation, 88u);
+  EXPECT_EQ(header->epoch, 5u);
+  EXPECT_EQ(header->layer, 1u);
+  EXPECT_EQ(header->rows, 9u);
+  EXPECT_EQ(header->parts, 9u);  // one worker holds all: one part a row
+  EXPECT_EQ(header->budget_us, 3'000'000u + 9 * 7'000);
+  EXPECT_THAT(pool_.trips, ElementsAre(100));
+}
+
+TEST_F(DispatchTest, PartsArriveInAnyOrderInSeveralFramesAndTwice) {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Place(2, seed);
+    for (const auto& transport : transports_) {
+      transport->worker = [seed](const Frame& dispatch) {
+        const Answer answer(dispatch);
+        std::mt19937 random(seed);
+        Script script;
+        std::vector<size_t> order(answer.parts());
+        std::iota(order.begin(), order.end(), 0);
+        std::shuffle(order.begin(), order.end(), random);
+        for (const size_t part : order) {
+          const size_t count = std::min<size_t>(1 + random() % 3, answer.parts() - part);  // they overlap
+          script.frames.push_back(answer.Reply(part, count));
+        }
+        return script;
+      };
+    }
+    ASSERT_TRUE(Exchange().ok());
+    EXPECT_EQ(out_, Expected());
+    for (const auto& transport : transports_) EXPECT_EQ(transport->open(), 0u);
+  }
+}
+
+TEST_F(DispatchTest, TheFirstAnswerToAPartStands) {
+  transports_[1]->worker = [](const Frame& dispatch) {
+    Answer answer(dispatch);
+    Script script;
+    script.frames.push_back(answer.Reply(0, 1));
+    answer.data[0] = 1e9f;
+    answer.faults[0] = 1;
+    script.frames.push_back(answer.All());
+    return script;
+  };
+  ASSERT_TRUE(Exchange().ok());
+  EXPECT_EQ(out_, Expected());
+  EXPECT_EQ(faults_, std::vector<uint8_t>(kRows));
+}
+
+TEST_F(DispatchTest, PartsBeyondThoseAskedForAreALoss) {
+  transports_[1]->worker = [](const Frame& dispatch) {
+    const Answer answer(dispatch);
+    Frame frame = answer.All();
+    const uint32_t first = 1;
+    std::memcpy(frame.data() + offsetof(FrameHeader, first_part), &first, sizeof(first));
+    return Script{{frame}};
+  };
+  ExpectLost(Exchange(), 101);
+  EXPECT_THAT(std::string(pool_.causes[0].message()), HasSubstr("were asked for"));
+  pool_.losses.clear();
+
+  transports_[1]->worker = [](const Frame& dispatch) {
+    Frame frame = Answer(dispatch).All();
+    const uint32_t first = std::numeric_limits<uint32_t>::max();
+    std::memcpy(frame.data() + offsetof(FrameHeader, first_part), &first, sizeof(first));
+    return Script{{frame}};
+  };
+  EXPECT_EQ(Exchange().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(pool_.losses, ElementsAre(101));
+}
+
+TEST_F(DispatchTest, RepliesOfAnotherModelRouterLayerOrDispatchAreALoss) {
+  const std::vector<std::pair<std::string, std::function<void(FrameHeader*)>>> lies = {
+      {"digest", [](FrameHeader* h) { h->model_digest += 1; }},
+      {"layer", [](FrameHeader* h) { h->layer = 2; }},
+      {"dispatch", [](FrameHeader* h) { h->dispatch_id += 1; }},
+      {"router", [](FrameHeader* h) { h->incarnation += 1; }},
+      {"router", [](FrameHeader* h) { h->router_id += 1; }},
+  };
+  for (const auto& [word, lie] : lies) {
+    SCOPED_TRACE(word);
+    Place(3, 1);
+    transports_[2]->worker = [&lie](const Frame& dispatch) {
+      Answer answer(dispatch);
+      lie(&answer.header);
+      return Script{{answer.All()}};
+    };
+    pool_.losses.clear();
+    pool_.causes.clear();
+    ExpectLost(Exchange(), 102);
+    EXPECT_THAT(std::string(pool_.causes[0].message()), HasSubstr(word));
+    ExpectRecovers();
+  }
+}
+
+TEST_F(DispatchTest, EpochOfAReplyDoesNotMatter) {
+  transports_[0]->worker = [](const Frame& dispatch) {
+    Answer answer(dispatch);
+    answer.header.epoch += 9;
+    return Script{{answer.All()}};
+  };
+  ASSERT_TRUE(Exchange().ok());
+  EXPECT_EQ(out_, Expected());
+}
+
+TEST_F(DispatchTest, OneOfThreeFailsAfterTheOthersHaveAnswered) {
+  for (const absl::Status& cause :
+       {absl::UnavailableError("connection reset"), absl::DeadlineExceededError("no reply")}) {
+    SCOPED_TRACE(cause);
+    Place(3, 1);
+    pool_.losses.clear();
+    transports_[2]->worker = [&cause](const Frame& dispatch) {
+      return Script{{Answer(dispatch).Reply(0, 1)}, cause};  // all but one part
+    };
+    ExpectLost(Exchange(), 102);
+    ExpectRecovers();
+  }
+}
+
+TEST_F(DispatchTest, TheFirstToFailLeavesTheOthersForgotten) {
+  transports_[0]->worker = [](const Frame&) { return Script{{}, absl::UnavailableError("killed")}; };
+  ExpectLost(Exchange(), 100);
+  EXPECT_THAT(pool_.trips, IsEmpty());
+  ExpectRecovers();
+}
+
+TEST_F(DispatchTest, LossInSendIsReportedAndNothingStaysOpen) {
+  for (const absl::Status& cause :
+       {absl::UnavailableError("gone"), absl::DeadlineExceededError("all 4 credits stayed used up")}) {
+    SCOPED_TRACE(cause);
+    Place(3, 1);
+    pool_.losses.clear();
+    transports_[1]->send_status = cause;
+    ExpectLost(Exchange(), 101);
+    EXPECT_THAT(transports_[2]->sent, IsEmpty());
+    ExpectRecovers();
+  }
+}
+
+TEST_F(DispatchTest, RefusalIsALoss) {
+  transports_[1]->worker = [](const Frame& dispatch) {
+    Frame frame;
+    EncodeRefusal(*DecodeHeader(dispatch), absl::NotFoundError("expert 3 is not held"), &frame);
+    return Script{{frame}};
+  };
+  const absl::Status status = Exchange();
+  ExpectLost(status, 101);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("expert 3 is not held"));
+  EXPECT_EQ(pool_.causes[0].code(), absl::StatusCode::kNotFound);
+  ExpectRecovers();
+}
+
+// A new placement came into force during the step, and the worker has released what the old one gave it.
+TEST_F(DispatchTest, RefusalOfAReleasedExpertIsNoLoss) {
+  for (const bool gone : {false, true}) {
+    SCOPED_TRACE(gone);
+    Place(3, 1);
+    auto newer = std::make_shared<RoutingTable>(*pool_.routes);
+    newer->epoch = 6;
+    const auto refuse = [&](const Frame& dispatch) {
+      pool_.routes = gone ? nullptr : newer;
+      Frame frame;
+      EncodeRefusal(*DecodeHeader(dispatch), absl::NotFoundError("expert 3 is not held"), &frame);
+      return Script{{frame}};
+    };
+    transports_[1]->worker = refuse;
+    const absl::Status status = Exchange();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("newer routes"));
+    EXPECT_THAT(pool_.losses, IsEmpty());
+    EXPECT_EQ(dispatcher_->totals().losses, 0u);
+    EXPECT_EQ(out_, residual_);
+    for (const auto& transport : transports_) EXPECT_EQ(transport->open(), 0u);
+    pool_.routes = newer;
+    ExpectRecovers();
+  }
+}
+
+TEST_F(DispatchTest, GarbageIsALoss) {
+  const std::vector<Worker> liars = {
+      [](const Frame&) { return Script{{Frame(40, 0xAB)}}; },
+      [](const Frame&) { return Script{{Frame()}}; },
+      [](const Frame& dispatch) { return Script{{dispatch}}; },
+      [](const Frame& dispatch) {
+        Frame frame = Answer(dispatch).All();
+        frame.resize(frame.size() - 4);
+        return Script{{frame}};
+      },
+  };
+  for (size_t i = 0; i < liars.size(); ++i) {
+    SCOPED_TRACE(i);
+    Place(2, 1);
+    pool_.losses.clear();
+    transports_[1]->worker = liars[i];
+    ExpectLost(Exchange(), 101);
+    ExpectRecovers();
+  }
+}
+
+TEST_F(DispatchTest, DuplicatesForEverEndWithTheDeadline) {
+  timeouts_ = {absl::ZeroDuration(), absl::ZeroDuration()};
+  Place(2, 1);
+  transports_[0]->worker = [](const Frame& dispatch) {
+    const Answer answer(dispatch);
+    return Script{std::vector<Frame>(1000, answer.Reply(0, 1))};
+  };
+  ExpectLost(Exchange(), 100);
+  EXPECT_THAT(std::string(pool_.causes[0].message()), HasSubstr("duplicates"));
+}
+
+// Another worker may have kept us until after the deadline of one that had answered in time.
+TEST_F(DispatchTest, FramesThatHaveArrivedAreTakenAfterTheDeadline) {
+  timeouts_ = {absl::ZeroDuration(), absl::ZeroDuration()};
+  Place(3, 1);
+  ASSERT_TRUE(Exchange().ok());
+  EXPECT_EQ(out_, Expected());
+}
+
+TEST_F(DispatchTest, FaultsReachTheRowsOfTheirParts) {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Place(3, seed);
+    std::set<int> faulty;  // rows
+    for (const auto& transport : transports_) {
+      transport->worker = [&faulty, seed](const Frame& dispatch) {
+        Answer answer(dispatch);
+        const FrameBytes aligned = CopyFrame(dispatch);
+        const auto view = DecodeDispatch(aligned.bytes, kLimits);
+        const size_t part = seed % answer.parts();
+        answer.faults[part] = 1;
+        // Rows of the step are told by their activations: a dispatch numbers its own.
+        const float mark = view->x.f32[view->parts[part].row * kHidden];
+        faulty.insert(static_cast<int>(mark));
+        return Script{{answer.All()}};
+      };
+    }
+    for (size_t row = 0; row < kRows; ++row) x_[row * kHidden] = static_cast<float>(row);
+    ASSERT_TRUE(Exchange().ok());
+    ASSERT_FALSE(faulty.empty());
+    for (int row = 0; row < kRows; ++row)
+      EXPECT_EQ(faults_[static_cast<size_t>(row)], faulty.count(row)) << row;
+  }
+}
+
+TEST_F(DispatchTest, SkippedRowsAreNotSentAndNotChanged) {
+  skip_ = {1, 0, 0, 1, 0, 1, 0, 0, 1};
+  x_[3 * kHidden + 2] = std::numeric_limits<float>::quiet_NaN();
+  ASSERT_TRUE(Exchange().ok());
+  EXPECT_EQ(out_, Expected());
+  for (const auto& transport : transports_) {
+    for (const Frame& frame : transport->sent) EXPECT_LE(DecodeHeader(frame)->rows, 5u);
+  }
+  EXPECT_EQ(faults_, std::vector<uint8_t>(kRows));
+}
+
+TEST_F(DispatchTest, NothingIsSentWhereAllRowsAreSkipped) {
+  skip_.assign(kRows, 1);
+  ASSERT_TRUE(Exchange().ok());
+  EXPECT_EQ(out_, residual_);
+  for (const auto& transport : transports_) EXPECT_THAT(transport->sent, IsEmpty());
+}
+
+}  // namespace
+}  // namespace moepool
