@@ -78,13 +78,19 @@ absl::StatusOr<const float*> Decoder::LoadVector(std::string_view name, int64_t 
 
 absl::StatusOr<WireDType> Decoder::ExpertWire(int layer) const {
   const std::string suffix = config_.dense() ? ".weight" : "_exps.weight";
-  for (const char* part : {"ffn_gate", "ffn_up"}) {
-    const std::string name = StrCat("blk.", layer, ".", part, suffix);
-    const TensorInfo* info = source_->Find(name);
-    if (info == nullptr) return absl::NotFoundError(StrCat("tensor ", name, " is missing"));
-    if (!Info(info->dtype).quantized) return WireDType::kF32;
+  const std::string gate_name = StrCat("blk.", layer, ".ffn_gate", suffix);
+  const std::string up_name = StrCat("blk.", layer, ".ffn_up", suffix);
+  const TensorInfo* gate = source_->Find(gate_name);
+  const TensorInfo* up = source_->Find(up_name);
+  if (gate == nullptr) return absl::NotFoundError(StrCat("tensor ", gate_name, " is missing"));
+  if (up == nullptr) return absl::NotFoundError(StrCat("tensor ", up_name, " is missing"));
+  const bool quantized = Info(gate->dtype).quantized;
+  if (quantized != Info(up->dtype).quantized) {
+    return absl::UnimplementedError(StrCat("tensor ", gate_name, " is of type ", Info(gate->dtype).name,
+                                           " and ", up_name, " of ", Info(up->dtype).name,
+                                           ": one row cannot be sent in a form that both read"));
   }
-  return WireDType::kInt8Block32;
+  return quantized ? WireDType::kInt8Block32 : WireDType::kF32;
 }
 
 absl::Status Decoder::Load() {
