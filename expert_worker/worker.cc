@@ -12,7 +12,7 @@
 #include "common/base/str.h"
 #include "common/rpc/rpc_channel.h"
 #include "expert_worker/assignment_loader.h"
-#include "expert_worker/worker_session.h"
+#include "expert_worker/worker_session_client.h"
 
 namespace moepool {
 namespace {

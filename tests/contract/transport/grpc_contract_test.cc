@@ -2,89 +2,16 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "common/base/mutex.h"
 #include "common/rpc/rpc_channel.h"
-#include "common/rpc/rpc_server.h"
 #include "common/transport/grpc_frame.h"
 #include "common/transport/grpc_transport.h"
 #include "grpcpp/server_context.h"
 #include "proto/experts.grpc.pb.h"
+#include "tests/contract/transport/grpc_harness.h"
 #include "tests/contract/transport/transport_contract.h"
 
 namespace moepool {
 namespace {
-
-constexpr int kMaxMessageBytes = 64 << 20;
-
-class ExchangeService final
-    : public experts::v1::ExpertPool::WithRawCallbackMethod_Exchange<experts::v1::ExpertPool::Service> {
- public:
-  explicit ExchangeService(const TransportOptions& options) : options_(options) {}
-  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Exchange(
-      grpc::CallbackServerContext* context) override {
-    AcceptedExchange accepted = AcceptGrpcExchange(context, options_);
-    MutexLock lock(&mutex_);
-    transport_ = std::move(accepted.transport);
-    changed_.NotifyAll();
-    return accepted.reactor;
-  }
-  std::shared_ptr<ExpertTransport> Take() {
-    MutexLock lock(&mutex_);
-    while (transport_ == nullptr) changed_.Wait(&mutex_);
-    return std::move(transport_);
-  }
-
- private:
-  const TransportOptions options_;
-  Mutex mutex_;
-  CondVar changed_;
-  std::shared_ptr<ExpertTransport> transport_ GUARDED_BY(mutex_);
-};
-
-class GrpcHarness final : public TransportHarness {
- public:
-  GrpcHarness(FrameHandler handler, const TransportOptions& options) : service_(options) {
-    RpcServerOptions server_options;
-    server_options.address = {"127.0.0.1", 0};
-    server_options.max_message_bytes = kMaxMessageBytes;
-    auto server = RpcServer::Start(server_options, {&service_});
-    EXPECT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-    auto client = GrpcExchangeClient::Connect(
-        MakeRpcChannel(server_->address().ToString(), {.max_message_bytes = kMaxMessageBytes}), "session",
-        absl::Now() + absl::Seconds(30), options);
-    EXPECT_TRUE(client.ok()) << client.status();
-    client_ = *std::move(client);
-    transport_ = service_.Take();
-    thread_ = std::thread([this, handler = std::move(handler)] { served_ = client_->Serve(handler); });
-  }
-  ~GrpcHarness() override {
-    KillWorker();
-    transport_ = nullptr;
-    server_ = nullptr;
-  }
-  ExpertTransport& router() override { return *transport_; }
-  void KillWorker() override {
-    if (!thread_.joinable()) return;
-    client_->Stop();
-    thread_.join();
-    EXPECT_FALSE(served_.ok());
-    client_ = nullptr;
-  }
-  void StopServer() {
-    server_->Shutdown(absl::Now());
-    thread_.join();
-  }
-  const absl::Status& served() const { return served_; }
-
- private:
-  ExchangeService service_;
-  std::unique_ptr<RpcServer> server_;
-  std::unique_ptr<GrpcExchangeClient> client_;
-  std::shared_ptr<ExpertTransport> transport_;
-  std::thread thread_;
-  absl::Status served_;
-};
 
 TEST(GrpcTransportTest, AServerThatStopsEndsTheWorkersServe) {
   GrpcHarness harness([](std::span<const uint8_t>, const FrameWriter&) {}, {});
@@ -136,12 +63,7 @@ TEST(GrpcFrameTest, RefusesMalformedMessages) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Grpc, TransportContractTest,
-                         testing::Values(TransportCase{
-                             "Grpc", [](FrameHandler handler, const TransportOptions& options) {
-                               return std::unique_ptr<TransportHarness>(
-                                   std::make_unique<GrpcHarness>(std::move(handler), options));
-                             }}));
+INSTANTIATE_TEST_SUITE_P(Grpc, TransportContractTest, testing::Values(GrpcTransportCase()));
 
 }  // namespace
 }  // namespace moepool

@@ -1,4 +1,4 @@
-#include "expert_worker/worker_session.h"
+#include "expert_worker/worker_session_client.h"
 
 #include <unistd.h>
 
