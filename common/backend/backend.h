@@ -39,16 +39,18 @@ class Matrix {
 };
 
 // n rows of activations in the forms in which matrix products read them. A producer fills those forms whose
-// pointers are set; a product with quantised weights reads q and scale, one with F32/F16/BF16 weights reads f32.
+// pointers are set; a product with quantised weights reads q and scale, one with F32/F16/BF16 weights reads
+// f32.
 struct Activations {
   int rows = 0;
-  int cols = 0;              // a multiple of 32 where q is set
-  float* f32 = nullptr;      // [rows, cols]
-  int8_t* q = nullptr;       // [rows, cols]       round to nearest even, within ±127
-  float* scale = nullptr;    // [rows, cols / 32]  max|x| / 127 of the block; 0 where the maximum is under 1e-30
+  int cols = 0;            // a multiple of 32 where q is set
+  float* f32 = nullptr;    // [rows, cols]
+  int8_t* q = nullptr;     // [rows, cols]       round to nearest even, within ±127
+  float* scale = nullptr;  // [rows, cols / 32]  max|x| / 127 of the block; 0 where the maximum is under 1e-30
 };
 
-// Which rows of a call held a value that is not finite; sized [rows], set to 1 and never cleared by an operation.
+// Which rows of a call held a value that is not finite; sized [rows], set to 1 and never cleared by an
+// operation.
 using RowFaults = std::span<uint8_t>;
 
 struct NormWeights {
@@ -58,8 +60,8 @@ struct NormWeights {
   float eps = 0;
 };
 
-inline constexpr int kKvBlockTokens = 16;      // positions in a block of the KV cache
-inline constexpr int kAttentionSplit = 256;    // positions in a split of the softmax
+inline constexpr int kKvBlockTokens = 16;    // positions in a block of the KV cache
+inline constexpr int kAttentionSplit = 256;  // positions in a split of the softmax
 
 enum class KvType : uint8_t { kF16, kF32 };
 
@@ -83,8 +85,9 @@ struct AttentionShape {
   float norm_eps = 0;
 };
 
-// The rows of one step. Rows of a sequence are consecutive and ascend in position; a row sees positions 0 to its
-// own, of which those before the step lie in the cache and those of the step are written by Attention() first.
+// The rows of one step. Rows of a sequence are consecutive and ascend in position; a row sees positions 0 to
+// its own, of which those before the step lie in the cache and those of the step are written by Attention()
+// first.
 struct AttentionBatch {
   int rows = 0;
   const int32_t* position = nullptr;            // [rows]
@@ -108,8 +111,8 @@ class TrunkOps {
                       int64_t stride) = 0;
   // Normalises (where asked), rotates, writes K and V of the batch to the cache, and attends.
   //   qkv [rows, (heads + 2 * kv_heads) * head_dim], q | k | v, overwritten.   out [rows, heads * head_dim].
-  virtual void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
-                         float* out) = 0;
+  virtual void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv,
+                         float* qkv, float* out) = 0;
 };
 
 struct ExpertWeights {
@@ -119,8 +122,8 @@ struct ExpertWeights {
   Activation activation = Activation::kSilu;
 };
 
-// One part of a canonical sum (common/model/canonical_sum.h): entries [begin, end), in ascending order of expert, all
-// under one node of the tree.
+// One part of a canonical sum (common/model/canonical_sum.h): entries [begin, end), in ascending order of
+// expert, all under one node of the tree.
 struct ExpertEntry {
   int32_t expert;
   float weight;
@@ -132,7 +135,7 @@ struct ExpertPart {
 };
 
 struct ExpertBatch {
-  Activations x;                         // [rows, hidden]
+  Activations x;  // [rows, hidden]
   std::span<const ExpertPart> parts;
   std::span<const ExpertEntry> entries;
 };
@@ -140,10 +143,10 @@ struct ExpertBatch {
 class ExpertOps {
  public:
   virtual ~ExpertOps() = default;
-  // out[p, :] = the sum of part p: leaf e is weight * down(act(gate x) * up x), f32, finished from zero, and leaves
-  // are added along the binary tree over expert numbers (siblings at level l differ in bit l). An empty slice's leaf
-  // is a row of zeros.  experts is indexed by expert number; those named in entries are loaded.
-  // out [parts, hidden].  Sets faults[p] where a part is not finite.
+  // out[p, :] = the sum of part p: leaf e is weight * down(act(gate x) * up x), f32, finished from zero, and
+  // leaves are added along the binary tree over expert numbers (siblings at level l differ in bit l). An
+  // empty slice's leaf is a row of zeros.  experts is indexed by expert number; those named in entries are
+  // loaded. out [parts, hidden].  Sets faults[p] where a part is not finite.
   virtual void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
                    RowFaults faults) = 0;
 };
@@ -153,12 +156,13 @@ enum class Op : uint8_t { kEmbed, kMatMul, kExpert };
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view Name() const = 0;          // "cpu"
-  virtual std::string NumericClass() const = 0;       // replicas of an expert share it; all CPUs are "cpu-1"
+  virtual std::string_view Name() const = 0;     // "cpu"
+  virtual std::string NumericClass() const = 0;  // replicas of an expert share it; all CPUs are "cpu-1"
   virtual bool Supports(Op op, DType dtype) const = 0;
   // ResourceExhausted names the bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
-  // InvalidArgument where columns do not fit the type's blocks, DataLoss where a scale is not finite; both name values.
+  // InvalidArgument where columns do not fit the type's blocks, DataLoss where a scale is not finite; both
+  // name values.
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights) = 0;
   virtual TrunkOps& Trunk() = 0;
   virtual ExpertOps& Experts() = 0;

@@ -30,7 +30,7 @@ struct GateConfig {
 
 struct RopeConfig {
   RopeKind kind = RopeKind::kInterleaved;
-  int dims = 0;                     // leading dimensions of a head that rotate
+  int dims = 0;  // leading dimensions of a head that rotate
   double base = 10000.0;
   double linear_factor = 1.0;       // positions divided by it
   std::vector<float> freq_factors;  // dims/2 divisors of the frequencies, or empty (Llama 3's rope_freqs)

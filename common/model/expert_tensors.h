@@ -19,8 +19,8 @@ struct ExpertTensors {
   std::vector<TensorBytes> owners;  // keep the views alive
 };
 
-// Ranges asked of `source` cover this expert alone, except that a slice of a dense down projection touches all
-// its rows (its columns are strided).
+// Ranges asked of `source` cover this expert alone, except that a slice of a dense down projection touches
+// all its rows (its columns are strided).
 absl::StatusOr<ExpertTensors> OpenExpert(const ModelSource& source, int layer, int expert);
 
 // Whether a tensor belongs to experts (and so is never opened by a router).

@@ -7,7 +7,15 @@
 
 namespace moepool {
 
-enum class TokenType : int32_t { kUndefined = 0, kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+enum class TokenType : int32_t {
+  kUndefined = 0,
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
 
 struct TokenizerSpec {
   std::string model;                // tokenizer.ggml.model: "gpt2" for byte-level BPE
@@ -24,7 +32,7 @@ struct TokenizerSpec {
   bool add_bos = false;
   bool add_eos = false;
   bool add_space_prefix = false;
-  std::string chat_template;        // Jinja; empty: none
+  std::string chat_template;  // Jinja; empty: none
 };
 
 }  // namespace moepool

@@ -12,11 +12,11 @@ namespace moepool {
 
 struct MatrixView {
   DType dtype = DType::kF32;
-  int64_t rows = 0;              // outputs
-  int64_t cols = 0;              // inputs
+  int64_t rows = 0;                 // outputs
+  int64_t cols = 0;                 // inputs
   const std::byte* data = nullptr;  // column 0 of row 0, whatever col_begin is
   int64_t row_stride_bytes = 0;
-  int64_t col_begin = 0;         // multiple of 32 for quantised types
+  int64_t col_begin = 0;  // multiple of 32 for quantised types
 };
 
 // Writes columns [col_begin, col_begin + cols) of row `row` as f32, by the definition of the format.

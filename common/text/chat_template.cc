@@ -18,20 +18,24 @@ using Json = nlohmann::ordered_json;
 
 absl::StatusOr<Value> FromJson(Runtime& runtime, const Json& json, int depth) {
   if (depth > runtime.limits().depth) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("chat template variables are nested more than ", runtime.limits().depth, " levels deep"));
+    return absl::ResourceExhaustedError(absl::StrCat("chat template variables are nested more than ",
+                                                     runtime.limits().depth, " levels deep"));
   }
   switch (json.type()) {
-    case Json::value_t::boolean: return Value(json.get<bool>());
-    case Json::value_t::number_float: return Value(json.get<double>());
-    case Json::value_t::number_integer: return Value(json.get<int64_t>());
+    case Json::value_t::boolean:
+      return Value(json.get<bool>());
+    case Json::value_t::number_float:
+      return Value(json.get<double>());
+    case Json::value_t::number_integer:
+      return Value(json.get<int64_t>());
     case Json::value_t::number_unsigned:
       if (json.get<uint64_t>() > INT64_MAX) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("chat template variables hold the integer ", json.get<uint64_t>(), ", beyond 64 signed bits"));
+        return absl::InvalidArgumentError(absl::StrCat("chat template variables hold the integer ",
+                                                       json.get<uint64_t>(), ", beyond 64 signed bits"));
       }
       return Value(static_cast<int64_t>(json.get<uint64_t>()));
-    case Json::value_t::string: return runtime.NewString(json.get_ref<const std::string&>());
+    case Json::value_t::string:
+      return runtime.NewString(json.get_ref<const std::string&>());
     case Json::value_t::array: {
       std::vector<Value> items;
       for (const Json& item : json) {
@@ -48,7 +52,8 @@ absl::StatusOr<Value> FromJson(Runtime& runtime, const Json& json, int depth) {
       }
       return runtime.NewDict(std::move(entries));
     }
-    default: return Value::None();
+    default:
+      return Value::None();
   }
 }
 
@@ -57,7 +62,8 @@ class JinjaChatTemplate : public ChatTemplate {
   JinjaChatTemplate(jinja::Block root, ChatTemplateLimits limits) : root_(std::move(root)), limits_(limits) {}
 
   absl::StatusOr<std::string> Render(const Json& variables, absl::Time now) const override {
-    if (!variables.is_object()) return absl::InvalidArgumentError("chat template variables are not an object");
+    if (!variables.is_object())
+      return absl::InvalidArgumentError("chat template variables are not an object");
     Runtime runtime(limits_, now);
     auto context = std::make_shared<jinja::Scope>();
     MOEPOOL_RETURN_IF_ERROR(jinja::AddGlobals(runtime, &context->variables));
@@ -80,7 +86,8 @@ class JinjaChatTemplate : public ChatTemplate {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(std::string_view source, ChatTemplateLimits limits) {
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Parse(std::string_view source,
+                                                                  ChatTemplateLimits limits) {
   MOEPOOL_ASSIGN_OR_RETURN(jinja::Block root, jinja::ParseTemplate(source, limits.depth));
   return std::make_unique<JinjaChatTemplate>(std::move(root), limits);
 }

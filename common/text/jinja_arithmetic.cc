@@ -1,5 +1,5 @@
-// + - * / // % ** with Python's meaning: floor division, the divisor's sign for %, true division for /. Integers are
-// 64 bits; a result beyond them is an error.
+// + - * / // % ** with Python's meaning: floor division, the divisor's sign for %, true division for /.
+// Integers are 64 bits; a result beyond them is an error.
 #include <cmath>
 
 #include "common/base/status_macros.h"
@@ -13,7 +13,8 @@ namespace {
 absl::Status Overflow() { return TypeError("integer overflow"); }
 
 absl::Status Unsupported(std::string_view op, const Value& a, const Value& b) {
-  return TypeError(StrCat("unsupported operand types for ", op, ": '", a.TypeName(), "' and '", b.TypeName(), "'"));
+  return TypeError(
+      StrCat("unsupported operand types for ", op, ": '", a.TypeName(), "' and '", b.TypeName(), "'"));
 }
 
 absl::StatusOr<Value> IntPower(int64_t base, int64_t exponent) {
@@ -32,9 +33,12 @@ absl::StatusOr<Value> IntPower(int64_t base, int64_t exponent) {
 
 absl::StatusOr<Value> IntArithmetic(std::string_view op, int64_t a, int64_t b) {
   int64_t result = 0;
-  if (op == "+") return __builtin_add_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
-  if (op == "-") return __builtin_sub_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
-  if (op == "*") return __builtin_mul_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
+  if (op == "+")
+    return __builtin_add_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
+  if (op == "-")
+    return __builtin_sub_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
+  if (op == "*")
+    return __builtin_mul_overflow(a, b, &result) ? absl::StatusOr<Value>(Overflow()) : Value(result);
   if (op == "**") return IntPower(a, b);
   if (b == 0) return TypeError("division by zero");
   if (op == "/") return Value(static_cast<double>(a) / static_cast<double>(b));
@@ -55,7 +59,8 @@ absl::StatusOr<Value> FloatArithmetic(std::string_view op, double a, double b) {
   if (op == "**") {
     if (a == 0 && b < 0) return TypeError("0.0 cannot be raised to a negative power");
     const double power = std::pow(a, b);
-    if (std::isnan(power) && !std::isnan(a) && !std::isnan(b)) return TypeError("the power is a complex number");
+    if (std::isnan(power) && !std::isnan(a) && !std::isnan(b))
+      return TypeError("the power is a complex number");
     if (std::isinf(power) && std::isfinite(a) && std::isfinite(b)) return TypeError("float overflow");
     return Value(power);
   }
@@ -101,7 +106,8 @@ absl::StatusOr<Value> Add(Runtime& runtime, const Value& a, const Value& b) {
     left += markup && !b.IsMarkup() ? EscapeHtml(b.AsString()) : b.AsString();
     return runtime.NewString(std::move(left), markup);
   }
-  if (IsListOrTuple(a) && IsListOrTuple(b) && (a.AsList().kind == ListKind::kList) == (b.AsList().kind == ListKind::kList)) {
+  if (IsListOrTuple(a) && IsListOrTuple(b) &&
+      (a.AsList().kind == ListKind::kList) == (b.AsList().kind == ListKind::kList)) {
     MOEPOOL_ASSIGN_OR_RETURN(std::vector<Value> items, Items(runtime, a));
     MOEPOOL_ASSIGN_OR_RETURN(const std::vector<Value> more, Items(runtime, b));
     items.insert(items.end(), more.begin(), more.end());

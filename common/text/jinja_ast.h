@@ -1,5 +1,5 @@
-// The parsed template. Immutable after parsing, so renderings may share it between threads. One struct of expressions
-// and one of statements: what the fields hold is noted at each kind.
+// The parsed template. Immutable after parsing, so renderings may share it between threads. One struct of
+// expressions and one of statements: what the fields hold is noted at each kind.
 #pragma once
 
 #include <memory>

@@ -17,9 +17,10 @@ BuiltinFilter FindFilter(std::string_view name) {
 }
 
 bool IsMutator(const Value& value, std::string_view name) {
-  static constexpr std::array<std::string_view, 8> kList = {"append", "clear",  "extend", "insert",
+  static constexpr std::array<std::string_view, 8> kList = {"append", "clear",  "extend",  "insert",
                                                             "pop",    "remove", "reverse", "sort"};
-  static constexpr std::array<std::string_view, 5> kDict = {"clear", "pop", "popitem", "setdefault", "update"};
+  static constexpr std::array<std::string_view, 5> kDict = {"clear", "pop", "popitem", "setdefault",
+                                                            "update"};
   if (value.IsDict()) return std::find(kDict.begin(), kDict.end(), name) != kDict.end();
   if (!value.IsList() || value.AsList().kind != ListKind::kList) return false;
   return std::find(kList.begin(), kList.end(), name) != kList.end();
@@ -62,7 +63,8 @@ absl::StatusOr<BoundArgs> BoundArgs::Bind(const Args& args, std::initializer_lis
   bound.names_.assign(names.begin(), names.end());
   bound.values_.assign(names.size(), nullptr);
   if (args.positional.size() > names.size()) {
-    return TypeError(StrCat("takes at most ", names.size(), " argument(s), ", args.positional.size(), " given"));
+    return TypeError(
+        StrCat("takes at most ", names.size(), " argument(s), ", args.positional.size(), " given"));
   }
   for (size_t i = 0; i < args.positional.size(); ++i) bound.values_[i] = &args.positional[i];
   for (const auto& [name, value] : args.named) {
@@ -92,7 +94,8 @@ absl::StatusOr<std::string> BoundArgs::String(size_t i, std::string_view otherwi
   return TypeError(StrCat("argument '", names_[i], "' is a ", values_[i]->TypeName(), ", not a string"));
 }
 
-absl::StatusOr<Value> CallFilter(Runtime& runtime, const std::string& name, const Value& input, const Args& args) {
+absl::StatusOr<Value> CallFilter(Runtime& runtime, const std::string& name, const Value& input,
+                                 const Args& args) {
   const Runtime::Level level(runtime);
   MOEPOOL_RETURN_IF_ERROR(level.Check());
   MOEPOOL_RETURN_IF_ERROR(runtime.Charge(1 + static_cast<int64_t>(args.positional.size())));
@@ -101,14 +104,16 @@ absl::StatusOr<Value> CallFilter(Runtime& runtime, const std::string& name, cons
   return filter(runtime, input, args);
 }
 
-absl::StatusOr<bool> CallTest(Runtime& runtime, const std::string& name, const Value& input, const Args& args) {
+absl::StatusOr<bool> CallTest(Runtime& runtime, const std::string& name, const Value& input,
+                              const Args& args) {
   MOEPOOL_RETURN_IF_ERROR(runtime.Charge(1));
   const BuiltinTest test = FindTest(name);
   if (test == nullptr) return TypeError(StrCat("no test named '", name, "'"));
   return test(runtime, input, args);
 }
 
-absl::StatusOr<Value> GetPath(Runtime& runtime, const Value& value, const Value& path, const Value* otherwise) {
+absl::StatusOr<Value> GetPath(Runtime& runtime, const Value& value, const Value& path,
+                              const Value* otherwise) {
   Value current = value;
   if (path.IsString()) {
     MOEPOOL_RETURN_IF_ERROR(runtime.Charge(1 + static_cast<int64_t>(path.AsString().size() / 4)));
@@ -133,12 +138,23 @@ std::string EscapeHtml(std::string_view text) {
   out.reserve(text.size());
   for (char c : text) {
     switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&#34;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&#34;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
     }
   }
   return out;

@@ -78,10 +78,14 @@ class BoundArgs {
 };
 
 // By name, for `map`, `select` and their like. InvalidArgument where there is none of this name.
-absl::StatusOr<Value> CallFilter(Runtime& runtime, const std::string& name, const Value& input, const Args& args);
-absl::StatusOr<bool> CallTest(Runtime& runtime, const std::string& name, const Value& input, const Args& args);
-// `path` is an integer, or names and integers separated by dots; an undefined result gives `otherwise` if not null.
-absl::StatusOr<Value> GetPath(Runtime& runtime, const Value& value, const Value& path, const Value* otherwise = nullptr);
+absl::StatusOr<Value> CallFilter(Runtime& runtime, const std::string& name, const Value& input,
+                                 const Args& args);
+absl::StatusOr<bool> CallTest(Runtime& runtime, const std::string& name, const Value& input,
+                              const Args& args);
+// `path` is an integer, or names and integers separated by dots; an undefined result gives `otherwise` if not
+// null.
+absl::StatusOr<Value> GetPath(Runtime& runtime, const Value& value, const Value& path,
+                              const Value* otherwise = nullptr);
 
 std::string EscapeHtml(std::string_view text);
 // `text % arguments` and str.format.

@@ -64,9 +64,13 @@ ValueOr DictView(Runtime& runtime, const Value& self, const Args& args, ListKind
   }
   return runtime.NewList(std::move(items), kind);
 }
-ValueOr DictItems(Runtime& r, const Value& v, const Args& a) { return DictView(r, v, a, ListKind::kDictItems); }
+ValueOr DictItems(Runtime& r, const Value& v, const Args& a) {
+  return DictView(r, v, a, ListKind::kDictItems);
+}
 ValueOr DictKeys(Runtime& r, const Value& v, const Args& a) { return DictView(r, v, a, ListKind::kDictKeys); }
-ValueOr DictValues(Runtime& r, const Value& v, const Args& a) { return DictView(r, v, a, ListKind::kDictValues); }
+ValueOr DictValues(Runtime& r, const Value& v, const Args& a) {
+  return DictView(r, v, a, ListKind::kDictValues);
+}
 
 }  // namespace
 

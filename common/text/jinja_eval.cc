@@ -1,4 +1,5 @@
-// Expressions. Each kind has a function of its own, so that one level of recursion keeps few temporaries on the stack.
+// Expressions. Each kind has a function of its own, so that one level of recursion keeps few temporaries on
+// the stack.
 #include "common/text/jinja_eval.h"
 
 #include "common/base/status_macros.h"
@@ -22,15 +23,20 @@ absl::StatusOr<Value> Evaluator::Eval(const Expr& expr, const ScopePtr& scope) {
 
 absl::StatusOr<Value> Evaluator::EvalNode(const Expr& expr, const ScopePtr& scope) {
   switch (expr.kind) {
-    case ExprKind::kConstant: return expr.value;
-    case ExprKind::kCaptured: return captured_;
-    case ExprKind::kName: return EvalName(expr, scope);
+    case ExprKind::kConstant:
+      return expr.value;
+    case ExprKind::kCaptured:
+      return captured_;
+    case ExprKind::kName:
+      return EvalName(expr, scope);
     case ExprKind::kList:
     case ExprKind::kTuple: {
       MOEPOOL_ASSIGN_OR_RETURN(std::vector<Value> items, EvalItems(expr, scope));
-      return runtime_.NewList(std::move(items), expr.kind == ExprKind::kList ? ListKind::kList : ListKind::kTuple);
+      return runtime_.NewList(std::move(items),
+                              expr.kind == ExprKind::kList ? ListKind::kList : ListKind::kTuple);
     }
-    case ExprKind::kDict: return EvalDict(expr, scope);
+    case ExprKind::kDict:
+      return EvalDict(expr, scope);
     case ExprKind::kNegate:
     case ExprKind::kPlus: {
       MOEPOOL_ASSIGN_OR_RETURN(const Value value, Eval(*expr.args[0], scope));
@@ -41,21 +47,31 @@ absl::StatusOr<Value> Evaluator::EvalNode(const Expr& expr, const ScopePtr& scop
       MOEPOOL_ASSIGN_OR_RETURN(const Value value, Eval(*expr.args[0], scope));
       return Value(!IsTrue(value));
     }
-    case ExprKind::kArithmetic: return EvalArithmetic(expr, scope);
-    case ExprKind::kConcat: return EvalConcat(expr, scope);
+    case ExprKind::kArithmetic:
+      return EvalArithmetic(expr, scope);
+    case ExprKind::kConcat:
+      return EvalConcat(expr, scope);
     case ExprKind::kAnd:
-    case ExprKind::kOr: return EvalLogic(expr, scope);
-    case ExprKind::kCompare: return EvalCompare(expr, scope);
-    case ExprKind::kConditional: return EvalConditional(expr, scope);
+    case ExprKind::kOr:
+      return EvalLogic(expr, scope);
+    case ExprKind::kCompare:
+      return EvalCompare(expr, scope);
+    case ExprKind::kConditional:
+      return EvalConditional(expr, scope);
     case ExprKind::kAttribute: {
       MOEPOOL_ASSIGN_OR_RETURN(const Value value, Eval(*expr.args[0], scope));
       return GetAttribute(runtime_, value, expr.name);
     }
-    case ExprKind::kItem: return EvalItem(expr, scope);
-    case ExprKind::kSlice: return EvalSlice(expr, scope);
-    case ExprKind::kCall: return EvalCall(expr, scope, nullptr);
-    case ExprKind::kFilter: return EvalFilter(expr, scope);
-    case ExprKind::kTest: return EvalTest(expr, scope);
+    case ExprKind::kItem:
+      return EvalItem(expr, scope);
+    case ExprKind::kSlice:
+      return EvalSlice(expr, scope);
+    case ExprKind::kCall:
+      return EvalCall(expr, scope, nullptr);
+    case ExprKind::kFilter:
+      return EvalFilter(expr, scope);
+    case ExprKind::kTest:
+      return EvalTest(expr, scope);
   }
   return absl::InternalError("unknown expression");
 }
@@ -73,7 +89,8 @@ absl::StatusOr<std::vector<Value>> Evaluator::EvalItems(const Expr& expr, const 
 absl::StatusOr<Value> Evaluator::EvalDict(const Expr& expr, const ScopePtr& scope) {
   MOEPOOL_ASSIGN_OR_RETURN(std::vector<Value> items, EvalItems(expr, scope));
   std::vector<std::pair<Value, Value>> entries;
-  for (size_t i = 0; i + 1 < items.size(); i += 2) entries.emplace_back(std::move(items[i]), std::move(items[i + 1]));
+  for (size_t i = 0; i + 1 < items.size(); i += 2)
+    entries.emplace_back(std::move(items[i]), std::move(items[i + 1]));
   return runtime_.NewDict(std::move(entries));
 }
 

@@ -1,5 +1,5 @@
-// Runs a parsed template. Scopes follow Jinja's rules: a for body, macro, call, filter, with, generation or captured set
-// block is a scope of its own, an if is not; what is set in a scope is gone when it ends.
+// Runs a parsed template. Scopes follow Jinja's rules: a for body, macro, call, filter, with, generation or
+// captured set block is a scope of its own, an if is not; what is set in a scope is gone when it ends.
 #pragma once
 
 #include <map>
@@ -32,7 +32,8 @@ class Evaluator {
 
   // For macros and recursive loops.
   absl::StatusOr<Flow> Exec(const Block& block, const ScopePtr& scope, std::string* out);
-  absl::Status ExecLoop(const Stmt& stmt, const Value& sequence, const ScopePtr& scope, int depth, std::string* out);
+  absl::Status ExecLoop(const Stmt& stmt, const Value& sequence, const ScopePtr& scope, int depth,
+                        std::string* out);
   absl::StatusOr<Value> Eval(const Expr& expr, const ScopePtr& scope);
   absl::Status Assign(const Target& target, const Value& value, const ScopePtr& scope);
 

@@ -16,7 +16,8 @@ ScopePtr NewScope(const ScopePtr& parent) {
   return scope;
 }
 
-// A macro, or the body of a call block. Sees the variables of the place where it stands as they are when it is called.
+// A macro, or the body of a call block. Sees the variables of the place where it stands as they are when it
+// is called.
 class Macro : public Object {
  public:
   Macro(Evaluator& evaluator, std::string name, const Stmt& stmt, ScopePtr scope)
@@ -57,7 +58,8 @@ class Macro : public Object {
       Value value = Value::Undefined(StrCat("parameter '", name, "' was not provided"));
       const auto it = named.find(name);
       if (i < args.positional.size()) {
-        if (it != named.end()) return TypeError(StrCat("macro '", name_, "' got two values for '", name, "'"));
+        if (it != named.end())
+          return TypeError(StrCat("macro '", name_, "' got two values for '", name, "'"));
         value = args.positional[i];
       } else if (it != named.end()) {
         value = it->second;
@@ -83,11 +85,13 @@ class Macro : public Object {
     }
     const size_t taken = std::min(args.positional.size(), signature.names.size());
     if (signature.uses_varargs) {
-      std::vector<Value> rest(args.positional.begin() + static_cast<std::ptrdiff_t>(taken), args.positional.end());
-      MOEPOOL_ASSIGN_OR_RETURN(scope->variables["varargs"], runtime.NewList(std::move(rest), ListKind::kTuple));
+      std::vector<Value> rest(args.positional.begin() + static_cast<std::ptrdiff_t>(taken),
+                              args.positional.end());
+      MOEPOOL_ASSIGN_OR_RETURN(scope->variables["varargs"],
+                               runtime.NewList(std::move(rest), ListKind::kTuple));
     } else if (args.positional.size() > taken) {
-      return TypeError(StrCat("macro '", name_, "' takes not more than ", signature.names.size(), " argument(s), ",
-                                    args.positional.size(), " given"));
+      return TypeError(StrCat("macro '", name_, "' takes not more than ", signature.names.size(),
+                              " argument(s), ", args.positional.size(), " given"));
     }
     return absl::OkStatus();
   }
@@ -144,7 +148,8 @@ absl::StatusOr<Flow> Evaluator::ExecOne(const Stmt& stmt, const ScopePtr& scope,
       MOEPOOL_RETURN_IF_ERROR(ExecLoop(stmt, sequence, scope, 0, out));
       return flow;
     }
-    case StmtKind::kIf: return ExecIf(stmt, scope, out);
+    case StmtKind::kIf:
+      return ExecIf(stmt, scope, out);
     case StmtKind::kSetBlock:
     case StmtKind::kFilter: {
       MOEPOOL_ASSIGN_OR_RETURN(const Value value, Capture(stmt, scope, &flow));
@@ -164,9 +169,12 @@ absl::StatusOr<Flow> Evaluator::ExecOne(const Stmt& stmt, const ScopePtr& scope,
       MOEPOOL_RETURN_IF_ERROR(ExecWith(stmt, scope, inner.get()));
       return Exec(stmt.body, inner, out);
     }
-    case StmtKind::kGeneration: return Exec(stmt.body, NewScope(scope), out);
-    case StmtKind::kBreak: return Flow::kBreak;
-    case StmtKind::kContinue: return Flow::kContinue;
+    case StmtKind::kGeneration:
+      return Exec(stmt.body, NewScope(scope), out);
+    case StmtKind::kBreak:
+      return Flow::kBreak;
+    case StmtKind::kContinue:
+      return Flow::kContinue;
   }
   return absl::InternalError("unknown statement");
 }
@@ -233,7 +241,8 @@ absl::Status Evaluator::Assign(const Target& target, const Value& value, const S
     if (items.size() != target.items.size()) {
       return TypeError(StrCat("cannot unpack ", items.size(), " values into ", target.items.size()));
     }
-    for (size_t i = 0; i < items.size(); ++i) MOEPOOL_RETURN_IF_ERROR(Assign(target.items[i], items[i], scope));
+    for (size_t i = 0; i < items.size(); ++i)
+      MOEPOOL_RETURN_IF_ERROR(Assign(target.items[i], items[i], scope));
     return absl::OkStatus();
   }
   if (target.attribute.empty()) {
@@ -248,8 +257,8 @@ absl::Status Evaluator::Assign(const Target& target, const Value& value, const S
     names->Set(target.attribute, value);
     return absl::OkStatus();
   }
-  return TypeError(StrCat("cannot assign attribute '", target.attribute, "': '", target.name,
-                                "' is not a namespace"));
+  return TypeError(
+      StrCat("cannot assign attribute '", target.attribute, "': '", target.name, "' is not a namespace"));
 }
 
 }  // namespace moepool::jinja

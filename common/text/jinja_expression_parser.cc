@@ -49,13 +49,15 @@ absl::Status ExpressionParser::Error(int line, std::string_view cause) const {
 }
 
 absl::Status ExpressionParser::Unexpected(std::string_view expected) const {
-  const std::string found = Current().kind == TokenKind::kEnd ? "end of template" : StrCat("'", Current().text, "'");
+  const std::string found =
+      Current().kind == TokenKind::kEnd ? "end of template" : StrCat("'", Current().text, "'");
   return Error(Current().line, StrCat("unexpected ", found, ", expected ", expected));
 }
 
 absl::Status ExpressionParser::Level::Check() const {
   if (parser_.level_ <= parser_.max_depth_) return absl::OkStatus();
-  return parser_.Error(parser_.Current().line, StrCat("nested more than ", parser_.max_depth_, " levels deep"));
+  return parser_.Error(parser_.Current().line,
+                       StrCat("nested more than ", parser_.max_depth_, " levels deep"));
 }
 
 absl::Status ExpressionParser::UpdateDepth(Expr* expr) const {
@@ -70,7 +72,8 @@ absl::Status ExpressionParser::UpdateDepth(Expr* expr) const {
   return Error(expr->line, StrCat("an expression nested more than ", max_depth_, " levels deep"));
 }
 
-absl::StatusOr<ExprPtr> ExpressionParser::Make(ExprKind kind, int line, std::vector<ExprPtr> args, std::string name) {
+absl::StatusOr<ExprPtr> ExpressionParser::Make(ExprKind kind, int line, std::vector<ExprPtr> args,
+                                               std::string name) {
   auto expr = std::make_unique<Expr>();
   expr->kind = kind;
   expr->line = line;
@@ -80,7 +83,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::Make(ExprKind kind, int line, std::vec
   return expr;
 }
 
-absl::StatusOr<ExprPtr> ExpressionParser::ParseTuple(bool conditional, std::initializer_list<std::string_view> end_names,
+absl::StatusOr<ExprPtr> ExpressionParser::ParseTuple(bool conditional,
+                                                     std::initializer_list<std::string_view> end_names,
                                                      bool parenthesised) {
   const int line = Current().line;
   std::vector<ExprPtr> items;
@@ -89,7 +93,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParseTuple(bool conditional, std::init
     if (!items.empty()) MOEPOOL_RETURN_IF_ERROR(ExpectOperator(","));
     const TokenKind kind = Current().kind;
     if (kind == TokenKind::kVariableEnd || kind == TokenKind::kBlockEnd || IsOperator(")") ||
-        std::any_of(end_names.begin(), end_names.end(), [&](std::string_view name) { return IsName(name); })) {
+        std::any_of(end_names.begin(), end_names.end(),
+                    [&](std::string_view name) { return IsName(name); })) {
       break;
     }
     MOEPOOL_ASSIGN_OR_RETURN(ExprPtr item, ParseExpression(conditional));
@@ -119,8 +124,9 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParseConditional() {
       MOEPOOL_ASSIGN_OR_RETURN(otherwise, ParseExpression());
     }
     --conditions;
-    MOEPOOL_ASSIGN_OR_RETURN(value, Make(ExprKind::kConditional, line,
-                                         Exprs(std::move(value), std::move(condition), std::move(otherwise))));
+    MOEPOOL_ASSIGN_OR_RETURN(value,
+                             Make(ExprKind::kConditional, line,
+                                  Exprs(std::move(value), std::move(condition), std::move(otherwise))));
   }
   return value;
 }
@@ -188,15 +194,16 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParseCompare() {
   return compare;
 }
 
-absl::StatusOr<ExprPtr> ExpressionParser::LeftAssociative(std::initializer_list<std::string_view> operators,
-                                                          absl::StatusOr<ExprPtr> (ExpressionParser::*operand)()) {
+absl::StatusOr<ExprPtr> ExpressionParser::LeftAssociative(
+    std::initializer_list<std::string_view> operators,
+    absl::StatusOr<ExprPtr> (ExpressionParser::*operand)()) {
   MOEPOOL_ASSIGN_OR_RETURN(ExprPtr left, (this->*operand)());
   while (Current().kind == TokenKind::kOperator &&
          std::find(operators.begin(), operators.end(), Current().text) != operators.end()) {
     Token op = Take();
     MOEPOOL_ASSIGN_OR_RETURN(ExprPtr right, (this->*operand)());
-    MOEPOOL_ASSIGN_OR_RETURN(left, Make(ExprKind::kArithmetic, op.line, Exprs(std::move(left), std::move(right)),
-                                        std::move(op.text)));
+    MOEPOOL_ASSIGN_OR_RETURN(left, Make(ExprKind::kArithmetic, op.line,
+                                        Exprs(std::move(left), std::move(right)), std::move(op.text)));
   }
   return left;
 }
@@ -227,8 +234,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParsePower() {
   MOEPOOL_ASSIGN_OR_RETURN(ExprPtr left, ParseUnary(true));
   while (TakeOperator("**")) {
     MOEPOOL_ASSIGN_OR_RETURN(ExprPtr right, ParseUnary(true));
-    MOEPOOL_ASSIGN_OR_RETURN(left,
-                             Make(ExprKind::kArithmetic, line, Exprs(std::move(left), std::move(right)), "**"));
+    MOEPOOL_ASSIGN_OR_RETURN(
+        left, Make(ExprKind::kArithmetic, line, Exprs(std::move(left), std::move(right)), "**"));
   }
   return left;
 }

@@ -25,7 +25,8 @@ std::vector<ExprPtr> Exprs(T... expr) {
 
 class ExpressionParser {
  public:
-  ExpressionParser(std::vector<Token> tokens, int max_depth) : tokens_(std::move(tokens)), max_depth_(max_depth) {}
+  ExpressionParser(std::vector<Token> tokens, int max_depth)
+      : tokens_(std::move(tokens)), max_depth_(max_depth) {}
 
   // Token stream.
   const Token& Current() const { return tokens_[at_]; }
@@ -41,12 +42,14 @@ class ExpressionParser {
   absl::Status Unexpected(std::string_view expected) const;
 
   // One expression, or a tuple of them separated by commas. `end_names` end a tuple after a trailing comma.
-  absl::StatusOr<ExprPtr> ParseTuple(bool conditional = true, std::initializer_list<std::string_view> end_names = {},
+  absl::StatusOr<ExprPtr> ParseTuple(bool conditional = true,
+                                     std::initializer_list<std::string_view> end_names = {},
                                      bool parenthesised = false);
   absl::StatusOr<ExprPtr> ParseExpression(bool conditional = true);
   // `filter(args) | filter | …` applied to `input`; the first name stands at the current token.
   absl::StatusOr<ExprPtr> ParseFilters(ExprPtr input);
-  absl::StatusOr<ExprPtr> Make(ExprKind kind, int line, std::vector<ExprPtr> args = {}, std::string name = "");
+  absl::StatusOr<ExprPtr> Make(ExprKind kind, int line, std::vector<ExprPtr> args = {},
+                               std::string name = "");
 
   // Counts recursion of the parser, statements included.
   class Level {

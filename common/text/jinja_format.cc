@@ -1,5 +1,5 @@
-// Python's two ways of formatting: "text % arguments" and "text".format(arguments), the latter with plain fields
-// (no attribute or item access inside braces, no nested specifications).
+// Python's two ways of formatting: "text % arguments" and "text".format(arguments), the latter with plain
+// fields (no attribute or item access inside braces, no nested specifications).
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -32,7 +32,8 @@ absl::StatusOr<int64_t> TakeNumber(std::string_view text, size_t* at) {
   while (*at < text.size() && absl::ascii_isdigit(text[*at])) ++*at;
   if (*at == start) return -1;
   int64_t number = 0;
-  if (!absl::SimpleAtoi(ToAbsl(text.substr(start, *at - start)), &number)) return TypeError("too many digits in a format");
+  if (!absl::SimpleAtoi(ToAbsl(text.substr(start, *at - start)), &number))
+    return TypeError("too many digits in a format");
   return number;
 }
 
@@ -45,7 +46,8 @@ std::string GroupThousands(std::string digits) {
 
 // Of d, x, X, o and b.
 absl::StatusOr<std::string> IntegerDigits(const Value& value, const Spec& spec) {
-  if (!value.IsNumber()) return TypeError(StrCat("%", std::string(1, spec.type), " format: a number is required"));
+  if (!value.IsNumber())
+    return TypeError(StrCat("%", std::string(1, spec.type), " format: a number is required"));
   if (!value.IsIntegral() && !(std::fabs(value.AsDouble()) < 0x1p63)) return TypeError("integer overflow");
   const int64_t integer = value.IsIntegral() ? value.AsInt() : static_cast<int64_t>(value.AsDouble());
   const uint64_t magnitude = integer < 0 ? -static_cast<uint64_t>(integer) : static_cast<uint64_t>(integer);
@@ -69,7 +71,8 @@ absl::StatusOr<std::string> Digits(const Value& value, const Spec& spec) {
   const char conversion = spec.type == '%' ? 'f' : spec.type;
   char buffer[700];
   const char pattern[] = {'%', '.', '*', conversion, '\0'};
-  std::snprintf(buffer, sizeof(buffer), pattern, static_cast<int>(spec.precision < 0 ? 6 : spec.precision), number);
+  std::snprintf(buffer, sizeof(buffer), pattern, static_cast<int>(spec.precision < 0 ? 6 : spec.precision),
+                number);
   std::string digits = spec.comma ? GroupThousands(buffer) : buffer;
   if (spec.type == '%') digits += '%';
   return digits;
@@ -78,7 +81,8 @@ absl::StatusOr<std::string> Digits(const Value& value, const Spec& spec) {
 absl::Status AppendPadded(Runtime& runtime, const Spec& spec, std::string_view sign, std::string_view body,
                           char default_align, std::string* out) {
   const int64_t missing = spec.width - CountCodePoints(body) - static_cast<int64_t>(sign.size());
-  MOEPOOL_RETURN_IF_ERROR(runtime.ChargeBytes(static_cast<size_t>(std::max<int64_t>(missing, 0)) + body.size()));
+  MOEPOOL_RETURN_IF_ERROR(
+      runtime.ChargeBytes(static_cast<size_t>(std::max<int64_t>(missing, 0)) + body.size()));
   const char align = spec.align == '\0' ? default_align : spec.align;
   const int64_t before = align == '<' ? 0 : align == '^' ? missing / 2 : missing;
   auto pad = [&](int64_t from, int64_t to) {
@@ -96,7 +100,8 @@ absl::Status AppendNumber(Runtime& runtime, const Value& value, const Spec& spec
   if (value.IsUndefined()) return UndefinedError(value);
   MOEPOOL_ASSIGN_OR_RETURN(const std::string digits, Digits(value, spec));
   const double number = value.AsDouble();
-  const bool negative = number < 0 || (value.kind() == Value::Kind::kFloat && std::signbit(number) && spec.type != 'd');
+  const bool negative =
+      number < 0 || (value.kind() == Value::Kind::kFloat && std::signbit(number) && spec.type != 'd');
   const std::string sign = negative ? "-" : spec.sign != '\0' ? std::string(1, spec.sign) : "";
   return AppendPadded(runtime, spec, sign, digits, '>', out);
 }
@@ -109,7 +114,9 @@ std::string Clip(const std::string& text, int64_t precision) {
 absl::StatusOr<Spec> ParseSpec(std::string_view text) {
   Spec spec;
   size_t at = 0;
-  auto is_align = [&](size_t i) { return i < text.size() && std::string_view("<>^=").find(text[i]) != std::string_view::npos; };
+  auto is_align = [&](size_t i) {
+    return i < text.size() && std::string_view("<>^=").find(text[i]) != std::string_view::npos;
+  };
   const size_t fill_bytes = text.empty() ? 0 : DecodeAt(text, 0);
   if (fill_bytes > 0 && is_align(fill_bytes)) {
     spec.fill = text.substr(0, fill_bytes);
@@ -121,9 +128,12 @@ absl::StatusOr<Spec> ParseSpec(std::string_view text) {
     at += there;
     return there;
   };
-  if (take('+')) spec.sign = '+';
-  else if (take(' ')) spec.sign = ' ';
-  else take('-');
+  if (take('+'))
+    spec.sign = '+';
+  else if (take(' '))
+    spec.sign = ' ';
+  else
+    take('-');
   spec.alternate = take('#');
   if (take('0') && spec.align == '\0') {
     spec.align = '=';
@@ -141,23 +151,28 @@ absl::StatusOr<Spec> ParseSpec(std::string_view text) {
   return spec;
 }
 
-absl::Status AppendFormatted(Runtime& runtime, const Value& value, std::string_view spec_text, std::string* out) {
+absl::Status AppendFormatted(Runtime& runtime, const Value& value, std::string_view spec_text,
+                             std::string* out) {
   MOEPOOL_ASSIGN_OR_RETURN(Spec spec, ParseSpec(spec_text));
   if (value.IsNumber() && (value.kind() != Value::Kind::kBool || spec.type != '\0') && spec.type != 's') {
     if (spec.type == '\0' && value.kind() == Value::Kind::kFloat && spec.precision < 0) {
       const std::string text = FloatRepr(std::fabs(value.AsDouble()));
-      const std::string sign = std::signbit(value.AsDouble()) ? "-" : spec.sign != '\0' ? std::string(1, spec.sign) : "";
+      const std::string sign = std::signbit(value.AsDouble()) ? "-"
+                               : spec.sign != '\0'            ? std::string(1, spec.sign)
+                                                              : "";
       return AppendPadded(runtime, spec, sign, spec.comma ? GroupThousands(text) : text, '>', out);
     }
     if (spec.type == '\0') spec.type = value.IsIntegral() ? 'd' : 'g';
     const std::string_view allowed = value.IsIntegral() ? "bdoxXeEfFgG%" : "eEfFgG%";
     if (allowed.find(spec.type) == std::string_view::npos) {
-      return TypeError(StrCat("unknown format code '", std::string(1, spec.type), "' for a ", value.TypeName()));
+      return TypeError(
+          StrCat("unknown format code '", std::string(1, spec.type), "' for a ", value.TypeName()));
     }
     return AppendNumber(runtime, value, spec, out);
   }
   if (spec.type != '\0' && spec.type != 's') {
-    return TypeError(StrCat("unknown format code '", std::string(1, spec.type), "' for a ", value.TypeName()));
+    return TypeError(
+        StrCat("unknown format code '", std::string(1, spec.type), "' for a ", value.TypeName()));
   }
   if (!value.IsString() && !spec_text.empty()) {
     return TypeError(StrCat("unsupported format string passed to ", value.TypeName(), ".__format__"));
@@ -220,7 +235,8 @@ absl::StatusOr<Value> FormatPercent(Runtime& runtime, const std::string& text, c
     if (spec.type == 's' || spec.type == 'r') {
       if (spec.align == '=') spec.align = '>';
       std::string body;
-      MOEPOOL_RETURN_IF_ERROR(spec.type == 's' ? AppendText(runtime, *value, &body) : AppendRepr(runtime, *value, &body));
+      MOEPOOL_RETURN_IF_ERROR(spec.type == 's' ? AppendText(runtime, *value, &body)
+                                               : AppendRepr(runtime, *value, &body));
       MOEPOOL_RETURN_IF_ERROR(AppendPadded(runtime, spec, "", Clip(body, spec.precision), '>', &out));
       continue;
     }
@@ -253,7 +269,8 @@ absl::StatusOr<Value> FormatBraces(Runtime& runtime, const std::string& text, co
       continue;
     }
     const size_t close = text.find('}', at);
-    if (c == '}' || close == std::string::npos) return TypeError(StrCat("single '", std::string(1, c), "' in a format"));
+    if (c == '}' || close == std::string::npos)
+      return TypeError(StrCat("single '", std::string(1, c), "' in a format"));
     std::string_view field = std::string_view(text).substr(at + 1, close - at - 1);
     at = close;
     std::string_view spec, name = field;
@@ -263,7 +280,8 @@ absl::StatusOr<Value> FormatBraces(Runtime& runtime, const std::string& text, co
     }
     bool repr = false;
     if (const size_t mark = name.find('!'); mark != std::string_view::npos) {
-      if (name.substr(mark) != "!r" && name.substr(mark) != "!s") return TypeError("unknown conversion in a format");
+      if (name.substr(mark) != "!r" && name.substr(mark) != "!s")
+        return TypeError("unknown conversion in a format");
       repr = name.substr(mark) == "!r";
       name = name.substr(0, mark);
     }

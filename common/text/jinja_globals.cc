@@ -133,7 +133,8 @@ absl::StatusOr<Value> StrftimeNow(Runtime& runtime, const Args& args) {
   constexpr size_t kMaxFormatBytes = 1024;
   if (format.size() > kMaxFormatBytes) return TypeError(StrCat("time format of ", format.size(), " bytes"));
   for (size_t i = 0; i + 1 < format.size(); ++i) {
-    if (format[i] == '%' && format[i + 1] >= '0' && format[i + 1] <= '9') return TypeError("time format with a width");
+    if (format[i] == '%' && format[i + 1] >= '0' && format[i + 1] <= '9')
+      return TypeError("time format with a width");
     if (format[i] == '%') ++i;
   }
   return runtime.NewString(absl::FormatTime(format, runtime.now(), absl::LocalTimeZone()));
@@ -144,8 +145,13 @@ absl::StatusOr<Value> StrftimeNow(Runtime& runtime, const Args& args) {
 absl::Status AddGlobals(Runtime& runtime, std::map<std::string, Value, std::less<>>* variables) {
   using Body = absl::StatusOr<Value> (*)(Runtime&, const Args&);
   static constexpr std::pair<std::string_view, Body> kGlobals[] = {
-      {"range", Range},       {"dict", Dict},         {"namespace", MakeNamespace},         {"cycler", MakeCycler},
-      {"joiner", MakeJoiner}, {"raise_exception", RaiseException}, {"strftime_now", StrftimeNow},
+      {"range", Range},
+      {"dict", Dict},
+      {"namespace", MakeNamespace},
+      {"cycler", MakeCycler},
+      {"joiner", MakeJoiner},
+      {"raise_exception", RaiseException},
+      {"strftime_now", StrftimeNow},
   };
   for (const auto& [name, body] : kGlobals) {
     MOEPOOL_ASSIGN_OR_RETURN(Object * function, runtime.New<Function>(std::string(name), body));

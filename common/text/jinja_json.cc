@@ -26,7 +26,8 @@ absl::Status AppendJsonString(Runtime& runtime, std::string_view text, bool ensu
     } else if (c < 0x20 || (ensure_ascii && c > 0x7E && c < 0x10000)) {
       absl::StrAppendFormat(out, "\\u%04x", c);
     } else if (ensure_ascii && c >= 0x10000) {
-      absl::StrAppendFormat(out, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10), 0xDC00 + ((c - 0x10000) & 0x3FF));
+      absl::StrAppendFormat(out, "\\u%04x\\u%04x", 0xD800 + ((c - 0x10000) >> 10),
+                            0xDC00 + ((c - 0x10000) & 0x3FF));
     } else {
       out->append(text.substr(at, length));
     }
@@ -44,11 +45,16 @@ std::string JsonFloat(double value) {
 
 absl::StatusOr<std::string> JsonKey(const Value& key) {
   switch (key.kind()) {
-    case Value::Kind::kString: return key.AsString();
-    case Value::Kind::kBool: return std::string(key.AsBool() ? "true" : "false");
-    case Value::Kind::kInt: return StrCat(key.AsInt());
-    case Value::Kind::kFloat: return JsonFloat(key.AsDouble());
-    case Value::Kind::kNone: return std::string("null");
+    case Value::Kind::kString:
+      return key.AsString();
+    case Value::Kind::kBool:
+      return std::string(key.AsBool() ? "true" : "false");
+    case Value::Kind::kInt:
+      return StrCat(key.AsInt());
+    case Value::Kind::kFloat:
+      return JsonFloat(key.AsDouble());
+    case Value::Kind::kNone:
+      return std::string("null");
     default:
       return TypeError(StrCat("keys must be str, int, float, bool or None, not ", key.TypeName()));
   }
@@ -100,16 +106,27 @@ absl::Status AppendJsonDict(Runtime& runtime, const DictData& dict, const JsonFo
 
 }  // namespace
 
-absl::Status AppendJson(Runtime& runtime, const Value& value, const JsonFormat& format, int level, std::string* out) {
+absl::Status AppendJson(Runtime& runtime, const Value& value, const JsonFormat& format, int level,
+                        std::string* out) {
   MOEPOOL_RETURN_IF_ERROR(runtime.Charge(1));
   MOEPOOL_RETURN_IF_ERROR(runtime.CheckSize(out->size()));
   switch (value.kind()) {
-    case Value::Kind::kNone: out->append("null"); return absl::OkStatus();
-    case Value::Kind::kBool: out->append(value.AsBool() ? "true" : "false"); return absl::OkStatus();
-    case Value::Kind::kInt: StrAppend(out, value.AsInt()); return absl::OkStatus();
-    case Value::Kind::kFloat: out->append(JsonFloat(value.AsDouble())); return absl::OkStatus();
-    case Value::Kind::kString: return AppendJsonString(runtime, value.AsString(), format.ensure_ascii, out);
-    case Value::Kind::kDict: return AppendJsonDict(runtime, value.AsDict(), format, level, out);
+    case Value::Kind::kNone:
+      out->append("null");
+      return absl::OkStatus();
+    case Value::Kind::kBool:
+      out->append(value.AsBool() ? "true" : "false");
+      return absl::OkStatus();
+    case Value::Kind::kInt:
+      StrAppend(out, value.AsInt());
+      return absl::OkStatus();
+    case Value::Kind::kFloat:
+      out->append(JsonFloat(value.AsDouble()));
+      return absl::OkStatus();
+    case Value::Kind::kString:
+      return AppendJsonString(runtime, value.AsString(), format.ensure_ascii, out);
+    case Value::Kind::kDict:
+      return AppendJsonDict(runtime, value.AsDict(), format, level, out);
     case Value::Kind::kList: {
       const ListData& list = value.AsList();
       if (list.kind > ListKind::kGroup) break;
@@ -127,7 +144,8 @@ absl::Status AppendJson(Runtime& runtime, const Value& value, const JsonFormat& 
       out->push_back(']');
       return absl::OkStatus();
     }
-    default: break;
+    default:
+      break;
   }
   return TypeError(StrCat("object of type ", value.TypeName(), " is not JSON serializable"));
 }

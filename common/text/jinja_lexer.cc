@@ -58,8 +58,8 @@ class Lexer {
 
   void SkipSpace() { Advance(Rest().size() - StripLeft(Rest()).size()); }
 
-  // Text up to the next tag, without what the tag's sign or lstrip_blocks takes from its end. `at_` is at the text,
-  // `tag` at the tag's first byte, `sign` what follows its delimiter.
+  // Text up to the next tag, without what the tag's sign or lstrip_blocks takes from its end. `at_` is at the
+  // text, `tag` at the tag's first byte, `sign` what follows its delimiter.
   void AddData(size_t tag, char sign, bool lstrip) {
     std::string_view text = std::string_view(source_).substr(at_, tag - at_);
     if (sign == '-') {
@@ -68,7 +68,8 @@ class Lexer {
       const size_t newline = text.rfind('\n');
       const size_t start = newline == std::string_view::npos ? 0 : newline + 1;
       const bool at_line_start = start > 0 || tag == 0 || LineStarts(at_);
-      if (at_line_start && start < text.size() && StripLeft(text.substr(start)).empty()) text = text.substr(0, start);
+      if (at_line_start && start < text.size() && StripLeft(text.substr(start)).empty())
+        text = text.substr(0, start);
     }
     if (!text.empty()) Add(TokenKind::kData, text);
     Advance(tag - at_);
@@ -195,15 +196,16 @@ class Lexer {
     }
     if (c == '\'' || c == '"') return String(c);
     static constexpr std::array<std::string_view, 26> kOperators = {
-        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")",
-        "{",  "}",  ">",  "<",  "=",  ".",  ":", "|", ",", ";"};
+        "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+        "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
     for (std::string_view op : kOperators) {
       if (!StartsWith(op)) continue;
       if (c == '(' || c == '[' || c == '{') brackets->push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
       if (c == ')' || c == ']' || c == '}') {
         if (brackets->empty()) return Error(StrCat("unexpected '", op, "'"));
         if (brackets->back() != c) {
-          return Error(StrCat("unexpected '", op, "', expected '", brackets->substr(brackets->size() - 1), "'"));
+          return Error(
+              StrCat("unexpected '", op, "', expected '", brackets->substr(brackets->size() - 1), "'"));
         }
         brackets->pop_back();
       }
@@ -214,7 +216,8 @@ class Lexer {
     return Error(StrCat("unexpected char '", std::string(1, c), "'"));
   }
 
-  // End of a run of digits, with single underscores between them, that starts at `at`; `at` where there is none.
+  // End of a run of digits, with single underscores between them, that starts at `at`; `at` where there is
+  // none.
   size_t Digits(size_t at) const {
     size_t end = at;
     while (end < source_.size() && (absl::ascii_isdigit(source_[end]) ||
@@ -236,7 +239,8 @@ class Lexer {
         is_float = true;
       }
       if (end < source_.size() && (source_[end] | 32) == 'e') {
-        const size_t sign = end + 1 < source_.size() && (source_[end + 1] == '+' || source_[end + 1] == '-') ? 1 : 0;
+        const size_t sign =
+            end + 1 < source_.size() && (source_[end + 1] == '+' || source_[end + 1] == '-') ? 1 : 0;
         if (Digits(end + 1 + sign) > end + 1 + sign) {
           end = Digits(end + 1 + sign);
           is_float = true;
@@ -294,11 +298,13 @@ class Lexer {
         const size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : 8;
         uint32_t value = 0;
         for (size_t k = 1; k <= digits; ++k) {
-          if (i + k >= text.size() || !absl::ascii_isxdigit(text[i + k])) return Error("truncated escape in a string");
+          if (i + k >= text.size() || !absl::ascii_isxdigit(text[i + k]))
+            return Error("truncated escape in a string");
           const char d = text[i + k];
           value = value << 4 | static_cast<uint32_t>(d <= '9' ? d - '0' : (d | 32) - 'a' + 10);
         }
-        if (value > 0x10FFFF || (value >= 0xD800 && value < 0xE000)) return Error("escape outside Unicode in a string");
+        if (value > 0x10FFFF || (value >= 0xD800 && value < 0xE000))
+          return Error("escape outside Unicode in a string");
         AppendUtf8(value, out);
         i += digits;
       } else if (c >= '0' && c <= '7') {

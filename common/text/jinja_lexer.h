@@ -1,5 +1,5 @@
-// Tokens of a Jinja template under trim_blocks and lstrip_blocks: white space control and raw blocks are resolved here,
-// so the parser sees data, and the tokens between delimiters.
+// Tokens of a Jinja template under trim_blocks and lstrip_blocks: white space control and raw blocks are
+// resolved here, so the parser sees data, and the tokens between delimiters.
 #pragma once
 
 #include <string>
@@ -10,11 +10,24 @@
 
 namespace moepool::jinja {
 
-enum class TokenKind { kData, kVariableBegin, kVariableEnd, kBlockBegin, kBlockEnd, kName, kString, kInt, kFloat, kOperator, kEnd };
+enum class TokenKind {
+  kData,
+  kVariableBegin,
+  kVariableEnd,
+  kBlockBegin,
+  kBlockEnd,
+  kName,
+  kString,
+  kInt,
+  kFloat,
+  kOperator,
+  kEnd
+};
 
 struct Token {
   TokenKind kind;
-  std::string text;  // data, name, the string's value, the number's digits without underscores, or the operator
+  std::string
+      text;  // data, name, the string's value, the number's digits without underscores, or the operator
   int line;
 };
 

@@ -35,8 +35,8 @@ ValueOr MultiKey(Runtime& runtime, const Value& item, const Value& attributes, b
   return runtime.NewList(std::move(keys));
 }
 
-absl::StatusOr<std::vector<Value>> SortKeys(Runtime& runtime, const std::vector<Value>& items, const Value& attribute,
-                                            bool case_sensitive) {
+absl::StatusOr<std::vector<Value>> SortKeys(Runtime& runtime, const std::vector<Value>& items,
+                                            const Value& attribute, bool case_sensitive) {
   std::vector<Value> keys;
   keys.reserve(items.size());
   for (const Value& item : items) {
@@ -46,9 +46,10 @@ absl::StatusOr<std::vector<Value>> SortKeys(Runtime& runtime, const std::vector<
   return keys;
 }
 
-// A stable merge sort of positions: std::stable_sort needs an order, which NaN and a failing comparison do not give.
-absl::Status MergeSort(Runtime& runtime, const std::vector<Value>& keys, bool reverse, size_t first, size_t last,
-                       std::vector<size_t>* order, std::vector<size_t>* scratch) {
+// A stable merge sort of positions: std::stable_sort needs an order, which NaN and a failing comparison do
+// not give.
+absl::Status MergeSort(Runtime& runtime, const std::vector<Value>& keys, bool reverse, size_t first,
+                       size_t last, std::vector<size_t>* order, std::vector<size_t>* scratch) {
   if (last - first < 2) return absl::OkStatus();
   const size_t middle = first + (last - first) / 2;
   MOEPOOL_RETURN_IF_ERROR(MergeSort(runtime, keys, reverse, first, middle, order, scratch));
@@ -63,12 +64,14 @@ absl::Status MergeSort(Runtime& runtime, const std::vector<Value>& keys, bool re
     }
     (*scratch)[to] = (*order)[take_right ? right++ : left++];
   }
-  std::copy(scratch->begin() + static_cast<std::ptrdiff_t>(first), scratch->begin() + static_cast<std::ptrdiff_t>(last),
+  std::copy(scratch->begin() + static_cast<std::ptrdiff_t>(first),
+            scratch->begin() + static_cast<std::ptrdiff_t>(last),
             order->begin() + static_cast<std::ptrdiff_t>(first));
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<size_t>> SortedOrder(Runtime& runtime, const std::vector<Value>& keys, bool reverse) {
+absl::StatusOr<std::vector<size_t>> SortedOrder(Runtime& runtime, const std::vector<Value>& keys,
+                                                bool reverse) {
   std::vector<size_t> order(keys.size()), scratch(keys.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   MOEPOOL_RETURN_IF_ERROR(MergeSort(runtime, keys, reverse, 0, keys.size(), &order, &scratch));
@@ -76,11 +79,13 @@ absl::StatusOr<std::vector<size_t>> SortedOrder(Runtime& runtime, const std::vec
 }
 
 ValueOr Sort(Runtime& runtime, const Value& value, const Args& args) {
-  MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound, BoundArgs::Bind(args, {"reverse", "case_sensitive", "attribute"}));
+  MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound,
+                           BoundArgs::Bind(args, {"reverse", "case_sensitive", "attribute"}));
   MOEPOOL_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(runtime, value));
   std::vector<Value> keys;
   for (const Value& item : items) {
-    MOEPOOL_ASSIGN_OR_RETURN(Value key, MultiKey(runtime, item, bound.Or(2, Value::None()), bound.True(1, false)));
+    MOEPOOL_ASSIGN_OR_RETURN(Value key,
+                             MultiKey(runtime, item, bound.Or(2, Value::None()), bound.True(1, false)));
     keys.push_back(std::move(key));
   }
   MOEPOOL_ASSIGN_OR_RETURN(const std::vector<size_t> order, SortedOrder(runtime, keys, bound.True(0, false)));
@@ -127,7 +132,8 @@ ValueOr ItemsFilter(Runtime& runtime, const Value& value, const Args& args) {
 }
 
 ValueOr GroupBy(Runtime& runtime, const Value& value, const Args& args) {
-  MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound, BoundArgs::Bind(args, {"attribute", "default", "case_sensitive"}, 1));
+  MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound,
+                           BoundArgs::Bind(args, {"attribute", "default", "case_sensitive"}, 1));
   MOEPOOL_ASSIGN_OR_RETURN(const std::vector<Value> items, Items(runtime, value));
   const Value* const otherwise = bound.Has(1) && !bound[1].IsNone() ? &bound[1] : nullptr;
   std::vector<Value> names, keys;
@@ -147,7 +153,8 @@ ValueOr GroupBy(Runtime& runtime, const Value& value, const Args& args) {
       members.push_back(items[order[last]]);
     }
     MOEPOOL_ASSIGN_OR_RETURN(Value list, runtime.NewList(std::move(members)));
-    MOEPOOL_ASSIGN_OR_RETURN(Value group, runtime.NewList({names[order[first]], std::move(list)}, ListKind::kGroup));
+    MOEPOOL_ASSIGN_OR_RETURN(Value group,
+                             runtime.NewList({names[order[first]], std::move(list)}, ListKind::kGroup));
     groups.push_back(std::move(group));
   }
   return runtime.NewList(std::move(groups));
@@ -298,10 +305,10 @@ ValueOr Attr(Runtime& runtime, const Value& value, const Args& args) {
 
 BuiltinFilter FindListFilter(std::string_view name) {
   static const auto* const filters = new std::map<std::string_view, BuiltinFilter>{
-      {"sort", Sort},       {"dictsort", DictSort}, {"items", ItemsFilter}, {"groupby", GroupBy}, {"unique", Unique},
-      {"min", Min},         {"max", Max},           {"sum", Sum},           {"join", Join},       {"list", List},
-      {"first", First},     {"last", Last},         {"reverse", Reverse},   {"batch", Batch},     {"slice", Slice},
-      {"attr", Attr},
+      {"sort", Sort},       {"dictsort", DictSort}, {"items", ItemsFilter}, {"groupby", GroupBy},
+      {"unique", Unique},   {"min", Min},           {"max", Max},           {"sum", Sum},
+      {"join", Join},       {"list", List},         {"first", First},       {"last", Last},
+      {"reverse", Reverse}, {"batch", Batch},       {"slice", Slice},       {"attr", Attr},
   };
   const auto it = filters->find(name);
   return it == filters->end() ? nullptr : it->second;

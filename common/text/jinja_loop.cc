@@ -59,7 +59,8 @@ absl::StatusOr<Value> Loop::GetAttribute(Runtime& runtime, std::string_view name
     return more ? items_[next] : Value::Undefined("there is no next item");
   }
   if (name == "previtem") {
-    return index_ > 0 ? items_[static_cast<size_t>(index_ - 1)] : Value::Undefined("there is no previous item");
+    return index_ > 0 ? items_[static_cast<size_t>(index_ - 1)]
+                      : Value::Undefined("there is no previous item");
   }
   if (name == "cycle" || name == "changed") return Method(runtime, name);
   return Object::GetAttribute(runtime, name);

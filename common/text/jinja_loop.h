@@ -1,5 +1,5 @@
-// The `loop` of a for body. The `if` filter of the loop runs as late as it can, as Jinja's does: an item is tested when
-// it is needed, by the next round or by an attribute that looks ahead.
+// The `loop` of a for body. The `if` filter of the loop runs as late as it can, as Jinja's does: an item is
+// tested when it is needed, by the next round or by an attribute that looks ahead.
 #pragma once
 
 #include <string_view>
@@ -12,7 +12,11 @@ namespace moepool::jinja {
 class Loop : public Object {
  public:
   Loop(Evaluator& evaluator, const Stmt& stmt, ScopePtr scope, std::vector<Value> items, int depth)
-      : evaluator_(evaluator), stmt_(stmt), scope_(std::move(scope)), source_(std::move(items)), depth_(depth) {}
+      : evaluator_(evaluator),
+        stmt_(stmt),
+        scope_(std::move(scope)),
+        source_(std::move(items)),
+        depth_(depth) {}
 
   // Moves to the next item; false at the end.
   absl::StatusOr<bool> Next(Runtime& runtime);
@@ -37,7 +41,7 @@ class Loop : public Object {
   const ScopePtr scope_;
   std::vector<Value> source_;  // all items
   size_t tested_ = 0;
-  std::vector<Value> items_;   // those that passed so far
+  std::vector<Value> items_;  // those that passed so far
   int64_t index_ = -1;
   const int depth_;
   std::vector<Value> last_changed_;

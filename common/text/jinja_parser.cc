@@ -16,8 +16,8 @@ class Parser {
   absl::StatusOr<Block> Run() { return ParseBlock({}); }
 
  private:
-  // Statements up to a tag with one of these names, at which the stream then stands; or up to the end where there are
-  // no names.
+  // Statements up to a tag with one of these names, at which the stream then stands; or up to the end where
+  // there are no names.
   absl::StatusOr<Block> ParseBlock(Names ends) {
     const ExpressionParser::Level level(in_);
     MOEPOOL_RETURN_IF_ERROR(level.Check());
@@ -137,7 +137,8 @@ class Parser {
     Target tuple;
     tuple.items.push_back(std::move(first));
     while (in_.TakeOperator(",")) {
-      if (in_.Current().kind == TokenKind::kBlockEnd || in_.IsOperator(")") || in_.IsOperator("=") || in_.IsName("in")) {
+      if (in_.Current().kind == TokenKind::kBlockEnd || in_.IsOperator(")") || in_.IsOperator("=") ||
+          in_.IsName("in")) {
         break;
       }
       MOEPOOL_ASSIGN_OR_RETURN(Target next, ParseOneTarget(allow_attribute));

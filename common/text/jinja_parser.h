@@ -7,8 +7,8 @@
 
 namespace moepool::jinja {
 
-// InvalidArgument gives line and cause; also for an unknown filter or test, unless it stands behind a condition, and for
-// nesting beyond `max_depth`.
+// InvalidArgument gives line and cause; also for an unknown filter or test, unless it stands behind a
+// condition, and for nesting beyond `max_depth`.
 absl::StatusOr<Block> ParseTemplate(std::string_view source, int max_depth);
 
 }  // namespace moepool::jinja

@@ -92,7 +92,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParseFilters(ExprPtr input) {
       MOEPOOL_ASSIGN_OR_RETURN(const std::string part, ExpectName());
       StrAppend(&name, ".", part);
     }
-    if (conditions == 0 && FindFilter(name) == nullptr) return Error(line, StrCat("no filter named '", name, "'"));
+    if (conditions == 0 && FindFilter(name) == nullptr)
+      return Error(line, StrCat("no filter named '", name, "'"));
     MOEPOOL_ASSIGN_OR_RETURN(input, Make(ExprKind::kFilter, line, Exprs(std::move(input)), std::move(name)));
     if (IsOperator("(")) MOEPOOL_RETURN_IF_ERROR(ParseCallArguments(input.get()));
   } while (TakeOperator("|"));
@@ -109,8 +110,8 @@ absl::StatusOr<ExprPtr> ExpressionParser::ParseTest(ExprPtr expr) {
   if (IsOperator("(")) {
     MOEPOOL_RETURN_IF_ERROR(ParseCallArguments(expr.get()));
   } else if ((kind == TokenKind::kName && !IsName("else") && !IsName("or") && !IsName("and")) ||
-             kind == TokenKind::kString || kind == TokenKind::kInt || kind == TokenKind::kFloat || IsOperator("[") ||
-             IsOperator("{")) {
+             kind == TokenKind::kString || kind == TokenKind::kInt || kind == TokenKind::kFloat ||
+             IsOperator("[") || IsOperator("{")) {
     if (IsName("is")) return Error(line, "tests cannot be chained with is");
     const Level level(*this);
     MOEPOOL_RETURN_IF_ERROR(level.Check());

@@ -52,10 +52,11 @@ absl::StatusOr<Range> ResolveSlice(const Value& start, const Value& stop, const 
 Value NoElement(const Value& value, const Value& key) {
   const std::string text = key.IsString() ? StrCat("'", key.AsString(), "'") : std::string(key.TypeName());
   return Value::Undefined(StrCat("'", value.TypeName(), " object' has no element ",
-                                       key.IsIntegral() ? StrCat(key.AsInt()) : text));
+                                 key.IsIntegral() ? StrCat(key.AsInt()) : text));
 }
 
-absl::StatusOr<Value> BindMethod(Runtime& runtime, const Value& self, std::string_view name, BuiltinFilter method) {
+absl::StatusOr<Value> BindMethod(Runtime& runtime, const Value& self, std::string_view name,
+                                 BuiltinFilter method) {
   MOEPOOL_ASSIGN_OR_RETURN(
       Function * function,
       runtime.New<Function>(std::string(name),
@@ -65,7 +66,9 @@ absl::StatusOr<Value> BindMethod(Runtime& runtime, const Value& self, std::strin
 
 }  // namespace
 
-absl::Status UndefinedError(const Value& value) { return absl::InvalidArgumentError(value.UndefinedReason()); }
+absl::Status UndefinedError(const Value& value) {
+  return absl::InvalidArgumentError(value.UndefinedReason());
+}
 
 absl::Status TypeError(std::string_view cause) { return absl::InvalidArgumentError(ToAbsl(cause)); }
 
@@ -103,7 +106,8 @@ absl::StatusOr<Value> Runtime::NewList(std::vector<Value> items, ListKind kind) 
   int depth = 1;
   for (const Value& item : items) depth = std::max(depth, item.Depth() + 1);
   if (depth > limits_.depth) {
-    return absl::ResourceExhaustedError(StrCat("makes lists nested more than ", limits_.depth, " levels deep"));
+    return absl::ResourceExhaustedError(
+        StrCat("makes lists nested more than ", limits_.depth, " levels deep"));
   }
   return Value(std::make_shared<const ListData>(ListData{kind, depth, std::move(items)}));
 }
@@ -123,7 +127,8 @@ absl::StatusOr<Value> Runtime::NewDict(std::vector<std::pair<Value, Value>> entr
     }
   }
   if (dict->depth > limits_.depth) {
-    return absl::ResourceExhaustedError(StrCat("makes dicts nested more than ", limits_.depth, " levels deep"));
+    return absl::ResourceExhaustedError(
+        StrCat("makes dicts nested more than ", limits_.depth, " levels deep"));
   }
   return Value(std::shared_ptr<const DictData>(std::move(dict)));
 }
@@ -137,7 +142,8 @@ absl::StatusOr<Value> Runtime::NewIterator(std::vector<Value> items) {
 absl::StatusOr<std::vector<Value>> Items(Runtime& runtime, const Value& value) {
   std::vector<Value> items;
   switch (value.kind()) {
-    case Value::Kind::kUndefined: return items;
+    case Value::Kind::kUndefined:
+      return items;
     case Value::Kind::kList:
       MOEPOOL_RETURN_IF_ERROR(runtime.Charge(static_cast<int64_t>(value.AsList().items.size())));
       return value.AsList().items;
@@ -155,21 +161,28 @@ absl::StatusOr<std::vector<Value>> Items(Runtime& runtime, const Value& value) {
       }
       return items;
     }
-    case Value::Kind::kObject: return value.AsObject()->TakeItems(runtime);
-    default: return TypeError(StrCat("'", value.TypeName(), "' object is not iterable"));
+    case Value::Kind::kObject:
+      return value.AsObject()->TakeItems(runtime);
+    default:
+      return TypeError(StrCat("'", value.TypeName(), "' object is not iterable"));
   }
 }
 
 absl::StatusOr<int64_t> Length(Runtime& runtime, const Value& value) {
   switch (value.kind()) {
-    case Value::Kind::kUndefined: return 0;
+    case Value::Kind::kUndefined:
+      return 0;
     case Value::Kind::kString:
       MOEPOOL_RETURN_IF_ERROR(runtime.ChargeBytes(value.AsString().size()));
       return CountCodePoints(value.AsString());
-    case Value::Kind::kList: return static_cast<int64_t>(value.AsList().items.size());
-    case Value::Kind::kDict: return static_cast<int64_t>(value.AsDict().entries.size());
-    case Value::Kind::kObject: return value.AsObject()->Length(runtime);
-    default: return TypeError(StrCat("object of type '", value.TypeName(), "' has no len()"));
+    case Value::Kind::kList:
+      return static_cast<int64_t>(value.AsList().items.size());
+    case Value::Kind::kDict:
+      return static_cast<int64_t>(value.AsDict().entries.size());
+    case Value::Kind::kObject:
+      return value.AsObject()->Length(runtime);
+    default:
+      return TypeError(StrCat("object of type '", value.TypeName(), "' has no len()"));
   }
 }
 
@@ -237,7 +250,8 @@ absl::StatusOr<Value> GetItem(Runtime& runtime, const Value& value, const Value&
     }
     if (value.IsList()) return value.AsList().items[static_cast<size_t>(index)];
     const std::string& text = value.AsString();
-    const size_t at = static_cast<size_t>(length) == text.size() ? static_cast<size_t>(index) : ByteOffset(text, index);
+    const size_t at =
+        static_cast<size_t>(length) == text.size() ? static_cast<size_t>(index) : ByteOffset(text, index);
     return Value::String(text.substr(at, DecodeAt(text, at)), value.IsMarkup());
   }
   if (key.IsString()) return GetAttribute(runtime, value, key.AsString());
@@ -259,8 +273,9 @@ absl::StatusOr<Value> GetSlice(Runtime& runtime, const Value& value, const Value
       items.push_back(value.AsList().items[static_cast<size_t>(range.start + i * range.step)]);
     }
     const ListKind kind = value.AsList().kind;
-    return runtime.NewList(std::move(items), kind == ListKind::kList || kind == ListKind::kRange ? ListKind::kList
-                                                                                                 : ListKind::kTuple);
+    return runtime.NewList(std::move(items), kind == ListKind::kList || kind == ListKind::kRange
+                                                 ? ListKind::kList
+                                                 : ListKind::kTuple);
   }
   const std::string& text = value.AsString();
   if (range.step == 1) {

@@ -1,5 +1,5 @@
-// What one rendering may spend and what it owns. Every loop over data charges steps here before it runs, and every
-// object with identity lives here until the end, because namespaces may refer to one another in cycles.
+// What one rendering may spend and what it owns. Every loop over data charges steps here before it runs, and
+// every object with identity lives here until the end, because namespaces may refer to one another in cycles.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@ namespace moepool::jinja {
 
 class Runtime {
  public:
-  Runtime(const ChatTemplateLimits& limits, absl::Time now) : limits_(limits), now_(now), steps_left_(limits.steps) {}
+  Runtime(const ChatTemplateLimits& limits, absl::Time now)
+      : limits_(limits), now_(now), steps_left_(limits.steps) {}
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
 
@@ -26,8 +27,8 @@ class Runtime {
 
   // ResourceExhausted once the steps are spent.
   absl::Status Charge(int64_t steps);
-  // For text that is about to be read or written: one step for 32 bytes. ResourceExhausted also where `bytes` exceeds
-  // the output limit, which no single string may.
+  // For text that is about to be read or written: one step for 32 bytes. ResourceExhausted also where `bytes`
+  // exceeds the output limit, which no single string may.
   absl::Status ChargeBytes(size_t bytes);
   absl::Status CheckSize(size_t bytes) const;
 
@@ -47,8 +48,8 @@ class Runtime {
     return object;
   }
 
-  // One level of recursion, left when the guard goes. The stack of the thread bounds how many there may be: a level is
-  // a few hundred bytes of frames, more under a sanitizer.
+  // One level of recursion, left when the guard goes. The stack of the thread bounds how many there may be: a
+  // level is a few hundred bytes of frames, more under a sanitizer.
   class Level {
    public:
     explicit Level(Runtime& runtime) : runtime_(runtime) { ++runtime_.level_; }
@@ -76,8 +77,8 @@ absl::StatusOr<std::vector<Value>> Items(Runtime& runtime, const Value& value);
 absl::StatusOr<int64_t> Length(Runtime& runtime, const Value& value);
 absl::StatusOr<bool> Contains(Runtime& runtime, const Value& container, const Value& item);
 
-// `value.name`: an attribute or method, else an item. `value[key]`: an item, else an attribute. Undefined where neither
-// exists; InvalidArgument on an undefined value.
+// `value.name`: an attribute or method, else an item. `value[key]`: an item, else an attribute. Undefined
+// where neither exists; InvalidArgument on an undefined value.
 absl::StatusOr<Value> GetAttribute(Runtime& runtime, const Value& value, std::string_view name);
 absl::StatusOr<Value> GetItem(Runtime& runtime, const Value& value, const Value& key);
 // `value[start:stop:step]`, each none or an integer.

@@ -13,7 +13,8 @@ using ValueOr = absl::StatusOr<Value>;
 // The name at `at` of the arguments, and the arguments after it in *rest.
 absl::StatusOr<std::string> TakeName(const Args& args, size_t at, std::string_view what, Args* rest) {
   if (!args.positional[at].IsString()) return TypeError(StrCat("the name of a ", what, " is a string"));
-  rest->positional.assign(args.positional.begin() + static_cast<std::ptrdiff_t>(at) + 1, args.positional.end());
+  rest->positional.assign(args.positional.begin() + static_cast<std::ptrdiff_t>(at) + 1,
+                          args.positional.end());
   rest->named = args.named;
   return args.positional[at].AsString();
 }
@@ -27,7 +28,8 @@ ValueOr MapFilter(Runtime& runtime, const Value& value, const Args& args) {
   if (args.positional.empty()) {
     const Value *path = nullptr, *otherwise = nullptr;
     for (const auto& [name, argument] : args.named) {
-      if (name != "attribute" && name != "default") return TypeError(StrCat("unexpected keyword argument '", name, "'"));
+      if (name != "attribute" && name != "default")
+        return TypeError(StrCat("unexpected keyword argument '", name, "'"));
       (name == "attribute" ? path : otherwise) = &argument;
     }
     if (path == nullptr) return TypeError("map requires a filter argument");

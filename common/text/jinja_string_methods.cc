@@ -12,7 +12,9 @@ namespace {
 
 using ValueOr = absl::StatusOr<Value>;
 
-Value Piece(const Value& self, std::string_view text) { return Value::String(std::string(text), self.IsMarkup()); }
+Value Piece(const Value& self, std::string_view text) {
+  return Value::String(std::string(text), self.IsMarkup());
+}
 
 // rfind is not linear in the worst case; it pays for that.
 absl::Status ChargeBackwards(Runtime& runtime, std::string_view text, std::string_view needle) {
@@ -61,7 +63,8 @@ ValueOr StripSides(Runtime& runtime, const Value& self, const Args& args, bool l
   }
   MOEPOOL_RETURN_IF_ERROR(runtime.Charge(static_cast<int64_t>(text.size() / 16 * (set.size() / 4))));
   auto in_set = [&](std::string_view c) { return std::find(set.begin(), set.end(), c) != set.end(); };
-  while (left && !text.empty() && in_set(text.substr(0, DecodeAt(text, 0)))) text.remove_prefix(DecodeAt(text, 0));
+  while (left && !text.empty() && in_set(text.substr(0, DecodeAt(text, 0))))
+    text.remove_prefix(DecodeAt(text, 0));
   while (right && !text.empty()) {
     size_t at = text.size() - 1;
     while (at > 0 && text.size() - at < 4 && (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80) --at;
@@ -89,7 +92,8 @@ std::vector<std::string_view> SplitSpace(std::string_view text, int64_t limit, b
     if (from_right) {
       while (at > 0) {
         size_t previous = at - 1;
-        while (previous > 0 && at - previous < 4 && (static_cast<uint8_t>(text[previous]) & 0xC0) == 0x80) --previous;
+        while (previous > 0 && at - previous < 4 && (static_cast<uint8_t>(text[previous]) & 0xC0) == 0x80)
+          --previous;
         DecodeAt(text, previous, &c);
         if (IsSpace(c)) break;
         at = previous;
@@ -110,7 +114,8 @@ std::vector<std::string_view> SplitSpace(std::string_view text, int64_t limit, b
   return parts;
 }
 
-std::vector<std::string_view> SplitBy(std::string_view text, std::string_view separator, int64_t limit, bool from_right) {
+std::vector<std::string_view> SplitBy(std::string_view text, std::string_view separator, int64_t limit,
+                                      bool from_right) {
   std::vector<std::string_view> parts;
   while (limit < 0 || static_cast<int64_t>(parts.size()) < limit) {
     const size_t hit = from_right ? text.rfind(separator) : FindText(text, separator, 0);
@@ -174,7 +179,8 @@ ValueOr SplitLines(Runtime& runtime, const Value& self, const Args& args) {
     uint32_t c;
     const size_t end = at;
     at += DecodeAt(text, at, &c);
-    const bool newline = (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
+    const bool newline =
+        (c >= 0x0A && c <= 0x0D) || (c >= 0x1C && c <= 0x1E) || c == 0x85 || c == 0x2028 || c == 0x2029;
     if (!newline) continue;
     if (c == '\r' && at < text.size() && text[at] == '\n') ++at;
     lines.push_back(text.substr(start, (bound.True(0, false) ? at : end) - start));
@@ -220,7 +226,8 @@ struct Window {
   bool valid;  // false where start lies beyond the end: not even the empty text is found there
 };
 
-absl::StatusOr<Window> BoundWindow(Runtime& runtime, const Value& self, const BoundArgs& bound, size_t first) {
+absl::StatusOr<Window> BoundWindow(Runtime& runtime, const Value& self, const BoundArgs& bound,
+                                   size_t first) {
   const std::string_view text = self.AsString();
   MOEPOOL_ASSIGN_OR_RETURN(const int64_t length, Length(runtime, self));
   int64_t ends[2] = {0, length};
@@ -276,7 +283,8 @@ ValueOr Affix(Runtime& runtime, const Value& self, const Args& args, bool at_end
     if (!affix.IsString()) return TypeError(StrCat("an affix is a string, not a ", affix.TypeName()));
     MOEPOOL_RETURN_IF_ERROR(runtime.ChargeBytes(affix.AsString().size()));
     const std::string& text = affix.AsString();
-    if (window.valid && (at_end ? window.text.ends_with(text) : window.text.starts_with(text))) return Value(true);
+    if (window.valid && (at_end ? window.text.ends_with(text) : window.text.starts_with(text)))
+      return Value(true);
   }
   return Value(false);
 }
@@ -337,7 +345,8 @@ ValueOr ZeroFill(Runtime& runtime, const Value& self, const Args& args) {
   const bool is_signed = text.starts_with('-') || text.starts_with('+');
   MOEPOOL_ASSIGN_OR_RETURN(const int64_t width, bound.Int(0, 0));
   const Args pad{{Value(width - (is_signed ? 1 : 0)), Value::String("0")}, {}};
-  MOEPOOL_ASSIGN_OR_RETURN(const Value padded, Pad(runtime, Value::String(text.substr(is_signed)), pad, true, false));
+  MOEPOOL_ASSIGN_OR_RETURN(const Value padded,
+                           Pad(runtime, Value::String(text.substr(is_signed)), pad, true, false));
   return Value::String((is_signed ? text.substr(0, 1) : "") + padded.AsString());
 }
 
@@ -374,19 +383,44 @@ ValueOr FormatMethod(Runtime& r, const Value& v, const Args& a) { return FormatB
 
 BuiltinFilter FindStringMethod(std::string_view name) {
   static const auto* const methods = new std::map<std::string_view, BuiltinFilter>{
-      {"upper", UpperMethod},         {"lower", LowerMethod},         {"casefold", LowerMethod},
-      {"capitalize", CapitalizeMethod}, {"title", TitleMethod},       {"swapcase", SwapCase},
-      {"strip", StripMethod},         {"lstrip", LeftStrip},          {"rstrip", RightStrip},
-      {"split", Split},               {"rsplit", RightSplit},         {"splitlines", SplitLines},
-      {"partition", Partition},       {"rpartition", RightPartition}, {"replace", Replace},
-      {"find", Find},                 {"rfind", RightFind},           {"index", Index},
-      {"rindex", RightIndex},         {"count", Count},               {"startswith", StartsWith},
-      {"endswith", EndsWith},         {"removeprefix", RemovePrefix}, {"removesuffix", RemoveSuffix},
-      {"join", JoinMethod},           {"format", FormatMethod},       {"center", Center},
-      {"ljust", LeftJustify},         {"rjust", RightJustify},        {"zfill", ZeroFill},
-      {"isdigit", IsDigitMethod},     {"isnumeric", IsDigitMethod},   {"isdecimal", IsDecimalMethod},
-      {"isalpha", IsAlphaMethod},     {"isalnum", IsAlnum},           {"isspace", IsSpaceMethod},
-      {"isupper", IsUpperMethod},     {"islower", IsLowerMethod},
+      {"upper", UpperMethod},
+      {"lower", LowerMethod},
+      {"casefold", LowerMethod},
+      {"capitalize", CapitalizeMethod},
+      {"title", TitleMethod},
+      {"swapcase", SwapCase},
+      {"strip", StripMethod},
+      {"lstrip", LeftStrip},
+      {"rstrip", RightStrip},
+      {"split", Split},
+      {"rsplit", RightSplit},
+      {"splitlines", SplitLines},
+      {"partition", Partition},
+      {"rpartition", RightPartition},
+      {"replace", Replace},
+      {"find", Find},
+      {"rfind", RightFind},
+      {"index", Index},
+      {"rindex", RightIndex},
+      {"count", Count},
+      {"startswith", StartsWith},
+      {"endswith", EndsWith},
+      {"removeprefix", RemovePrefix},
+      {"removesuffix", RemoveSuffix},
+      {"join", JoinMethod},
+      {"format", FormatMethod},
+      {"center", Center},
+      {"ljust", LeftJustify},
+      {"rjust", RightJustify},
+      {"zfill", ZeroFill},
+      {"isdigit", IsDigitMethod},
+      {"isnumeric", IsDigitMethod},
+      {"isdecimal", IsDecimalMethod},
+      {"isalpha", IsAlphaMethod},
+      {"isalnum", IsAlnum},
+      {"isspace", IsSpaceMethod},
+      {"isupper", IsUpperMethod},
+      {"islower", IsLowerMethod},
   };
   const auto it = methods->find(name);
   return it == methods->end() ? nullptr : it->second;

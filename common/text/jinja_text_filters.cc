@@ -52,8 +52,9 @@ ValueOr Escape(Runtime& runtime, const Value& value, const Args& args) {
 ValueOr Trim(Runtime& runtime, const Value& value, const Args& args) {
   MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound, BoundArgs::Bind(args, {"chars"}));
   MOEPOOL_ASSIGN_OR_RETURN(std::string text, ToText(runtime, value));
-  return FindStringMethod("strip")(runtime, Value::String(std::move(text), value.IsMarkup()),
-                                   Args{bound.Has(0) ? std::vector<Value>{bound[0]} : std::vector<Value>{}, {}});
+  return FindStringMethod("strip")(
+      runtime, Value::String(std::move(text), value.IsMarkup()),
+      Args{bound.Has(0) ? std::vector<Value>{bound[0]} : std::vector<Value>{}, {}});
 }
 
 ValueOr Replace(Runtime& runtime, const Value& value, const Args& args) {
@@ -122,7 +123,8 @@ std::errc ParseInt(const std::string& text, int base, int64_t* value) {
   const bool negative = digits.starts_with('-');
   if (negative || digits.starts_with('+')) digits.remove_prefix(1);
   const char prefix = base == 16 ? 'x' : base == 8 ? 'o' : base == 2 ? 'b' : '\0';
-  if (prefix != '\0' && digits.size() > 2 && digits[0] == '0' && (digits[1] | 32) == prefix) digits.remove_prefix(2);
+  if (prefix != '\0' && digits.size() > 2 && digits[0] == '0' && (digits[1] | 32) == prefix)
+    digits.remove_prefix(2);
   if (digits.empty() || digits[0] == '-') return std::errc::invalid_argument;
   const std::string signed_digits = StrCat(negative ? "-" : "", digits);
   const char* const end = signed_digits.data() + signed_digits.size();
@@ -166,7 +168,8 @@ ValueOr FloatFilter(Runtime&, const Value& value, const Args& args) {
 ValueOr Abs(Runtime&, const Value& value, const Args&) {
   if (value.IsUndefined()) return UndefinedError(value);
   if (!value.IsNumber()) return TypeError(StrCat("bad operand type for abs(): '", value.TypeName(), "'"));
-  const bool negative = value.AsDouble() < 0 || (value.kind() == Value::Kind::kFloat && std::signbit(value.AsDouble()));
+  const bool negative =
+      value.AsDouble() < 0 || (value.kind() == Value::Kind::kFloat && std::signbit(value.AsDouble()));
   if (negative) return Negate(value);
   return value.IsIntegral() ? Value(value.AsInt()) : value;
 }
@@ -176,7 +179,8 @@ ValueOr Round(Runtime&, const Value& value, const Args& args) {
   MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound, BoundArgs::Bind(args, {"precision", "method"}));
   MOEPOOL_ASSIGN_OR_RETURN(const int64_t precision, bound.Int(0, 0));
   MOEPOOL_ASSIGN_OR_RETURN(const std::string method, bound.String(1, "common"));
-  if (method != "common" && method != "ceil" && method != "floor") return TypeError("method must be common, ceil or floor");
+  if (method != "common" && method != "ceil" && method != "floor")
+    return TypeError("method must be common, ceil or floor");
   if (value.IsUndefined()) return UndefinedError(value);
   if (!value.IsNumber()) return TypeError(StrCat("type ", value.TypeName(), " cannot be rounded"));
   if (method != "common") {
@@ -254,7 +258,8 @@ ValueOr WordCount(Runtime& runtime, const Value& value, const Args&) {
 }
 
 ValueOr Truncate(Runtime& runtime, const Value& value, const Args& args) {
-  MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound, BoundArgs::Bind(args, {"length", "killwords", "end", "leeway"}));
+  MOEPOOL_ASSIGN_OR_RETURN(const BoundArgs bound,
+                           BoundArgs::Bind(args, {"length", "killwords", "end", "leeway"}));
   MOEPOOL_ASSIGN_OR_RETURN(const int64_t length, bound.Int(0, 255));
   MOEPOOL_ASSIGN_OR_RETURN(const std::string end, bound.String(2, "..."));
   MOEPOOL_ASSIGN_OR_RETURN(const int64_t leeway, bound.Int(3, 5));
@@ -272,7 +277,8 @@ ValueOr Truncate(Runtime& runtime, const Value& value, const Args& args) {
 ValueOr Format(Runtime& runtime, const Value& value, const Args& args) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::string text, ToText(runtime, value));
   if (!args.named.empty()) {
-    if (!args.positional.empty()) return TypeError("positional and keyword arguments cannot be used together");
+    if (!args.positional.empty())
+      return TypeError("positional and keyword arguments cannot be used together");
     std::vector<std::pair<Value, Value>> entries;
     for (const auto& [name, argument] : args.named) entries.emplace_back(Value::String(name), argument);
     MOEPOOL_ASSIGN_OR_RETURN(const Value mapping, runtime.NewDict(std::move(entries)));
@@ -286,14 +292,30 @@ ValueOr Format(Runtime& runtime, const Value& value, const Args& args) {
 
 BuiltinFilter FindTextFilter(std::string_view name) {
   static const auto* const filters = new std::map<std::string_view, BuiltinFilter>{
-      {"upper", UpperFilter}, {"lower", LowerFilter},     {"capitalize", CapitalizeFilter},
-      {"title", TitleFilter}, {"string", StringFilter},   {"safe", Safe},
-      {"escape", Escape},     {"e", Escape},              {"forceescape", ForceEscape},
-      {"trim", Trim},         {"replace", Replace},       {"tojson", ToJson},
-      {"default", Default},   {"d", Default},             {"length", LengthFilter},
-      {"count", LengthFilter}, {"int", IntFilter},        {"float", FloatFilter},
-      {"abs", Abs},           {"round", Round},           {"center", Center},
-      {"indent", Indent},     {"wordcount", WordCount},   {"truncate", Truncate},
+      {"upper", UpperFilter},
+      {"lower", LowerFilter},
+      {"capitalize", CapitalizeFilter},
+      {"title", TitleFilter},
+      {"string", StringFilter},
+      {"safe", Safe},
+      {"escape", Escape},
+      {"e", Escape},
+      {"forceescape", ForceEscape},
+      {"trim", Trim},
+      {"replace", Replace},
+      {"tojson", ToJson},
+      {"default", Default},
+      {"d", Default},
+      {"length", LengthFilter},
+      {"count", LengthFilter},
+      {"int", IntFilter},
+      {"float", FloatFilter},
+      {"abs", Abs},
+      {"round", Round},
+      {"center", Center},
+      {"indent", Indent},
+      {"wordcount", WordCount},
+      {"truncate", Truncate},
       {"format", Format},
   };
   const auto it = filters->find(name);

@@ -86,12 +86,14 @@ size_t FindText(std::string_view text, std::string_view needle, size_t from) {
   if (needle.empty()) return from;
   // glibc's memmem is the two-way algorithm; std::string::find would be quadratic on hostile texts.
   const void* const hit = memmem(text.data() + from, text.size() - from, needle.data(), needle.size());
-  return hit == nullptr ? std::string_view::npos : static_cast<size_t>(static_cast<const char*>(hit) - text.data());
+  return hit == nullptr ? std::string_view::npos
+                        : static_cast<size_t>(static_cast<const char*>(hit) - text.data());
 }
 
 bool IsSpace(uint32_t c) {
   return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 std::string_view StripLeft(std::string_view text) {
@@ -181,7 +183,8 @@ std::string Title(std::string_view text, bool python) {
       AppendUpper(c, true, &out);
     }
     at += length;
-    inside_word = python ? IsCased(c) : !(IsSpace(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<');
+    inside_word =
+        python ? IsCased(c) : !(IsSpace(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<');
   }
   return out;
 }

@@ -75,8 +75,9 @@ absl::Status AppendListRepr(Runtime& runtime, const ListData& list, std::string*
     default: {
       const bool plain = list.kind == ListKind::kList;
       if (!plain) {
-        out->append(list.kind == ListKind::kDictKeys ? "dict_keys("
-                                                     : list.kind == ListKind::kDictValues ? "dict_values(" : "dict_items(");
+        out->append(list.kind == ListKind::kDictKeys     ? "dict_keys("
+                    : list.kind == ListKind::kDictValues ? "dict_values("
+                                                         : "dict_items(");
       }
       out->append("[");
       MOEPOOL_RETURN_IF_ERROR(AppendItems(runtime, list.items, out));
@@ -101,24 +102,40 @@ std::string Value::UndefinedReason() const {
 
 std::string_view Value::TypeName() const {
   switch (kind()) {
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
-    case Kind::kInt: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return IsMarkup() ? "Markup" : "str";
-    case Kind::kDict: return "dict";
-    case Kind::kObject: return AsObject()->TypeName();
-    case Kind::kList: break;
+    case Kind::kUndefined:
+      return "Undefined";
+    case Kind::kNone:
+      return "NoneType";
+    case Kind::kBool:
+      return "bool";
+    case Kind::kInt:
+      return "int";
+    case Kind::kFloat:
+      return "float";
+    case Kind::kString:
+      return IsMarkup() ? "Markup" : "str";
+    case Kind::kDict:
+      return "dict";
+    case Kind::kObject:
+      return AsObject()->TypeName();
+    case Kind::kList:
+      break;
   }
   switch (AsList().kind) {
-    case ListKind::kList: return "list";
-    case ListKind::kTuple: return "tuple";
-    case ListKind::kGroup: return "_GroupTuple";
-    case ListKind::kRange: return "range";
-    case ListKind::kDictKeys: return "dict_keys";
-    case ListKind::kDictValues: return "dict_values";
-    case ListKind::kDictItems: return "dict_items";
+    case ListKind::kList:
+      return "list";
+    case ListKind::kTuple:
+      return "tuple";
+    case ListKind::kGroup:
+      return "_GroupTuple";
+    case ListKind::kRange:
+      return "range";
+    case ListKind::kDictKeys:
+      return "dict_keys";
+    case ListKind::kDictValues:
+      return "dict_values";
+    case ListKind::kDictItems:
+      return "dict_items";
   }
   return "list";
 }
@@ -157,14 +174,22 @@ absl::StatusOr<int64_t> Object::Length(Runtime&) const {
 bool IsTrue(const Value& value) {
   switch (value.kind()) {
     case Value::Kind::kUndefined:
-    case Value::Kind::kNone: return false;
-    case Value::Kind::kBool: return value.AsBool();
-    case Value::Kind::kInt: return value.AsInt() != 0;
-    case Value::Kind::kFloat: return value.AsDouble() != 0;
-    case Value::Kind::kString: return !value.AsString().empty();
-    case Value::Kind::kList: return !value.AsList().items.empty();
-    case Value::Kind::kDict: return !value.AsDict().entries.empty();
-    case Value::Kind::kObject: return true;
+    case Value::Kind::kNone:
+      return false;
+    case Value::Kind::kBool:
+      return value.AsBool();
+    case Value::Kind::kInt:
+      return value.AsInt() != 0;
+    case Value::Kind::kFloat:
+      return value.AsDouble() != 0;
+    case Value::Kind::kString:
+      return !value.AsString().empty();
+    case Value::Kind::kList:
+      return !value.AsList().items.empty();
+    case Value::Kind::kDict:
+      return !value.AsDict().entries.empty();
+    case Value::Kind::kObject:
+      return true;
   }
   return true;
 }
@@ -174,7 +199,8 @@ absl::StatusOr<bool> Equal(Runtime& runtime, const Value& a, const Value& b) {
   if (a.IsNumber() && b.IsNumber()) return CompareNumbers(a, b) == 0;
   if (a.kind() != b.kind()) return false;
   switch (a.kind()) {
-    case Value::Kind::kUndefined: return true;
+    case Value::Kind::kUndefined:
+      return true;
     case Value::Kind::kString:
       if (a.AsString().size() != b.AsString().size()) return false;
       MOEPOOL_RETURN_IF_ERROR(runtime.ChargeBytes(a.AsString().size()));
@@ -200,7 +226,8 @@ absl::StatusOr<bool> Equal(Runtime& runtime, const Value& a, const Value& b) {
       }
       return true;
     }
-    default: return a.IsSame(b);
+    default:
+      return a.IsSame(b);
   }
 }
 
@@ -213,7 +240,8 @@ absl::StatusOr<int> Compare(Runtime& runtime, const Value& a, const Value& b) {
     MOEPOOL_RETURN_IF_ERROR(runtime.ChargeBytes(std::min(a.AsString().size(), b.AsString().size())));
     return a.AsString().compare(b.AsString());  // the order of bytes is that of code points
   }
-  if (a.IsList() && b.IsList() && SameSequenceType(a.AsList(), b.AsList()) && a.AsList().kind <= ListKind::kGroup) {
+  if (a.IsList() && b.IsList() && SameSequenceType(a.AsList(), b.AsList()) &&
+      a.AsList().kind <= ListKind::kGroup) {
     const auto &x = a.AsList().items, &y = b.AsList().items;
     for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
       MOEPOOL_ASSIGN_OR_RETURN(const bool equal, Equal(runtime, x[i], y[i]));
@@ -227,10 +255,16 @@ absl::StatusOr<int> Compare(Runtime& runtime, const Value& a, const Value& b) {
 absl::Status EncodeKey(Runtime& runtime, const Value& key, std::string* out) {
   MOEPOOL_RETURN_IF_ERROR(runtime.Charge(1));
   switch (key.kind()) {
-    case Value::Kind::kNone: out->append("n"); return absl::OkStatus();
-    case Value::Kind::kUndefined: out->append("u"); return absl::OkStatus();
+    case Value::Kind::kNone:
+      out->append("n");
+      return absl::OkStatus();
+    case Value::Kind::kUndefined:
+      out->append("u");
+      return absl::OkStatus();
     case Value::Kind::kBool:
-    case Value::Kind::kInt: StrAppend(out, "i", key.AsInt()); return absl::OkStatus();
+    case Value::Kind::kInt:
+      StrAppend(out, "i", key.AsInt());
+      return absl::OkStatus();
     case Value::Kind::kFloat: {
       const double v = key.AsDouble();
       if (std::trunc(v) == v && std::fabs(v) < 0x1p63) {
@@ -259,7 +293,8 @@ absl::Status EncodeKey(Runtime& runtime, const Value& key, std::string* out) {
         return absl::OkStatus();
       }
       break;
-    case Value::Kind::kDict: break;
+    case Value::Kind::kDict:
+      break;
   }
   return TypeError(StrCat("unhashable type: '", key.TypeName(), "'"));
 }
@@ -308,17 +343,29 @@ absl::Status AppendRepr(Runtime& runtime, const Value& value, std::string* out) 
   const Runtime::Level level(runtime);
   MOEPOOL_RETURN_IF_ERROR(level.Check());
   switch (value.kind()) {
-    case Value::Kind::kUndefined: out->append("Undefined"); break;
-    case Value::Kind::kNone: out->append("None"); break;
-    case Value::Kind::kBool: out->append(value.AsBool() ? "True" : "False"); break;
-    case Value::Kind::kInt: StrAppend(out, value.AsInt()); break;
-    case Value::Kind::kFloat: out->append(FloatRepr(value.AsDouble())); break;
+    case Value::Kind::kUndefined:
+      out->append("Undefined");
+      break;
+    case Value::Kind::kNone:
+      out->append("None");
+      break;
+    case Value::Kind::kBool:
+      out->append(value.AsBool() ? "True" : "False");
+      break;
+    case Value::Kind::kInt:
+      StrAppend(out, value.AsInt());
+      break;
+    case Value::Kind::kFloat:
+      out->append(FloatRepr(value.AsDouble()));
+      break;
     case Value::Kind::kString:
       if (value.IsMarkup()) out->append("Markup(");
       MOEPOOL_RETURN_IF_ERROR(AppendStringRepr(runtime, value.AsString(), out));
       if (value.IsMarkup()) out->append(")");
       break;
-    case Value::Kind::kList: MOEPOOL_RETURN_IF_ERROR(AppendListRepr(runtime, value.AsList(), out)); break;
+    case Value::Kind::kList:
+      MOEPOOL_RETURN_IF_ERROR(AppendListRepr(runtime, value.AsList(), out));
+      break;
     case Value::Kind::kDict: {
       out->append("{");
       bool first = true;
@@ -332,7 +379,9 @@ absl::Status AppendRepr(Runtime& runtime, const Value& value, std::string* out) 
       out->append("}");
       break;
     }
-    case Value::Kind::kObject: MOEPOOL_RETURN_IF_ERROR(value.AsObject()->AppendRepr(runtime, out)); break;
+    case Value::Kind::kObject:
+      MOEPOOL_RETURN_IF_ERROR(value.AsObject()->AppendRepr(runtime, out));
+      break;
   }
   return runtime.CheckSize(out->size());
 }

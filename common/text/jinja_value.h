@@ -1,5 +1,6 @@
-// Values of the template language, with Python's notions of truth, equality, order, text and representation. Lists and
-// dicts never change once made, so they hold no cycles, and each knows its depth, so recursion over them is bounded.
+// Values of the template language, with Python's notions of truth, equality, order, text and representation.
+// Lists and dicts never change once made, so they hold no cycles, and each knows its depth, so recursion over
+// them is bounded.
 #pragma once
 
 #include <cstdint>
@@ -32,13 +33,13 @@ class Value {
  public:
   enum class Kind { kUndefined, kNone, kBool, kInt, kFloat, kString, kList, kDict, kObject };
 
-  Value() = default;  // undefined
-  Value(bool v) : data_(v) {}                                      // NOLINT: implicit on purpose, as the next ones
-  Value(int64_t v) : data_(v) {}                                   // NOLINT
-  Value(double v) : data_(v) {}                                    // NOLINT
+  Value() = default;              // undefined
+  Value(bool v) : data_(v) {}     // NOLINT: implicit on purpose, as the next ones
+  Value(int64_t v) : data_(v) {}  // NOLINT
+  Value(double v) : data_(v) {}   // NOLINT
   Value(std::shared_ptr<const ListData> v) : data_(std::move(v)) {}  // NOLINT
   Value(std::shared_ptr<const DictData> v) : data_(std::move(v)) {}  // NOLINT
-  Value(Object* v) : data_(v) {}                                   // NOLINT: owned by the Runtime
+  Value(Object* v) : data_(v) {}                                     // NOLINT: owned by the Runtime
   template <typename T>
   Value(T*) = delete;  // no pointer becomes a bool
   static Value None() {
@@ -67,7 +68,9 @@ class Value {
   // Each asks for its kind.
   bool AsBool() const { return std::get<bool>(data_); }
   int64_t AsInt() const { return kind() == Kind::kBool ? AsBool() : std::get<int64_t>(data_); }
-  double AsDouble() const { return kind() == Kind::kFloat ? std::get<double>(data_) : static_cast<double>(AsInt()); }
+  double AsDouble() const {
+    return kind() == Kind::kFloat ? std::get<double>(data_) : static_cast<double>(AsInt());
+  }
   const std::string& AsString() const { return std::get<StringPtr>(data_)->text; }
   bool IsMarkup() const { return IsString() && std::get<StringPtr>(data_)->markup; }
   const ListData& AsList() const { return *std::get<std::shared_ptr<const ListData>>(data_); }
@@ -149,6 +152,7 @@ struct JsonFormat {
   bool ensure_ascii = false;
 };
 // json.dumps. InvalidArgument for what JSON cannot hold.
-absl::Status AppendJson(Runtime& runtime, const Value& value, const JsonFormat& format, int level, std::string* out);
+absl::Status AppendJson(Runtime& runtime, const Value& value, const JsonFormat& format, int level,
+                        std::string* out);
 
 }  // namespace moepool::jinja

@@ -1,5 +1,5 @@
-// Ids from text and back. Encoding takes any bytes, invalid UTF-8 included, and loses none of them for which the
-// vocabulary has tokens.
+// Ids from text and back. Encoding takes any bytes, invalid UTF-8 included, and loses none of them for which
+// the vocabulary has tokens.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ namespace moepool {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  // Where `parse_special`, control tokens written out in `text` become their ids; otherwise they are plain text.
-  // User-defined (added) tokens are matched either way. Adds no BOS or EOS. ResourceExhausted where the pre-tokenizer's
-  // match limits are hit.
+  // Where `parse_special`, control tokens written out in `text` become their ids; otherwise they are plain
+  // text. User-defined (added) tokens are matched either way. Adds no BOS or EOS. ResourceExhausted where the
+  // pre-tokenizer's match limits are hit.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool parse_special) const = 0;
   // The bytes of one token; empty for ids out of range, and for control tokens unless `special`.
   virtual std::string Bytes(int32_t id, bool special) const = 0;
@@ -32,8 +32,8 @@ class Tokenizer {
 // InvalidArgument names an unknown model or pre-tokenizer, or what is malformed in the vocabulary.
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec);
 
-// Turns ids into text as they come, holding back bytes that do not yet end a UTF-8 character. What can never become
-// one is replaced by U+FFFD, as Python's errors="replace" does.
+// Turns ids into text as they come, holding back bytes that do not yet end a UTF-8 character. What can never
+// become one is replaced by U+FFFD, as Python's errors="replace" does.
 class Detokenizer {
  public:
   // With `special`, control tokens appear as text. `tokenizer` outlives this.

@@ -130,7 +130,8 @@ absl::StatusOr<PoolInfo> FakeTrunk::Pool() {
   return pool_;
 }
 
-absl::StatusOr<std::unique_ptr<TrunkCall>> FakeTrunk::Generate(SequenceRequest request, UpdateCallback on_update) {
+absl::StatusOr<std::unique_ptr<TrunkCall>> FakeTrunk::Generate(SequenceRequest request,
+                                                               UpdateCallback on_update) {
   auto call = std::make_shared<FakeCall>(std::move(request), std::move(on_update));
   MutexLock lock(&mutex_);
   if (!status_.ok()) return status_;

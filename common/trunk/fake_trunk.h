@@ -45,8 +45,8 @@ class FakeCall {
 
 class FakeTrunk : public Trunk {
  public:
-  // What to answer to a request, at once and in order, from the fake's own thread. The last update is to be finished,
-  // unless the call shall stay open.
+  // What to answer to a request, at once and in order, from the fake's own thread. The last update is to be
+  // finished, unless the call shall stay open.
   using Responder = std::function<std::vector<SequenceUpdate>(const SequenceRequest&)>;
 
   explicit FakeTrunk(ModelInfo info);
@@ -63,7 +63,8 @@ class FakeTrunk : public Trunk {
 
   absl::StatusOr<ModelInfo> Describe() override;
   absl::StatusOr<PoolInfo> Pool() override;
-  absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) override;
+  absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request,
+                                                      UpdateCallback on_update) override;
 
  private:
   friend class FakeTrunkCall;

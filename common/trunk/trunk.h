@@ -1,5 +1,5 @@
-// What a gateway sees of a router: sequences of ids in, ids out. The engine implements it, and so does the gRPC client,
-// so that gateway and engine can also share one process (`moepool serve`).
+// What a gateway sees of a router: sequences of ids in, ids out. The engine implements it, and so does the
+// gRPC client, so that gateway and engine can also share one process (`moepool serve`).
 #pragma once
 
 #include <cstdint>
@@ -17,10 +17,10 @@
 namespace moepool {
 
 struct SamplingParams {
-  double temperature = 0;         // 0: the most likely token, the lower id on a tie
-  double top_p = 1;               // (0, 1]
-  int32_t top_k = 0;              // 0: off
-  double min_p = 0;               // [0, 1]
+  double temperature = 0;  // 0: the most likely token, the lower id on a tie
+  double top_p = 1;        // (0, 1]
+  int32_t top_k = 0;       // 0: off
+  double min_p = 0;        // [0, 1]
   uint64_t seed = 0;
   double presence_penalty = 0;    // over generated ids
   double frequency_penalty = 0;   // over generated ids
@@ -38,7 +38,8 @@ struct SequenceRequest {
   int32_t max_tokens = 256;
   SamplingParams sampling;
   std::vector<int32_t> stop_ids;  // sampling one ends the sequence; it is not among the ids returned
-  int32_t first_logits = -1;      // >= 0: nothing is generated; logits of prompt positions from here on are returned
+  int32_t first_logits =
+      -1;  // >= 0: nothing is generated; logits of prompt positions from here on are returned
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -50,10 +51,12 @@ struct LogitsRow {
 struct SequenceUpdate {
   std::vector<int32_t> ids;
   std::vector<LogitsRow> logits;
-  // The last update; the fields below are set in it alone, but for the numbers of admission (cached_tokens, queue_ms,
-  // prefill_ms), which come with the first ids too: a sequence that is cancelled has no last word over gRPC.
+  // The last update; the fields below are set in it alone, but for the numbers of admission (cached_tokens,
+  // queue_ms, prefill_ms), which come with the first ids too: a sequence that is cancelled has no last word
+  // over gRPC.
   bool finished = false;
-  absl::Status status;    // not OK: failed. Cancelled, DeadlineExceeded, Unavailable (no holder for an expert), …
+  absl::Status
+      status;  // not OK: failed. Cancelled, DeadlineExceeded, Unavailable (no holder for an expert), …
   FinishReason reason = FinishReason::kNone;
   int32_t cached_tokens = 0;
   double queue_ms = 0;    // arrival to admission
@@ -107,7 +110,8 @@ class TrunkCall {
   virtual void Cancel() = 0;
 };
 
-// Updates come in order, from a thread of the trunk's that must not be held up, and end with one that is finished.
+// Updates come in order, from a thread of the trunk's that must not be held up, and end with one that is
+// finished.
 using UpdateCallback = std::function<void(SequenceUpdate)>;
 
 // Thread-safe.
@@ -117,9 +121,10 @@ class Trunk {
   // Unavailable while the router cannot be reached.
   virtual absl::StatusOr<ModelInfo> Describe() = 0;
   virtual absl::StatusOr<PoolInfo> Pool() = 0;
-  // InvalidArgument (both values named) where the request does not fit the model; ResourceExhausted where the queue is full.
-  // An error after the start arrives as the last update.
-  virtual absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) = 0;
+  // InvalidArgument (both values named) where the request does not fit the model; ResourceExhausted where the
+  // queue is full. An error after the start arrives as the last update.
+  virtual absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request,
+                                                              UpdateCallback on_update) = 0;
 };
 
 }  // namespace moepool

@@ -14,7 +14,8 @@ absl::Status OutOfRange(const char* name, double value, const char* range) {
 
 // Each test is written so that NaN fails it.
 absl::Status ValidateSampling(const SamplingParams& p) {
-  if (!(p.temperature >= 0 && std::isfinite(p.temperature))) return OutOfRange("temperature", p.temperature, "[0, inf)");
+  if (!(p.temperature >= 0 && std::isfinite(p.temperature)))
+    return OutOfRange("temperature", p.temperature, "[0, inf)");
   if (!(p.top_p > 0 && p.top_p <= 1)) return OutOfRange("top_p", p.top_p, "(0, 1]");
   if (p.top_k < 0) return OutOfRange("top_k", p.top_k, "[0, inf)");
   if (!(p.min_p >= 0 && p.min_p <= 1)) return OutOfRange("min_p", p.min_p, "[0, 1]");

@@ -1,5 +1,5 @@
-// Templates whose outcome Jinja2 itself gave (tests/golden/make_jinja.py): the same text, or a failure at the same
-// stage. Messages differ; what raise_exception says does not.
+// Templates whose outcome Jinja2 itself gave (tests/golden/make_jinja.py): the same text, or a failure at the
+// same stage. Messages differ; what raise_exception says does not.
 #include <fstream>
 
 #include "common/text/chat_template.h"

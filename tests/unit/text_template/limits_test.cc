@@ -13,7 +13,8 @@ std::string Repeat(std::string_view text, int times) {
   return out;
 }
 
-absl::StatusCode Outcome(const std::string& source, ChatTemplateLimits limits = {}, const Json& variables = Json::object()) {
+absl::StatusCode Outcome(const std::string& source, ChatTemplateLimits limits = {},
+                         const Json& variables = Json::object()) {
   const auto parsed = ChatTemplate::Parse(source, limits);
   if (!parsed.ok()) return parsed.status().code();
   return (*parsed)->Render(variables, absl::FromUnixSeconds(0)).status().code();
@@ -26,13 +27,20 @@ TEST(ChatTemplateLimits, StepsOutputAndLevelsAreBounded) {
            std::string("{{ 'x' * 10000000000 }}"),
            std::string("{{ [0] * 10000000000 }}"),
            std::string("{{ 'ab' * 9223372036854775807 }}"),
-           std::string("{% set ns = namespace(s='abcdefgh') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"),
-           std::string("{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}"),
-           std::string("{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"),
-           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}"),
-           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = (ns.l, ns.l) %}{% endfor %}{{ {ns.l: 1} }}"),
-           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l|tojson }}"),
-           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l == [ns.l[0], ns.l[1]] }}"),
+           std::string("{% set ns = namespace(s='abcdefgh') %}{% for i in range(99) %}{% set ns.s = ns.s ~ "
+                       "ns.s %}{% endfor %}"),
+           std::string("{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l "
+                       "%}{% endfor %}"),
+           std::string(
+               "{% set ns = namespace(l=[]) %}{% for i in range(9999) %}{% set ns.l = [ns.l] %}{% endfor %}"),
+           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% "
+                       "endfor %}{{ ns.l }}"),
+           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = (ns.l, ns.l) %}{% "
+                       "endfor %}{{ {ns.l: 1} }}"),
+           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% "
+                       "endfor %}{{ ns.l|tojson }}"),
+           std::string("{% set ns = namespace(l=1) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% "
+                       "endfor %}{{ ns.l == [ns.l[0], ns.l[1]] }}"),
            std::string("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
            std::string("{% macro m(n) %}{{ n }}{{ m([n, n]) }}{% endmacro %}{{ m(1) }}"),
            std::string("{% for i in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}"),
@@ -88,8 +96,8 @@ TEST(ChatTemplateLimits, DeepSourceIsRefusedByTheParser) {
 }
 
 TEST(ChatTemplateLimits, WhatTheParserAllowsTheEvaluatorSurvives) {
-  const std::string deep = "{% macro m() %}" + Repeat("{% if 1 %}", 40) + "{{ " + Repeat("(", 20) + "[m()]" + Repeat(")", 20) +
-                           " }}" + Repeat("{% endif %}", 40) + "{% endmacro %}{{ m() }}";
+  const std::string deep = "{% macro m() %}" + Repeat("{% if 1 %}", 40) + "{{ " + Repeat("(", 20) + "[m()]" +
+                           Repeat(")", 20) + " }}" + Repeat("{% endif %}", 40) + "{% endmacro %}{{ m() }}";
   EXPECT_EQ(Outcome(deep), absl::StatusCode::kResourceExhausted);
   const std::string sums = "{% macro m() %}{{ 1" + Repeat("+1", 90) + " + m()|int }}{% endmacro %}{{ m() }}";
   EXPECT_EQ(Outcome(sums), absl::StatusCode::kResourceExhausted);
@@ -113,14 +121,16 @@ TEST(ChatTemplateLimits, SmallLimitsHold) {
 
 TEST(ChatTemplateLimits, IntegersDoNotWrap) {
   for (const char* const source :
-       {"{{ 9223372036854775807 + 1 }}", "{{ -9223372036854775807 - 2 }}", "{{ 4611686018427387904 * 2 }}", "{{ 2 ** 63 }}",
-        "{{ 9223372036854775808 }}", "{{ (-9223372036854775807 - 1) // -1 }}", "{{ -(-9223372036854775807 - 1) }}",
-        "{{ '9223372036854775808'|int }}", "{{ 1e300|int }}", "{{ (-9223372036854775807 - 1)|abs }}"}) {
+       {"{{ 9223372036854775807 + 1 }}", "{{ -9223372036854775807 - 2 }}", "{{ 4611686018427387904 * 2 }}",
+        "{{ 2 ** 63 }}", "{{ 9223372036854775808 }}", "{{ (-9223372036854775807 - 1) // -1 }}",
+        "{{ -(-9223372036854775807 - 1) }}", "{{ '9223372036854775808'|int }}", "{{ 1e300|int }}",
+        "{{ (-9223372036854775807 - 1)|abs }}"}) {
     SCOPED_TRACE(source);
     EXPECT_EQ(Outcome(source), absl::StatusCode::kInvalidArgument);
   }
   EXPECT_EQ(Outcome("{{ range(-9223372036854775807, 9223372036854775807, 9223372036854775807)|list }}"
-                    "{{ 'abc'[::-9223372036854775807] }}{{ [1, 2][9223372036854775807:] }}{{ 'a'[-9223372036854775807:] }}"),
+                    "{{ 'abc'[::-9223372036854775807] }}{{ [1, 2][9223372036854775807:] }}{{ "
+                    "'a'[-9223372036854775807:] }}"),
             absl::StatusCode::kOk);
 }
 

@@ -1,5 +1,5 @@
-// Valid templates with bytes changed, removed, doubled and swapped between them: any outcome but a crash, a hang or an
-// undocumented status. Meant for the sanitizers.
+// Valid templates with bytes changed, removed, doubled and swapped between them: any outcome but a crash, a
+// hang or an undocumented status. Meant for the sanitizers.
 #include <fstream>
 #include <random>
 
@@ -30,10 +30,18 @@ TEST(ChatTemplateMutation, MutantsEndWithADocumentedStatus) {
       const size_t at = below(source.size());
       const size_t length = below(std::min<size_t>(source.size() - at, 12)) + 1;
       switch (below(5)) {
-        case 0: source[at] = static_cast<char>(random()); break;
-        case 1: source.erase(at, length); break;
-        case 2: source.insert(at, source.substr(at, length)); break;
-        case 3: source[at] = "{}%#-+()[]|.,:~*'\"\\ \n0"[below(22)]; break;
+        case 0:
+          source[at] = static_cast<char>(random());
+          break;
+        case 1:
+          source.erase(at, length);
+          break;
+        case 2:
+          source.insert(at, source.substr(at, length));
+          break;
+        case 3:
+          source[at] = "{}%#-+()[]|.,:~*'\"\\ \n0"[below(22)];
+          break;
         default: {
           const std::string& other = sources[below(sources.size())];
           source.insert(at, other.substr(below(other.size()), 1 + below(40)));
@@ -53,7 +61,8 @@ TEST(ChatTemplateMutation, MutantsEndWithADocumentedStatus) {
     } else {
       ASSERT_TRUE(text.status().code() == absl::StatusCode::kInvalidArgument ||
                   text.status().code() == absl::StatusCode::kResourceExhausted)
-          << source << "\n" << text.status();
+          << source << "\n"
+          << text.status();
     }
   }
   // The mutants reach both stages.
