@@ -1,5 +1,6 @@
 """Processes that die, freeze, leave and come back: the tokens of an undisturbed run, or a clean error."""
 
+import random
 import signal
 import unittest
 
@@ -142,6 +143,29 @@ class FailoverTest(E2eTest):
         pool.client.infer("now both compute", max_tokens=20)
         for worker in pool.status()["workers"]:
             self.assertGreater(worker["dispatches"], 0, worker)
+
+    def test_one_fault_after_another(self):
+        seed = 7
+        random_faults = random.Random(seed)
+        pool = self.start_cluster(slow_mixtral(), workers=3, router_flags=("--dispatch-timeout", "0.5",
+                                                                           "--holder-timeout", "60"))
+        serving = list(pool.workers)
+        stream = self.begin(pool)
+        faults = []
+        while stream.read(pieces=len(stream.pieces) + 150).last is None:
+            victim = serving.pop(random_faults.randrange(len(serving)))
+            faults.append(random_faults.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)))
+            victim.signal(faults[-1])
+            serving.append(pool.start_worker("--transport", random_faults.choice(("shm", "grpc"))))
+            if len(faults) % 2:
+                serving[-1].wait_ready()
+        self.assertGreater(len(faults), 5, f"seed {seed}")
+        self.check_undisturbed(stream)
+        for worker in pool.workers:
+            if worker not in serving:
+                worker.kill()
+        pool.wait_status(lambda s: len(s["workers"]) == 3 and s["ready"], f"the three that are left, seed {seed}")
+        self.check_undisturbed(self.begin(pool))
 
     def test_workers_and_gateway_come_back_to_a_new_router(self):
         pool = self.start_cluster(slow_mixtral(), workers=2)
