@@ -12,7 +12,7 @@
 namespace moepool {
 namespace {
 
-// How often the engine looks for a new routing table while it has none.
+// How often the engine looks for a new routing table while it has none, or none that works.
 constexpr absl::Duration kRoutesPoll = absl::Milliseconds(2);
 
 double Milliseconds(absl::Duration d) { return absl::ToDoubleMilliseconds(d); }
@@ -77,6 +77,16 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend* backend,
 
 absl::Status Engine::Start() {
   const ModelConfig& config = source_->Config();
+  // A dispatch that no transport can carry would look like the loss of its worker.
+  const uint64_t row_bytes =
+      static_cast<uint64_t>(config.hidden) * sizeof(float) +
+      static_cast<uint64_t>(config.experts_per_token) * (sizeof(WirePart) + sizeof(ExpertEntry));
+  const uint64_t most_rows = (kMaxDispatchFrameBytes - 2 * sizeof(FrameHeader)) / row_bytes;
+  if (options_.limits.token_budget > static_cast<int64_t>(most_rows)) {
+    return absl::InvalidArgumentError(StrCat("steps of ", options_.limits.token_budget,
+                                             " tokens were asked for; a dispatch holds ", most_rows,
+                                             " rows of ", row_bytes, " bytes"));
+  }
   MOEPOOL_ASSIGN_OR_RETURN(digest_, source_->Digest());
   MOEPOOL_ASSIGN_OR_RETURN(decoder_, Decoder::Create(backend_, source_, options_.limits.token_budget));
 
@@ -189,7 +199,9 @@ absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest requ
   sequence->arrived = absl::Now();
   accepted_.fetch_add(1);
   if (absl::Status pushed = queue_->Push(std::move(sequence)); !pushed.ok()) {
+    MutexLock lock(&stats_mutex_);
     accepted_.fetch_sub(1);
+    stats_changed_.NotifyAll();  // WaitIdle may have counted it
     return pushed;
   }
   return std::make_unique<Call>(queue_, id, std::move(gate));
@@ -225,12 +237,13 @@ void Engine::Loop() {
     PublishStats();
     if (closed) break;
     const std::shared_ptr<const RoutingTable> routes = pool_->Routes();
-    stranded = routes == nullptr;
+    absl::Status step;
+    if (routes != nullptr) step = Step(routes);
+    stranded = routes == nullptr || !step.ok();
     if (stranded) {
-      FailStranded();
+      FailStranded(step);
     } else {
-      routes_missing_since_ = absl::InfiniteFuture();
-      Step(routes);
+      stranded_since_ = absl::InfiniteFuture();
     }
     PublishStats();
   }
@@ -251,18 +264,21 @@ void Engine::Accept(RequestQueue::Batch batch) {
   }
 }
 
-void Engine::FailStranded() {
+void Engine::FailStranded(const absl::Status& step) {
   const absl::Time now = absl::Now();
-  routes_missing_since_ = std::min(routes_missing_since_, now);
+  stranded_since_ = std::min(stranded_since_, now);
+  const auto cause = [&] {
+    return step.ok() ? StrCat("experts have no holder: ", pool_->WaitingFor())
+                     : StrCat("no step succeeds: ", ToStd(step.message()));
+  };
   std::vector<std::pair<SequenceId, absl::Status>> failed;
   const auto look = [&](const std::vector<std::unique_ptr<Sequence>>& sequences) {
     for (const auto& s : sequences) {
       if (s->request.deadline <= now) {
         failed.emplace_back(s->id,
                             absl::DeadlineExceededError("the deadline passed while experts had no holder"));
-      } else if (std::max(s->arrived, routes_missing_since_) + options_.no_holder_timeout <= now) {
-        failed.emplace_back(s->id,
-                            absl::UnavailableError(StrCat("experts have no holder: ", pool_->WaitingFor())));
+      } else if (std::max(s->arrived, stranded_since_) + options_.no_holder_timeout <= now) {
+        failed.emplace_back(s->id, absl::UnavailableError(cause()));
       }
     }
   };
@@ -271,7 +287,7 @@ void Engine::FailStranded() {
   for (auto& [id, status] : failed) Fail(id, std::move(status));
 }
 
-void Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
+absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
   running_views_.clear();
   waiting_views_.clear();
   for (const auto& s : running_) running_views_.push_back(View(*s));
@@ -285,7 +301,7 @@ void Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
   Expire(plan_.expired);
   Admit(plan_.admitted);
   BuildRows(plan_.chunks);
-  if (rows_.empty()) return;
+  if (rows_.empty()) return absl::OkStatus();
 
   const absl::Time begin = absl::Now();
   faults_.assign(rows_.size(), 0);
@@ -293,15 +309,16 @@ void Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
       decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
                         [this](int row, std::span<float> logits) { OnLogits(row, logits); });
   if (!status.ok()) {
-    // A worker was lost and is out of the pool. Keys and values of the step are written again, with the same
-    // numbers.
+    // A worker was lost and is out of the pool, or the routes were out of date. Keys and values of the step
+    // are written again, with the same numbers.
     stats_.failed_steps += 1;
-    return;
+    return status;
   }
   stats_.steps += 1;
   stats_.step_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
   stats_.last_step_rows = static_cast<int>(rows_.size());
   for (size_t i = 0; i < plan_.chunks.size(); ++i) Commit(i);
+  return absl::OkStatus();
 }
 
 void Engine::Expire(std::span<const SequenceId> ids) {
@@ -319,6 +336,7 @@ void Engine::Admit(std::span<const SequenceId> ids) {
     running_.push_back(std::move(*it));
     waiting_.erase(it);
   }
+  if (!ids.empty()) queue_->SetEngineWaiting(static_cast<int>(waiting_.size()));
 }
 
 void Engine::BuildRows(std::span<const StepChunk> chunks) {

@@ -36,8 +36,9 @@ struct EngineOptions {
   uint64_t kv_bytes = uint64_t{1} << 30;  // for the KV cache, at least one block
   int context_tokens = 0;                 // 0: the model's own; never above it or what the KV cache holds
   int max_waiting = 1024;
-  absl::Duration no_holder_timeout =
-      absl::Seconds(15);  // how long a sequence waits for lost experts to find a new home
+  // How long a sequence waits without a step that succeeds: for lost experts to find a new home, and for
+  // workers that are lost again and again.
+  absl::Duration no_holder_timeout = absl::Seconds(15);
   DispatchTimeouts dispatch;
   RouterIdentity identity = RandomIdentity();
   LogitsObserver on_logits;  // called on the engine's thread
@@ -91,8 +92,10 @@ class Engine : public Trunk {
   // All below: the engine's thread.
   void Loop();
   void Accept(RequestQueue::Batch batch);
-  void FailStranded();
-  void Step(const std::shared_ptr<const RoutingTable>& routes);
+  // Ends those that have waited too long. `step`: how the last step failed, or OK where there are no routes.
+  void FailStranded(const absl::Status& step);
+  // Unavailable: the step is to be run again.
+  absl::Status Step(const std::shared_ptr<const RoutingTable>& routes);
   void Expire(std::span<const SequenceId> ids);
   void Admit(std::span<const SequenceId> ids);
   void BuildRows(std::span<const StepChunk> chunks);
@@ -127,9 +130,9 @@ class Engine : public Trunk {
       0;  // sequences that were pushed; each is counted as finished or failed in the end
   std::thread thread_;
 
-  std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
-  std::vector<std::unique_ptr<Sequence>> waiting_;  // in order of arrival
-  absl::Time routes_missing_since_ = absl::InfiniteFuture();
+  std::vector<std::unique_ptr<Sequence>> running_;      // in order of admission
+  std::vector<std::unique_ptr<Sequence>> waiting_;      // in order of arrival
+  absl::Time stranded_since_ = absl::InfiniteFuture();  // no step has succeeded since
   EngineStats stats_;
 
   // The step under way.

@@ -37,6 +37,11 @@ void RequestQueue::Close() {
   changed_.NotifyOne();
 }
 
+void RequestQueue::SetEngineWaiting(int engine_waiting) {
+  MutexLock lock(&mutex_);
+  engine_waiting_ = engine_waiting;
+}
+
 RequestQueue::Batch RequestQueue::Take(absl::Duration patience, int engine_waiting) {
   MutexLock lock(&mutex_);
   engine_waiting_ = engine_waiting;
