@@ -305,7 +305,7 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
 
   const absl::Time begin = absl::Now();
   faults_.assign(rows_.size(), 0);
-  const absl::Status status =
+  absl::Status status =
       decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
                         [this](int row, std::span<float> logits) { OnLogits(row, logits); });
   if (!status.ok()) {

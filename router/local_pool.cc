@@ -2,6 +2,7 @@
 #include "router/local_pool.h"
 
 #include <cstring>
+#include <utility>
 
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
@@ -21,11 +22,11 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
   const FrameLimits limits{config.hidden, config.layers, config.experts, digest8};
 
   std::unique_ptr<LocalPool> pool(new LocalPool);
-  pool->source_ = source;
+  pool->source_ = std::move(source);
   pool->backend_name_ = std::string(backend->Name());
   std::vector<PlacementWorker> placed;
   for (int w = 0; w < workers; ++w) placed.push_back({WorkerId(static_cast<uint64_t>(w + 1)), 0});
-  const std::vector<uint64_t> bytes = ExpertBytes(*source);
+  const std::vector<uint64_t> bytes = ExpertBytes(*pool->source_);
   MOEPOOL_ASSIGN_OR_RETURN(const PlacementPlan plan,
                            PlanPlacement({placed, bytes, config.layers, config.experts}));
 
@@ -34,10 +35,10 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
   routes->member = plan.owner;
   for (int w = 0; w < workers; ++w) {
     Worker worker;
-    worker.store = std::make_unique<ExpertStore>(source.get(), backend, 0);
+    worker.store = std::make_unique<ExpertStore>(pool->source_.get(), backend, 0);
     for (int layer = 0; layer < config.layers; ++layer) {
       for (int expert = 0; expert < config.experts; ++expert) {
-        if (plan.owner[static_cast<size_t>(layer * config.experts + expert)] != w) continue;
+        if (plan.owner[static_cast<size_t>(layer) * config.experts + expert] != w) continue;
         MOEPOOL_RETURN_IF_ERROR(worker.store->Load(layer, expert));
       }
     }

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -120,8 +121,8 @@ TEST(FrameTest, DispatchOfFloatsIsReadBack) {
   ASSERT_EQ(view->x.cols, 96);
   EXPECT_EQ(view->x.q, nullptr);
   for (size_t i = 0; i < sample.rows.size(); ++i) {
-    EXPECT_EQ(0, std::memcmp(view->x.f32 + i * 96, &sample.f32[static_cast<size_t>(sample.rows[i]) * 96],
-                             96 * sizeof(float)));
+    const auto row = std::span(sample.f32).subspan(static_cast<size_t>(sample.rows[i]) * 96, 96);
+    EXPECT_TRUE(std::equal(row.begin(), row.end(), view->x.f32 + i * 96)) << i;
   }
   ASSERT_EQ(view->parts.size(), sample.parts.size());
   EXPECT_EQ(0, std::memcmp(view->parts.data(), sample.parts.data(), view->parts.size_bytes()));
@@ -137,8 +138,10 @@ TEST(FrameTest, DispatchOfInt8BlocksIsReadBack) {
   EXPECT_EQ(view->x.f32, nullptr);
   for (size_t i = 0; i < sample.rows.size(); ++i) {
     const size_t row = static_cast<size_t>(sample.rows[i]);
-    EXPECT_EQ(0, std::memcmp(view->x.q + i * 96, &sample.q[row * 96], 96));
-    EXPECT_EQ(0, std::memcmp(view->x.scale + i * 3, &sample.scale[row * 3], 3 * sizeof(float)));
+    const auto q = std::span(sample.q).subspan(row * 96, 96);
+    const auto scale = std::span(sample.scale).subspan(row * 3, 3);
+    EXPECT_TRUE(std::equal(q.begin(), q.end(), view->x.q + i * 96)) << i;
+    EXPECT_TRUE(std::equal(scale.begin(), scale.end(), view->x.scale + i * 3)) << i;
   }
   ASSERT_EQ(view->entries.size(), sample.entries.size());
   EXPECT_EQ(view->entries[6].expert, 3);

@@ -1,0 +1,150 @@
+// Scripted workers for the dispatcher: a model of a few numbers, the definition of its sums, and transports
+// that answer as a test says.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/transport/reply_inbox.h"
+#include "router/dispatch.h"
+
+namespace moepool {
+
+using Frame = std::vector<uint8_t>;
+
+inline constexpr int kHidden = 5;  // no whole block, and no whole vector
+inline constexpr int kLayers = 3;
+inline constexpr int kExperts = 13;
+inline constexpr int kPerToken = 4;
+inline constexpr int kLayer = 1;
+inline constexpr uint64_t kDigest = 0xD1D2D3D4;
+inline constexpr FrameLimits kLimits{kHidden, kLayers, kExperts, kDigest};
+inline constexpr RouterIdentity kIdentity{77, 88};
+
+// What expert e makes of column c of a row, before its weight. Rounds, so that the order of additions shows.
+inline float Leaf(int expert, std::span<const float> row, int c) {
+  return row[static_cast<size_t>(c)] * (1.0f + 0.37f * static_cast<float>(expert)) / 3.0f;
+}
+
+// The sum under node (level, index) by the definition: of both children where both hold a selected expert,
+// otherwise that of the one that does. False where none is selected.
+inline bool TreeSum(uint32_t level, int32_t index, std::span<const ExpertEntry> entries,
+                    std::span<const float> row, std::vector<float>* sum) {
+  if (level == 0) {
+    for (const ExpertEntry& entry : entries) {
+      if (entry.expert != index) continue;
+      sum->resize(kHidden);
+      for (int c = 0; c < kHidden; ++c)
+        (*sum)[static_cast<size_t>(c)] = entry.weight * Leaf(entry.expert, row, c);
+      return true;
+    }
+    return false;
+  }
+  std::vector<float> right;
+  const bool has_left = TreeSum(level - 1, 2 * index, entries, row, sum);
+  const bool has_right = TreeSum(level - 1, 2 * index + 1, entries, row, &right);
+  if (!has_right) return has_left;
+  if (!has_left) {
+    *sum = right;
+    return true;
+  }
+  for (size_t c = 0; c < right.size(); ++c) (*sum)[c] += right[c];
+  return true;
+}
+
+// A worker's computed answer to a dispatch.
+struct Answer {
+  FrameHeader header;
+  std::vector<float> data;
+  std::vector<uint8_t> faults;
+
+  explicit Answer(const Frame& dispatch) {
+    const FrameBytes aligned = CopyFrame(dispatch);
+    const auto view = DecodeDispatch(aligned.bytes, kLimits);
+    EXPECT_TRUE(view.ok()) << view.status();
+    header = view->header;
+    faults.resize(view->parts.size());
+    for (size_t p = 0; p < view->parts.size(); ++p) {
+      const WirePart& part = view->parts[p];
+      const size_t end = p + 1 < view->parts.size() ? view->parts[p + 1].begin : view->entries.size();
+      std::vector<float> sum;
+      TreeSum(part.level, part.index, view->entries.subspan(part.begin, end - part.begin),
+              {view->x.f32 + part.row * kHidden, kHidden}, &sum);
+      data.insert(data.end(), sum.begin(), sum.end());
+    }
+  }
+  size_t parts() const { return faults.size(); }
+  Frame Reply(size_t first, size_t count) const {
+    Frame frame;
+    EncodeReply(header, static_cast<uint32_t>(first),
+                std::span(data).subspan(first * kHidden, count * kHidden),
+                std::span(faults).subspan(first, count), &frame);
+    return frame;
+  }
+  Frame All() const { return Reply(0, parts()); }
+};
+
+// Says what arrives for a dispatch: frames, and then a status where the router asks for more.
+struct Script {
+  std::vector<Frame> frames;
+  absl::Status then = absl::DeadlineExceededError("no reply by the deadline");
+};
+using Worker = std::function<Script(const Frame& dispatch)>;
+
+inline Script Honest(const Frame& dispatch) { return {{Answer(dispatch).All()}}; }
+
+class ScriptedTransport : public ExpertTransport {
+ public:
+  std::string_view Name() const override { return "scripted"; }
+  absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time) override {
+    if (!send_status.ok()) return send_status;
+    sent.emplace_back(frame.begin(), frame.end());
+    EXPECT_TRUE(open_.try_emplace(dispatch_id, worker(sent.back())).second) << "an id is used twice";
+    return absl::OkStatus();
+  }
+  absl::StatusOr<FrameBytes> Receive(uint64_t dispatch_id, absl::Time) override {
+    Script& script = open_.at(dispatch_id);
+    if (script.frames.empty()) return script.then;
+    const FrameBytes frame = CopyFrame(script.frames.front());
+    script.frames.erase(script.frames.begin());
+    return frame;
+  }
+  void Forget(uint64_t dispatch_id) override { open_.erase(dispatch_id); }
+  void Close(const absl::Status&) override {}
+  bool Lost() const override { return false; }
+
+  size_t open() const { return open_.size(); }
+
+  Worker worker = Honest;
+  absl::Status send_status;
+  std::vector<Frame> sent;
+
+ private:
+  std::map<uint64_t, Script> open_;
+};
+
+class RecordingPool : public ExpertPool {
+ public:
+  std::shared_ptr<const RoutingTable> Routes() override { return routes; }
+  std::string WaitingFor() override { return ""; }
+  void ReportLoss(WorkerId worker, const absl::Status& cause) override {
+    losses.push_back(worker.value());
+    causes.push_back(cause);
+  }
+  void ReportRoundTrip(WorkerId worker, absl::Duration) override { trips.push_back(worker.value()); }
+  std::vector<PoolWorkerInfo> Workers() override { return {}; }
+
+  std::shared_ptr<const RoutingTable> routes;
+  std::vector<uint64_t> losses;
+  std::vector<absl::Status> causes;
+  std::vector<uint64_t> trips;
+};
+
+}  // namespace moepool
