@@ -93,7 +93,7 @@ void Log(LogLevel level, std::string_view message, std::initializer_list<LogFiel
 }
 
 void PrintReady(const nlohmann::json& line) {
-  const std::string text = line.dump() + "\n";
+  const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
 }

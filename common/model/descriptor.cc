@@ -212,6 +212,7 @@ absl::StatusOr<ModelConfig> DescribeModel(const GgufMetadata& metadata, const Te
   ModelConfig config;
   config.family = std::string(family->name);
   MOEPOOL_ASSIGN_OR_RETURN(config.name, metadata.StringOr("general.name", fallback_name));
+  if (!IsUtf8(config.name)) config.name = Quoted(fallback_name);  // a file may be called anything
   for (const NeutralKey& key : kNeutralKeys) MOEPOOL_RETURN_IF_ERROR(in.CheckNeutral(key));
   MOEPOOL_ASSIGN_OR_RETURN(config.hidden, in.Int("embedding_length", 1, kMaxHidden));
   MOEPOOL_ASSIGN_OR_RETURN(config.layers, in.Int("block_count", 1, kMaxLayers));

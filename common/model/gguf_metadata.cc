@@ -106,11 +106,10 @@ std::string RenderElement(const GgufArray& array, uint64_t i) {
   }
 }
 
-// Bytes of the character that `text` (not empty) begins with; 0 where it is a control character or not UTF-8.
-// Messages end in JSON, which takes neither.
+// Bytes of the character that `text` (not empty) begins with; 0 where it is not UTF-8.
 size_t CharacterBytes(std::string_view text) {
   const auto lead = static_cast<uint8_t>(text[0]);
-  if (lead < 0x80) return lead >= 0x20 && lead != 0x7f ? 1 : 0;
+  if (lead < 0x80) return 1;
   const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
   if (lead < 0xc2 || lead > 0xf4 || text.size() < length) return 0;
   uint32_t code = lead & (0x7fu >> length);
@@ -136,12 +135,23 @@ absl::StatusOr<T> Or(absl::StatusOr<T> value, T absent) {
 std::string_view Name(GgufType type) { return kTypes[static_cast<uint32_t>(type)].name; }
 size_t ScalarBytes(GgufType type) { return kTypes[static_cast<uint32_t>(type)].bytes; }
 
+bool IsUtf8(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = CharacterBytes(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
+// Messages end in JSON, which takes neither control characters nor what is not UTF-8.
 std::string Quoted(std::string_view name) {
   std::string out = "'";
   size_t i = 0;
   while (i < name.size() && i < kQuotedBytes) {
     const size_t length = CharacterBytes(name.substr(i));
-    if (length == 0) {
+    const bool control = static_cast<uint8_t>(name[i]) < 0x20 || name[i] == 0x7f;
+    if (length == 0 || control) {
       absl::StrAppendFormat(&out, "\\x%02x", static_cast<uint8_t>(name[i++]));
     } else {
       out += name.substr(i, length);
@@ -206,8 +216,12 @@ absl::StatusOr<bool> GgufMetadata::Bool(std::string_view key) const {
 absl::StatusOr<std::string> GgufMetadata::String(std::string_view key) const {
   const GgufValue* value = Find(key);
   if (value == nullptr) return Absent(key);
-  if (const auto* s = std::get_if<std::string>(&value->value)) return *s;
-  return WrongType(key, TypeOf(*value), "string");
+  const auto* s = std::get_if<std::string>(&value->value);
+  if (s == nullptr) return WrongType(key, TypeOf(*value), "string");
+  if (!IsUtf8(*s)) {
+    return absl::InvalidArgumentError(StrCat("key ", Quoted(key), " is ", Quoted(*s), ", not UTF-8"));
+  }
+  return *s;
 }
 
 absl::StatusOr<const GgufArray*> GgufMetadata::Array(std::string_view key, std::string_view wanted) const {

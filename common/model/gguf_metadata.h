@@ -55,7 +55,8 @@ class GgufMetadata {
   bool Has(std::string_view key) const { return Find(key) != nullptr; }
 
   // NotFound where the key is absent; InvalidArgument where the value has another type (Int: any integer type
-  // whose value fits int64; Float: F32 or F64).
+  // whose value fits int64; Float: F32 or F64), or is a string that is not UTF-8. The elements of Strings are
+  // bytes.
   absl::StatusOr<int64_t> Int(std::string_view key) const;
   absl::StatusOr<double> Float(std::string_view key) const;
   absl::StatusOr<bool> Bool(std::string_view key) const;
@@ -78,6 +79,7 @@ class GgufMetadata {
 
 // A value as a person reads it: long strings and arrays abridged, control bytes escaped.
 std::string Render(const GgufValue& value);
+bool IsUtf8(std::string_view text);
 // `name` in quotes for a message: escaped, and cut where long.
 std::string Quoted(std::string_view name);
 

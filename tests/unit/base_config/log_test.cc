@@ -55,7 +55,7 @@ TEST(LogTest, Levels) {
 
 TEST(LogTest, ReadyIsOneLineOnStdout) {
   testing::internal::CaptureStdout();
-  PrintReady({{"ready", true}, {"address", "127.0.0.1:1"}});
+  PrintReady({{"ready", true}, {"address", "127.0.0.1:1"}, {"model", "not UTF-8: \xff"}});
   const std::string line = testing::internal::GetCapturedStdout();
   EXPECT_EQ(line.find('\n'), line.size() - 1);
   EXPECT_EQ(nlohmann::json::parse(line)["address"], "127.0.0.1:1");

@@ -135,6 +135,15 @@ TEST(Descriptor, DefaultsOfAbsentKeys) {
   EXPECT_EQ(config.vocab_size, 512);
 }
 
+// Names and templates travel in messages that take nothing but UTF-8.
+TEST(Descriptor, StringsThatAreNotUtf8) {
+  ExpectInvalid(Subject::Dense().Set("general.name", Text("bad\xff")),
+                AllOf(HasSubstr("'general.name' is 'bad\\xff'"), HasSubstr("not UTF-8")));
+  const Subject subject = Subject::Dense().Set("tokenizer.chat_template", Text("\xed\xa0\x80"));
+  EXPECT_EQ(ReadTokenizer(subject.metadata(), 512).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Subject::Dense().Set("general.name", Text("naïve 模型\t")).Describe()->name, "naïve 模型\t");
+}
+
 TEST(Descriptor, FamiliesThatAreNotBuiltIn) {
   ExpectUnimplemented(Subject::Dense().Set("general.architecture", Text("gpt2")),
                       AllOf(HasSubstr("'gpt2'"), HasSubstr("llama, qwen3moe")));
