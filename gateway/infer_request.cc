@@ -17,6 +17,7 @@ using nlohmann::json;
 constexpr char kFieldPayload[] = "moepool/field";
 constexpr int kMaxJsonDepth = 32;
 constexpr int64_t kMaxJsonValues = 100'000;
+constexpr size_t kMaxShownKeyBytes = 64;  // of a client's key in a message
 
 // Depth and number of values of a text that need not be valid, so that the parser builds nothing large or deep.
 absl::Status CheckJsonSize(std::string_view body) {
@@ -108,7 +109,7 @@ absl::Status ReadMessages(const std::string& field, const json& value, std::vect
     if (!value[i].is_object()) return InvalidField(at, absl::StrCat("is ", Shown(value[i]), ", not an object"));
     ChatMessage& message = out->emplace_back();
     for (const auto& [key, member] : value[i].items()) {
-      const std::string name = absl::StrCat(at, ".", key);
+      const std::string name = absl::StrCat(at, ".", key.substr(0, kMaxShownKeyBytes));
       if (key == "role") {
         MOEPOOL_RETURN_IF_ERROR(ReadString(name, member, &message.role));
       } else if (key == "content") {
@@ -132,7 +133,7 @@ absl::Status ReadObject(const json& object, const std::map<std::string, Reader>&
   for (const auto& [key, value] : object.items()) {
     const auto reader = readers.find(key);
     if (reader == readers.end()) {
-      return InvalidField(key.substr(0, 64), "is not a known field");
+      return InvalidField(key.substr(0, kMaxShownKeyBytes), "is not a known field");
     }
     if (!value.is_null()) MOEPOOL_RETURN_IF_ERROR(reader->second(key, value));
   }

@@ -219,8 +219,11 @@ void Inference::Shutdown() {
     live.assign(live_.begin(), live_.end());
   }
   for (const auto& call : live) call->Cancel();
-  MutexLock lock(&mutex_);
-  while (!live_.empty()) ended_.Wait(&mutex_);
+  {
+    MutexLock lock(&mutex_);
+    while (!live_.empty()) ended_.Wait(&mutex_);
+  }
+  pool_.join();
 }
 
 void Inference::Ended(const std::shared_ptr<InferCall>& call) {

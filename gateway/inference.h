@@ -72,7 +72,8 @@ class Inference {
   // After Shutdown, and after every front end and InferCall is gone.
   ~Inference();
 
-  // Admits nothing more, cancels what runs and returns when every last event has been delivered.
+  // Admits nothing more, cancels what runs and returns when every last event has been delivered and the pool
+  // is done with the front ends' work, which refers to them.
   void Shutdown();
 
   // Returns at once; whatever is wrong comes as the last event. The callback keeps no reference to the call.

@@ -79,7 +79,7 @@ class HttpServerImpl : public HttpServer {
       MutexLock lock(&mutex_);
       context_.draining = true;
     }
-    ForAll([](HttpSession& session) { session.CloseIfIdle(); });
+    ForAll([](HttpSession& session) { session.OnDrain(); });
     if (WaitClosed(deadline)) return;
     ForAll([](HttpSession& session) { session.Close(); });
     WaitClosed(absl::InfiniteFuture());

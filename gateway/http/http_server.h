@@ -70,8 +70,9 @@ class HttpServer {
   virtual ~HttpServer() = default;
   virtual const HostPort& address() const = 0;  // the real port
   virtual int connections() = 0;
-  // Accepts nobody more, closes connections that are between requests, and the others after their answer. Returns when
-  // all are closed, or at `deadline` after closing them.
+  // Accepts nobody more, closes connections that are between requests, and the others after their answer; a
+  // request of which a part is missing has two seconds to arrive. Returns when all are closed, or at
+  // `deadline` after closing them.
   virtual void Drain(absl::Time deadline) = 0;
 };
 

@@ -72,14 +72,16 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpSessionContext*
 HttpSession::~HttpSession() { context_.on_closed(this); }
 
 void HttpSession::Start() {
+  if (state_ == State::kClosed) return;
   ErrorCode ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
   ArmRead(context_.options.idle_timeout);
   ReadAhead();
 }
 
-void HttpSession::CloseIfIdle() {
+void HttpSession::OnDrain() {
   if (state_ == State::kIdle) Close();
+  if (state_ == State::kReading) ArmRead(kLingerTimeout);
 }
 
 void HttpSession::Close() {
@@ -144,6 +146,7 @@ void HttpSession::OnReadAhead(ErrorCode error, size_t bytes) {
 
 void HttpSession::BeginRequest() {
   state_ = State::kReading;
+  timed_out_ = false;
   parser_.emplace();
   parser_->header_limit(context_.options.max_header_bytes);
   parser_->body_limit(context_.options.max_body_bytes);
@@ -153,12 +156,22 @@ void HttpSession::BeginRequest() {
 }
 
 void HttpSession::OnHeader(ErrorCode error) {
+  if (state_ == State::kClosed) return;
   if (error) return FailRead(error);
   const auto& request = parser_->get();
   http_1_0_ = request.version() < 11;
   head_only_ = request.method() == http::verb::head;
   keep_alive_ = request.keep_alive();
-  ArmRead(context_.options.body_timeout);
+  // Where the body ends is not for us to guess: a proxy before us may have guessed otherwise.
+  const auto encoding = request[http::field::transfer_encoding];
+  if (!encoding.empty() && (http_1_0_ || !boost::beast::iequals(encoding, "chunked"))) {
+    return SendError(400, "Transfer-Encoding is not chunked alone");
+  }
+  if (!http_1_0_ && request.count(http::field::host) != 1) {
+    return SendError(400,
+                     absl::StrCat("Host is given ", request.count(http::field::host), " times, not once"));
+  }
+  ArmRead(context_.draining ? kLingerTimeout : context_.options.body_timeout);
   if (parser_->is_done() || !boost::beast::iequals(request[http::field::expect], "100-continue")) return ReadBody();
   static constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
   asio::async_write(socket_, asio::buffer(kContinue, sizeof(kContinue) - 1),
@@ -173,6 +186,7 @@ void HttpSession::ReadBody() {
 }
 
 void HttpSession::OnBody(ErrorCode error) {
+  if (state_ == State::kClosed) return;
   if (error) return FailRead(error);
   Dispatch();
 }
@@ -291,13 +305,24 @@ void HttpSession::FlushQueue() {
     return;
   }
   writing_ = std::exchange(queued_, "");
+  written_bytes_ = 0;
+  WriteSome();
+}
+
+// One piece at a time, so that the timer sees a client that reads slowly but does read.
+void HttpSession::WriteSome() {
   write_timer_.expires_after(absl::ToChronoNanoseconds(context_.options.write_timeout));
   write_timer_.async_wait([self = shared_from_this()](ErrorCode error) {
     if (error || self->writing_.empty() || self->write_timer_.expiry() > asio::steady_timer::clock_type::now()) return;
     self->Close();
   });
-  asio::async_write(socket_, asio::buffer(writing_),
-                    [self = shared_from_this()](ErrorCode error, size_t) { self->OnWritten(error); });
+  socket_.async_write_some(asio::buffer(writing_) + written_bytes_,
+                           [self = shared_from_this()](ErrorCode error, size_t bytes) {
+                             self->written_bytes_ += bytes;
+                             if (error || self->written_bytes_ == self->writing_.size())
+                               return self->OnWritten(error);
+                             self->WriteSome();
+                           });
 }
 
 void HttpSession::OnWritten(ErrorCode error) {

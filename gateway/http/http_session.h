@@ -35,8 +35,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   boost::asio::any_io_executor executor() { return socket_.get_executor(); }
   void Start();
-  // Closes where no answer is under way; the context says that the server drains.
-  void CloseIfIdle();
+  // The context says that the server drains: closes where no request is under way, and gives half a request
+  // two seconds.
+  void OnDrain();
   void Close();
 
   // For the responder of request `serial`; others are ignored.
@@ -62,6 +63,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void SendError(int status, const std::string& message);
   void Queue(std::string data);
   void FlushQueue();
+  void WriteSome();
   void OnWritten(ErrorCode error);
   void FinishAnswer();
   void Linger();
@@ -87,6 +89,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   uint64_t serial_ = 0;     // of the request under way
   std::string queued_;
   std::string writing_;
+  size_t written_bytes_ = 0;  // of writing_
   std::function<void()> on_disconnect_;
 };
 

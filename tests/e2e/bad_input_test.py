@@ -129,7 +129,7 @@ class BadInputTest(E2eTest):
                 self.check_goes_on()
         # Half a request, and then nobody.
         with socket.create_connection((host, int(port)), timeout=cluster.PATIENCE_S) as connection:
-            connection.sendall(b'POST /infer HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n'
+            connection.sendall(b'POST /infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n'
                                b'{"pro')
         self.check_goes_on()
 

@@ -187,6 +187,12 @@ class HttpClient {
     }
     return text;
   }
+  // Reads `bytes` and throws them away; false where the connection ends first.
+  bool Skip(size_t bytes) {
+    std::string piece(bytes, 0);
+    boost::system::error_code error;
+    return boost::asio::read(socket_, boost::asio::buffer(piece), error) == bytes;
+  }
   bool AtEnd() {
     char c;
     boost::system::error_code error;

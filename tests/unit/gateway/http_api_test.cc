@@ -379,5 +379,35 @@ TEST(HttpApiTest, ShutdownCancelsWhatRuns) {
   EXPECT_TRUE(client.AtEnd());
 }
 
+// A front end's work on the pool refers to its server: Shutdown waits for it, whether or not a request has
+// come of it.
+TEST(HttpApiTest, ShutdownWaitsForTheFrontEndsWork) {
+  class Responder : public HttpResponder {
+   public:
+    void Send(HttpResponse) override {}
+    void StartStream(std::string) override {}
+    void Write(std::string) override {}
+    void EndStream() override {}
+    void OnDisconnect(std::function<void()>) override {}
+  };
+  HttpGateway gateway;
+  HttpApi api(&gateway.inference, &gateway.watcher, &gateway.metrics, {});
+  std::vector<std::weak_ptr<HttpResponder>> responders;
+  for (int i = 0; i < 20; ++i) {
+    for (const std::string path : {"/infer", "/tokenize"}) {
+      HttpRequest request;
+      request.method = "POST";
+      request.path = path;
+      request.content_type = "application/json";
+      request.body = json({{path == "/infer" ? "prompt" : "text", std::string(100'000, 'x')}}).dump();
+      auto responder = std::make_shared<Responder>();
+      responders.push_back(responder);
+      api.Handle(std::move(request), std::move(responder));
+    }
+  }
+  gateway.inference.Shutdown();
+  for (const auto& responder : responders) EXPECT_TRUE(responder.expired());
+}
+
 }  // namespace
 }  // namespace moepool

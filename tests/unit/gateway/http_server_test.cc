@@ -1,7 +1,9 @@
 #include "gateway/http/http_server.h"
 
+#include <algorithm>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/gateway/gateway_testing.h"
 
@@ -94,7 +96,7 @@ TEST(HttpServerTest, LargeBodyIsRefusedBeforeItIsSent) {
   options.max_body_bytes = 1000;
   const auto server = StartServer(options, Echo);
   HttpClient client(server->address().port);
-  client.SendRaw("POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n");
+  client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n");
   const auto response = client.Read();
   EXPECT_EQ(response.status, 413);
   EXPECT_NE(response.Json()["error"]["message"].get<std::string>().find("1000 bytes"), std::string::npos);
@@ -106,7 +108,7 @@ TEST(HttpServerTest, LargeChunkedBodyIsRefused) {
   options.max_body_bytes = 1000;
   const auto server = StartServer(options, Echo);
   HttpClient client(server->address().port);
-  client.SendRaw("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+  client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
   for (int i = 0; i < 5; ++i) client.SendRaw("100\r\n" + std::string(256, 'x') + "\r\n");
   EXPECT_EQ(client.Read().status, 413);
 }
@@ -114,24 +116,30 @@ TEST(HttpServerTest, LargeChunkedBodyIsRefused) {
 TEST(HttpServerTest, ChunkedBody) {
   const auto server = StartServer(Loopback(), Echo);
   HttpClient client(server->address().port);
-  client.SendRaw("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
+  client.SendRaw(
+      "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
   EXPECT_EQ(client.Read().body, "POST /? abcde");
 }
 
 TEST(HttpServerTest, LargeHeaderIsRefused) {
   const auto server = StartServer(Loopback(), Echo);
   HttpClient client(server->address().port);
-  client.SendRaw("GET / HTTP/1.1\r\nX: " + std::string(17 << 10, 'x') + "\r\n\r\n");
+  client.SendRaw("GET / HTTP/1.1\r\nHost: x\r\nX: " + std::string(17 << 10, 'x') + "\r\n\r\n");
   EXPECT_EQ(client.Read().status, 431);
   EXPECT_TRUE(client.AtEnd());
 }
 
 TEST(HttpServerTest, MalformedHttp) {
   const auto server = StartServer(Loopback(), Echo);
-  for (const char* bytes : {"\x16\x03\x01 hello\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9\r\n\r\n",
-                            "POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-                            "POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-                            "POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"}) {
+  for (const char* bytes :
+       {"\x16\x03\x01 hello\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: identity\r\n\r\nGET /smuggled",
+        "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "GET / HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"}) {
     HttpClient client(server->address().port);
     client.SendRaw(bytes);
     EXPECT_EQ(client.Read().status, 400) << bytes;
@@ -144,7 +152,7 @@ TEST(HttpServerTest, MalformedHttp) {
 TEST(HttpServerTest, ExpectContinue) {
   const auto server = StartServer(Loopback(), Echo);
   HttpClient client(server->address().port);
-  client.SendRaw("POST / HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+  client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
   EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   client.SendRaw("ab");
   EXPECT_EQ(client.Read().body, "POST /? ab");
@@ -155,7 +163,7 @@ TEST(HttpServerTest, SlowHeaderTimesOut) {
   options.header_timeout = absl::Milliseconds(50);
   const auto server = StartServer(options, Echo);
   HttpClient client(server->address().port);
-  client.SendRaw("GET / HTTP/1.1\r\nX-Slow: ");
+  client.SendRaw("GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ");
   EXPECT_EQ(client.Read().status, 408);
   EXPECT_TRUE(client.AtEnd());
 }
@@ -165,7 +173,7 @@ TEST(HttpServerTest, SlowBodyTimesOut) {
   options.body_timeout = absl::Milliseconds(50);
   const auto server = StartServer(options, Echo);
   HttpClient client(server->address().port);
-  client.SendRaw("POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc");
+  client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
   EXPECT_EQ(client.Read().status, 408);
 }
 
@@ -190,6 +198,25 @@ TEST(HttpServerTest, ClientThatNeverReadsIsDropped) {
   responder->StartStream("text/plain");
   responder->Write(std::string(64 << 20, 'x'));
   gone.Wait(true);
+}
+
+// The whole answer takes longer than the server waits for one sign of life.
+TEST(HttpServerTest, ClientThatReadsSlowlyIsServed) {
+  HttpServerOptions options = Loopback();
+  options.write_timeout = absl::Seconds(1);
+  const size_t body_bytes = 64 << 20;
+  const auto server = StartServer(options, [&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
+    responder->Send(Text(std::string(body_bytes, 'x')));
+  });
+  HttpClient client(server->address().port);
+  client.Send("GET", "/");
+  ASSERT_NE(client.ReadUntil("\r\n\r\n"), "");
+  for (size_t left = body_bytes; left > 0;) {
+    const size_t piece = std::min<size_t>(left, 4 << 20);
+    ASSERT_TRUE(client.Skip(piece)) << left << " bytes were still to come";
+    left -= piece;
+    absl::SleepFor(absl::Milliseconds(100));
+  }
 }
 
 TEST(HttpServerTest, TellsThatTheClientLeft) {
@@ -258,6 +285,19 @@ TEST(HttpServerTest, DrainLetsAnAnswerFinish) {
   client.Close();
   drain.join();
   EXPECT_EQ(server->connections(), 0);
+}
+
+TEST(HttpServerTest, DrainDoesNotWaitForTheRestOfARequest) {
+  HttpServerOptions options = Loopback();
+  options.body_timeout = absl::Hours(1);
+  const auto server = StartServer(options, Echo);
+  HttpClient client(server->address().port);
+  client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
+  EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  std::thread drain([&] { server->Drain(absl::InfiniteFuture()); });
+  EXPECT_EQ(client.Read().status, 408);
+  client.Close();
+  drain.join();
 }
 
 TEST(HttpServerTest, DrainEndsAtItsDeadline) {

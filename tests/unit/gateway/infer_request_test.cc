@@ -10,6 +10,16 @@ namespace {
 
 using testing::HasSubstr;
 
+TEST(InferRequestTest, LongKeysAreCutInMessages) {
+  const std::string key(1 << 20, 'k');
+  for (const std::string& body :
+       {R"({"prompt": "x", ")" + key + R"(": 1})", R"({"messages": [{")" + key + R"(": 1}]})"}) {
+    const absl::Status status = ParseInferRequest(body).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_LT(status.message().size(), 200u);
+  }
+}
+
 TEST(InferRequestTest, Defaults) {
   const auto request = ParseInferRequest(R"({"prompt": "hi"})");
   ASSERT_TRUE(request.ok()) << request.status();
