@@ -52,7 +52,7 @@ absl::Status ScoreTokens(Engine* engine, std::vector<int32_t> ids, int first,
   absl::Notification done;
   absl::Status status;
   absl::StatusOr<std::unique_ptr<TrunkCall>> call =
-      engine->Generate(std::move(request), [&](SequenceUpdate update) {
+      engine->Generate(std::move(request), [&](const SequenceUpdate& update) {
         for (const LogitsRow& logits : update.logits) row(logits);
         if (!update.finished) return;
         status = update.status;

@@ -241,7 +241,7 @@ TEST_F(DispatchTest, RepliesOfAnotherModelRouterLayerOrDispatchAreALoss) {
   for (const auto& [word, lie] : lies) {
     SCOPED_TRACE(word);
     Place(3, 1);
-    transports_[2]->worker = [&lie](const Frame& dispatch) {
+    transports_[2]->worker = [&lie = lie](const Frame& dispatch) {
       Answer answer(dispatch);
       lie(&answer.header);
       return Script{{answer.All()}};

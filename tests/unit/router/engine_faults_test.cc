@@ -70,7 +70,7 @@ class StubbornPool : public ExpertPool {
  public:
   explicit StubbornPool(ExpertPool* inner) : inner_(inner) {}
   std::shared_ptr<const RoutingTable> Routes() override {
-    const std::shared_ptr<const RoutingTable> routes = inner_->Routes();
+    std::shared_ptr<const RoutingTable> routes = inner_->Routes();
     if (!failing_) return routes;
     auto broken = std::make_shared<RoutingTable>(*routes);
     for (RouteMember& member : broken->members) member.transport = std::make_shared<LostTransport>();
