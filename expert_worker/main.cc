@@ -15,10 +15,13 @@
 #include "common/base/str.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/gguf_source.h"
+#include "common/rpc/readiness_watcher.h"
+#include "common/rpc/rpc_server.h"
 #include "common/transport/host_id.h"
 #include "expert_worker/worker.h"
 #include "expert_worker/worker_metrics.h"
 #include "nlohmann/json.hpp"
+#include "proto/experts.grpc.pb.h"
 
 namespace moepool {
 namespace {
@@ -32,6 +35,7 @@ struct Flags {
   BackendOptions backend;
   std::string transport = "auto";
   uint64_t memory_limit_bytes = 0;
+  std::string address = "127.0.0.1:0";
   std::string metrics_address = "127.0.0.1:0";
   bool insecure = false;
   double drain_timeout_s = 30;
@@ -54,6 +58,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
+  app->add_option("--address", flags->address, "Where to serve gRPC health and reflection")
+      ->capture_default_str();
   app->add_option("--metrics-address", flags->metrics_address, "Where to serve /metrics")
       ->capture_default_str();
   app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
@@ -68,7 +74,8 @@ int Fail(int code, const absl::Status& status) {
   return code;
 }
 
-int Serve(const Flags& flags, const HostPort& router, const HostPort& metrics_address) {
+int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
+          const HostPort& metrics_address) {
   const absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(flags.backend);
   if (!backend.ok()) return Fail(kExitBadFlags, backend.status());
   const absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenGguf(flags.model);
@@ -77,6 +84,10 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& metrics_ad
   const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
       MetricsEndpoint::Start(metrics_address, metrics);
   if (!endpoint.ok()) return Fail(1, endpoint.status());
+  const std::string service = experts::v1::ExpertPool::service_full_name();  // that the worker is ready for
+  const absl::StatusOr<std::unique_ptr<RpcServer>> server =
+      RpcServer::Start({.address = address, .health_services = {service}}, {});
+  if (!server.ok()) return Fail(1, server.status());
   const absl::StatusOr<ModelDigest> digest = (*source)->Digest();
   if (!digest.ok()) return Fail(kExitBadModel, digest.status());
 
@@ -103,6 +114,7 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& metrics_ad
                     {"transport", status.transport},
                     {"experts", store.Held().size()},
                     {"expert_bytes", store.bytes()},
+                    {"address", (*server)->address().ToString()},
                     {"metrics_address", (*endpoint)->address().ToString()},
                     {"pid", getpid()}});
       });
@@ -113,6 +125,7 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& metrics_ad
       worker->Drain();
     });
     WorkerMetrics numbers(&metrics, &store, &executor, [&] { return worker->status().joined; });
+    ReadinessWatcher readiness(server->get(), service, [&] { return worker->status().ready; });
     end = worker->Run();
   }
   if (end.ok()) {
@@ -138,11 +151,13 @@ int Main(int argc, char** argv) {
   if (!router.ok()) {
     return Fail(kExitBadFlags, absl::InvalidArgumentError(StrCat("--router: ", router.status().message())));
   }
+  const absl::StatusOr<HostPort> address = ParseListenAddress("address", flags.address, flags.insecure);
+  if (!address.ok()) return Fail(kExitBadFlags, address.status());
   const absl::StatusOr<HostPort> metrics_address =
       ParseListenAddress("metrics-address", flags.metrics_address, flags.insecure);
   if (!metrics_address.ok()) return Fail(kExitBadFlags, metrics_address.status());
   InitLog("expert_worker", level);
-  return Serve(flags, *router, *metrics_address);
+  return Serve(flags, *router, *address, *metrics_address);
 }
 
 }  // namespace

@@ -44,6 +44,7 @@ class WorkerImpl final : public Worker {
         if (draining_) return absl::OkStatus();
         session_ = session;
       }
+      const bool reached = AwaitConnection(channels.control.get());
       const absl::Status end = session->Run();
       loader_.Cancel();  // epochs of another membership mean nothing
       MutexLock lock(&mutex_);
@@ -53,7 +54,8 @@ class WorkerImpl final : public Worker {
           end.code() == absl::StatusCode::kUnimplemented) {
         return end;
       }
-      if (session->welcomed()) backoff = options_.min_backoff;
+      // A router that is away is dialled by gRPC, at its own pace.
+      if (session->welcomed() || !reached) backoff = options_.min_backoff;
       // Spread out, so that the workers of a router that comes back do not all dial at once.
       const absl::Duration wait = backoff * std::uniform_real_distribution<double>(0.5, 1.0)(random);
       Log(LogLevel::kWarning, "not in the pool",
@@ -85,6 +87,22 @@ class WorkerImpl final : public Worker {
   }
 
  private:
+  // Until the router is there; false after max_backoff, or where the worker drains. gRPC goes on with a
+  // connection only while somebody waits for it, so that a call which fails at once may never see the router
+  // come back.
+  bool AwaitConnection(grpc::Channel* channel) {
+    const absl::Time until = absl::Now() + options_.max_backoff;
+    while (!draining() && absl::Now() < until) {
+      const absl::Time slice = std::min(until, absl::Now() + absl::Milliseconds(100));
+      if (channel->WaitForConnected(absl::ToChronoTime(slice))) return true;
+    }
+    return false;
+  }
+  bool draining() const {
+    MutexLock lock(&mutex_);
+    return draining_;
+  }
+
   experts::v1::Hello Describe() const { return MakeHello(options_, digest_, *backend_, *store_); }
 
   void Loaded(uint64_t epoch, const absl::Status& status) {

@@ -27,6 +27,7 @@ struct WorkerOptions {
 
 struct WorkerStatus {
   bool joined = false;
+  bool ready = false;  // joined, connected, and holds what it was assigned
   uint64_t worker_id = 0;
   std::string transport;  // "shm", "grpc"; empty until connected
 };

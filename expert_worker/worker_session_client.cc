@@ -244,9 +244,10 @@ void WorkerSession::TellIfReady() {
   WorkerStatus status;
   {
     MutexLock lock(&mutex_);
-    if (status_.transport.empty() || loaded_epoch_ != assigned_epoch_ || told_epoch_ == loaded_epoch_) return;
+    if (!Ready() || told_epoch_ == loaded_epoch_) return;
     told_epoch_ = loaded_epoch_;
     status = status_;
+    status.ready = true;
   }
   on_ready_(status);
 }
@@ -275,7 +276,9 @@ bool WorkerSession::welcomed() const {
 
 WorkerStatus WorkerSession::status() const {
   MutexLock lock(&mutex_);
-  return status_;
+  WorkerStatus status = status_;
+  status.ready = Ready();
+  return status;
 }
 
 }  // namespace moepool

@@ -55,6 +55,9 @@ class WorkerSession {
   absl::Status ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected);
   absl::Status ServeGrpc(const experts::v1::Welcome& welcome);
   void Connected(const std::string& transport);
+  bool Ready() const REQUIRES(mutex_) {
+    return !status_.transport.empty() && loaded_epoch_ == assigned_epoch_;
+  }
   void TellIfReady();
   // Ends Run with `cause`, unless it has one.
   void End(const absl::Status& cause);

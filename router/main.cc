@@ -4,8 +4,8 @@
 #include <atomic>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
-#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "absl/synchronization/notification.h"
@@ -18,6 +18,7 @@
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/expert_tensors.h"
 #include "common/model/gguf_source.h"
+#include "common/rpc/readiness_watcher.h"
 #include "common/rpc/rpc_server.h"
 #include "nlohmann/json.hpp"
 #include "router/engine.h"
@@ -119,29 +120,6 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
   return options;
 }
 
-// Tells the health service whether the pool can serve, until destroyed.
-class ReadinessWatcher {
- public:
-  ReadinessWatcher(ExpertPool* pool, RpcServer* server) : pool_(pool), server_(server), thread_([this] { Run(); }) {}
-  ~ReadinessWatcher() {
-    stop_.Notify();
-    thread_.join();
-  }
-
- private:
-  void Run() {
-    while (!stop_.WaitForNotificationWithTimeout(absl::Milliseconds(200))) {
-      server_->SetReady(kTrunkServiceName, pool_->Routes() != nullptr);
-    }
-    server_->SetReady(kTrunkServiceName, false);
-  }
-
-  ExpertPool* const pool_;
-  RpcServer* const server_;
-  absl::Notification stop_;
-  std::thread thread_;
-};
-
 absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   MOEPOOL_ASSIGN_OR_RETURN(const HostPort address, ParseListenAddress("address", flags.address, flags.insecure));
   MOEPOOL_ASSIGN_OR_RETURN(const HostPort metrics_address,
@@ -172,10 +150,12 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   server_options.address = address;
   server_options.max_message_bytes =
       static_cast<int>(pool_options.transport.max_dispatch_frame_bytes + (1 << 20));
-  server_options.health_services = {kTrunkServiceName};
+  server_options.health_services = {kTrunkServiceName, kExpertPoolService};
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<RpcServer> server,
                            RpcServer::Start(server_options, {pool->service(), &trunk}));
-  auto watcher = std::make_unique<ReadinessWatcher>(&membership, server.get());
+  server->SetReady(kExpertPoolService, true);  // workers may join from now on
+  std::optional<ReadinessWatcher> watcher;
+  watcher.emplace(server.get(), kTrunkServiceName, [&] { return membership.Routes() != nullptr; });
   PrintReady({{"ready", true},
               {"process", "router"},
               {"address", server->address().ToString()},
@@ -186,6 +166,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   drain->WaitForNotification();
   Log(LogLevel::kInfo, "draining", {{"timeout_s", flags.drain_timeout_s}});
   watcher.reset();
+  server->SetReady(kExpertPoolService, false);
   const absl::Time deadline = absl::Now() + absl::Seconds(flags.drain_timeout_s);
   engine->StopAccepting();
   engine->WaitIdle(deadline - absl::Now());

@@ -1,5 +1,8 @@
 #include "common/rpc/rpc_server.h"
 
+#include <atomic>
+
+#include "common/rpc/readiness_watcher.h"
 #include "common/trunk/fake_trunk.h"
 #include "gmock/gmock.h"
 #include "grpcpp/generic/generic_stub.h"
@@ -49,6 +52,36 @@ TEST(RpcServerTest, HealthFollowsSetReady) {
   (*server)->SetReady(kTrunkServiceName, false);
   EXPECT_EQ(Check(channel, kTrunkServiceName), 2);
   EXPECT_EQ(Check(channel, "no.such.Service"), -1);
+}
+
+// An expert worker's: nothing but health and reflection.
+TEST(RpcServerTest, ServerWithoutServices) {
+  const auto server = RpcServer::Start({.address = {"127.0.0.1", 0}, .health_services = {"a.Service"}}, {});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto channel = MakeRpcChannel((*server)->address().ToString());
+  EXPECT_EQ(Check(channel, ""), 1);
+  EXPECT_EQ(Check(channel, "a.Service"), 2);
+}
+
+TEST(ReadinessWatcherTest, HealthFollowsReadiness) {
+  const auto server = RpcServer::Start({.address = {"127.0.0.1", 0}, .health_services = {"a.Service"}}, {});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const auto channel = MakeRpcChannel((*server)->address().ToString());
+  std::atomic<bool> ready = false;
+  {
+    ReadinessWatcher watcher(server->get(), "a.Service", [&] { return ready.load(); });
+    EXPECT_EQ(Check(channel, "a.Service"), 2);
+    ready = true;
+    while (Check(channel, "a.Service") != 1) {
+    }
+    ready = false;
+    while (Check(channel, "a.Service") != 2) {
+    }
+    ready = true;
+    while (Check(channel, "a.Service") != 1) {
+    }
+  }
+  EXPECT_EQ(Check(channel, "a.Service"), 2);
 }
 
 TEST(RpcServerTest, PortInUseIsAnError) {
