@@ -12,6 +12,7 @@ SETTINGS = [("moepool-router", ("--model", "none.gguf"), "address"),
             ("moepool-router", ("--model", "none.gguf"), "metrics-address"),
             ("moepool-gateway", (), "http-address"),
             ("moepool-gateway", (), "grpc-address"),
+            ("moepool-expert-worker", ("--model", "none.gguf", "--router", "127.0.0.1:1"), "address"),
             ("moepool-expert-worker", ("--model", "none.gguf", "--router", "127.0.0.1:1"), "metrics-address"),
             ("moepool", ("serve", "--model", "none.gguf"), "http-address")]
 BY_FLAG, BY_VARIABLE, BY_FILE = "192.0.2.1:9001", "192.0.2.2:9002", "192.0.2.3:9003"
