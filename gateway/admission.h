@@ -1,4 +1,5 @@
-// How many requests a gateway holds at once. Over the limit, clients are told to come back rather than queued.
+// How many requests a gateway holds at once. Over the limit, clients are told to come back rather than
+// queued.
 #pragma once
 
 #include <atomic>

@@ -7,18 +7,18 @@
 
 namespace moepool {
 
-absl::StatusOr<std::unique_ptr<GatewayServer>> GatewayServer::Start(const GatewayOptions& options, Trunk* trunk,
-                                                                    Metrics* metrics) {
+absl::StatusOr<std::unique_ptr<GatewayServer>> GatewayServer::Start(const GatewayOptions& options,
+                                                                    Trunk* trunk, Metrics* metrics) {
   std::unique_ptr<GatewayServer> server(new GatewayServer);
   server->metrics_ = std::make_unique<GatewayMetrics>(metrics);
-  server->watcher_ = std::make_unique<ModelWatcher>(trunk, options.model_factory, options.watcher,
-                                                    [server = server.get()](bool ready) {
-                                                      MutexLock lock(&server->mutex_);
-                                                      server->ready_ = ready;
-                                                      if (server->health_ != nullptr) {
-                                                        server->health_->SetReady(kInferenceServiceName, ready);
-                                                      }
-                                                    });
+  server->watcher_ = std::make_unique<ModelWatcher>(
+      trunk, options.model_factory, options.watcher, [server = server.get()](bool ready) {
+        MutexLock lock(&server->mutex_);
+        server->ready_ = ready;
+        if (server->health_ != nullptr) {
+          server->health_->SetReady(kInferenceServiceName, ready);
+        }
+      });
   server->inference_ =
       std::make_unique<Inference>(trunk, server->watcher_.get(), server->metrics_.get(), options.inference);
   if (options.grpc_address.has_value()) {
@@ -32,14 +32,16 @@ absl::StatusOr<std::unique_ptr<GatewayServer>> GatewayServer::Start(const Gatewa
     server->health_ = server->rpc_.get();
     server->health_->SetReady(kInferenceServiceName, server->ready_);
   }
-  server->api_ = std::make_unique<HttpApi>(server->inference_.get(), server->watcher_.get(), metrics, options.api);
+  server->api_ =
+      std::make_unique<HttpApi>(server->inference_.get(), server->watcher_.get(), metrics, options.api);
   MOEPOOL_ASSIGN_OR_RETURN(
-      server->http_, HttpServer::Start(
-                         options.http,
-                         [api = server->api_.get()](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-                           api->Handle(std::move(request), std::move(responder));
-                         },
-                         OpenAiErrorBody));
+      server->http_,
+      HttpServer::Start(
+          options.http,
+          [api = server->api_.get()](HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+            api->Handle(std::move(request), std::move(responder));
+          },
+          OpenAiErrorBody));
   return server;
 }
 

@@ -1,4 +1,5 @@
-// The whole gateway over any Trunk: a router far away (moepool-gateway), or an engine in this process (moepool serve).
+// The whole gateway over any Trunk: a router far away (moepool-gateway), or an engine in this process
+// (moepool serve).
 #pragma once
 
 #include <memory>
@@ -18,8 +19,8 @@
 namespace moepool {
 
 struct GatewayOptions {
-  HttpServerOptions http;                 // http.address is where to listen
-  std::optional<HostPort> grpc_address;   // none: no gRPC
+  HttpServerOptions http;                // http.address is where to listen
+  std::optional<HostPort> grpc_address;  // none: no gRPC
   HttpApiOptions api;
   InferenceOptions inference;
   ModelWatcherOptions watcher;
@@ -29,9 +30,10 @@ struct GatewayOptions {
 // Thread-safe.
 class GatewayServer {
  public:
-  // Listens from its return on; /ready and the health service say when the trunk can serve. `trunk` and `metrics` outlive
-  // this. Unavailable names an address that cannot be bound.
-  static absl::StatusOr<std::unique_ptr<GatewayServer>> Start(const GatewayOptions& options, Trunk* trunk, Metrics* metrics);
+  // Listens from its return on; /ready and the health service say when the trunk can serve. `trunk` and
+  // `metrics` outlive this. Unavailable names an address that cannot be bound.
+  static absl::StatusOr<std::unique_ptr<GatewayServer>> Start(const GatewayOptions& options, Trunk* trunk,
+                                                              Metrics* metrics);
   // Cancels what still runs.
   ~GatewayServer();
 

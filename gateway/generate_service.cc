@@ -20,7 +20,8 @@ absl::StatusOr<InferRequest> FromProto(const v1::GenerateRequest& proto) {
       break;
     case v1::GenerateRequest::kMessages: {
       std::vector<ChatMessage> messages;
-      for (const v1::Message& message : proto.messages().messages()) messages.push_back({message.role(), message.content()});
+      for (const v1::Message& message : proto.messages().messages())
+        messages.push_back({message.role(), message.content()});
       request.input = std::move(messages);
       break;
     }
@@ -42,15 +43,16 @@ absl::StatusOr<InferRequest> FromProto(const v1::GenerateRequest& proto) {
   return request;
 }
 
-// One call. While a message is being written, events gather in the next one; the text of a whole answer bounds it.
-// Owns itself until OnDone.
+// One call. While a message is being written, events gather in the next one; the text of a whole answer
+// bounds it. Owns itself until OnDone.
 class GenerateReactor : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                         public std::enable_shared_from_this<GenerateReactor> {
  public:
   void Start(Inference* inference, InferRequest request) {
     self_ = shared_from_this();
-    auto call = inference->Start(std::move(request),
-                                 [self = shared_from_this()](InferEvent event) { self->OnEvent(std::move(event)); });
+    auto call = inference->Start(std::move(request), [self = shared_from_this()](InferEvent event) {
+      self->OnEvent(std::move(event));
+    });
     MutexLock lock(&mutex_);
     if (cancelled_) call->Cancel();
     next_.set_id(call->id());
@@ -88,7 +90,8 @@ class GenerateReactor : public grpc::ServerWriteReactor<v1::GenerateResponse>,
       over_ = true;
       status_ = event.status;
       next_.set_id(event.id);
-      next_.set_finish_reason(event.reason == FinishReason::kStop ? v1::FINISH_REASON_STOP : v1::FINISH_REASON_LENGTH);
+      next_.set_finish_reason(event.reason == FinishReason::kStop ? v1::FINISH_REASON_STOP
+                                                                  : v1::FINISH_REASON_LENGTH);
       next_.mutable_usage()->set_prompt_tokens(event.usage.prompt_tokens);
       next_.mutable_usage()->set_cached_tokens(event.usage.cached_tokens);
       next_.mutable_usage()->set_completion_tokens(event.usage.completion_tokens);
@@ -133,8 +136,8 @@ class GenerateReactor : public grpc::ServerWriteReactor<v1::GenerateResponse>,
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateService::Generate(grpc::CallbackServerContext* context,
-                                                                          const v1::GenerateRequest* request) {
+grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   auto reactor = std::make_shared<GenerateReactor>();
   absl::StatusOr<InferRequest> parsed = FromProto(*request);
   if (!parsed.ok()) {
@@ -147,7 +150,8 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateService::Generate(grpc::
 }
 
 grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext* context,
-                                                    const v1::TokenizeRequest* request, v1::TokenizeResponse* response) {
+                                                    const v1::TokenizeRequest* request,
+                                                    v1::TokenizeResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const auto model = inference_->Model();
   if (!model.ok()) {
@@ -163,7 +167,8 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
   return reactor;
 }
 
-grpc::ServerUnaryReactor* GenerateService::GetModel(grpc::CallbackServerContext* context, const v1::GetModelRequest*,
+grpc::ServerUnaryReactor* GenerateService::GetModel(grpc::CallbackServerContext* context,
+                                                    const v1::GetModelRequest*,
                                                     v1::GetModelResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const auto model = inference_->Model();

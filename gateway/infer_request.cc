@@ -19,7 +19,8 @@ constexpr int kMaxJsonDepth = 32;
 constexpr int64_t kMaxJsonValues = 100'000;
 constexpr size_t kMaxShownKeyBytes = 64;  // of a client's key in a message
 
-// Depth and number of values of a text that need not be valid, so that the parser builds nothing large or deep.
+// Depth and number of values of a text that need not be valid, so that the parser builds nothing large or
+// deep.
 absl::Status CheckJsonSize(std::string_view body) {
   int depth = 0;
   int64_t values = 1;
@@ -35,7 +36,8 @@ absl::Status CheckJsonSize(std::string_view body) {
     if (c == '[' || c == '{') ++depth;
     if (c == ']' || c == '}') --depth;
     if (c == ',' || c == '[' || c == '{') ++values;
-    if (depth > kMaxJsonDepth) return absl::InvalidArgumentError(absl::StrCat("JSON deeper than ", kMaxJsonDepth, " levels"));
+    if (depth > kMaxJsonDepth)
+      return absl::InvalidArgumentError(absl::StrCat("JSON deeper than ", kMaxJsonDepth, " levels"));
     if (values > kMaxJsonValues) {
       return absl::InvalidArgumentError(absl::StrCat("JSON of more than ", kMaxJsonValues, " values"));
     }
@@ -62,7 +64,8 @@ absl::Status ReadDouble(const std::string& field, const json& value, double* out
 }
 
 absl::Status ReadInt32(const std::string& field, const json& value, int32_t* out) {
-  if (!value.is_number_integer()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not an integer"));
+  if (!value.is_number_integer())
+    return InvalidField(field, absl::StrCat("is ", Shown(value), ", not an integer"));
   constexpr int64_t kMin = std::numeric_limits<int32_t>::min();
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
   const bool too_large = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kMax);
@@ -92,7 +95,8 @@ absl::Status ReadStop(const std::string& field, const json& value, std::vector<s
     out->push_back(value.get<std::string>());
     return absl::OkStatus();
   }
-  if (!value.is_array()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a string or a list of strings"));
+  if (!value.is_array())
+    return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a string or a list of strings"));
   if (value.size() > kMaxStopStrings) {
     return InvalidField(field, absl::StrCat("has ", value.size(), " strings, more than ", kMaxStopStrings));
   }
@@ -106,7 +110,8 @@ absl::Status ReadMessages(const std::string& field, const json& value, std::vect
   if (!value.is_array()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a list"));
   for (size_t i = 0; i < value.size(); ++i) {
     const std::string at = absl::StrCat(field, "[", i, "]");
-    if (!value[i].is_object()) return InvalidField(at, absl::StrCat("is ", Shown(value[i]), ", not an object"));
+    if (!value[i].is_object())
+      return InvalidField(at, absl::StrCat("is ", Shown(value[i]), ", not an object"));
     ChatMessage& message = out->emplace_back();
     for (const auto& [key, member] : value[i].items()) {
       const std::string name = absl::StrCat(at, ".", key.substr(0, kMaxShownKeyBytes));
@@ -129,7 +134,8 @@ using Reader = std::function<absl::Status(const std::string& field, const json& 
 
 // Calls the reader of each member; unknown members are errors, nulls absent.
 absl::Status ReadObject(const json& object, const std::map<std::string, Reader>& readers) {
-  if (!object.is_object()) return absl::InvalidArgumentError(absl::StrCat("the body is ", Shown(object), ", not an object"));
+  if (!object.is_object())
+    return absl::InvalidArgumentError(absl::StrCat("the body is ", Shown(object), ", not an object"));
   for (const auto& [key, value] : object.items()) {
     const auto reader = readers.find(key);
     if (reader == readers.end()) {
@@ -159,14 +165,17 @@ absl::Status ValidateInferRequest(const InferRequest& request) {
     const size_t space = message.find(' ');
     return InvalidField(message.substr(0, space), message.substr(space + 1));
   }
-  if (request.max_tokens < 1) return InvalidField("max_tokens", absl::StrCat("is ", request.max_tokens, ", less than 1"));
+  if (request.max_tokens < 1)
+    return InvalidField("max_tokens", absl::StrCat("is ", request.max_tokens, ", less than 1"));
   if (request.stop.size() > kMaxStopStrings) {
-    return InvalidField("stop", absl::StrCat("has ", request.stop.size(), " strings, more than ", kMaxStopStrings));
+    return InvalidField("stop",
+                        absl::StrCat("has ", request.stop.size(), " strings, more than ", kMaxStopStrings));
   }
   for (size_t i = 0; i < request.stop.size(); ++i) {
     const size_t bytes = request.stop[i].size();
     if (bytes == 0 || bytes > kMaxStopBytes) {
-      return InvalidField(absl::StrCat("stop[", i, "]"), absl::StrCat("has ", bytes, " bytes, not 1 to ", kMaxStopBytes));
+      return InvalidField(absl::StrCat("stop[", i, "]"),
+                          absl::StrCat("has ", bytes, " bytes, not 1 to ", kMaxStopBytes));
     }
   }
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.input)) {
@@ -182,8 +191,8 @@ absl::StatusOr<json> ParseJson(std::string_view body) {
     return json::parse(body);
   } catch (const json::parse_error& e) {
     const bool utf8 = std::string_view(e.what()).find("UTF-8") != std::string_view::npos;
-    return absl::InvalidArgumentError(
-        absl::StrCat(utf8 ? "the body is not valid UTF-8" : "the body is not valid JSON", ", at byte ", e.byte));
+    return absl::InvalidArgumentError(absl::StrCat(
+        utf8 ? "the body is not valid UTF-8" : "the body is not valid JSON", ", at byte ", e.byte));
   } catch (const json::exception&) {  // a number beyond f64
     return absl::InvalidArgumentError("the body is not valid JSON: a number is out of range");
   }
@@ -204,8 +213,10 @@ absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body) {
     return [out](const std::string& field, const json& value) { return ReadBool(field, value, out); };
   };
   const std::map<std::string, Reader> readers = {
-      {"prompt", [&](const auto& field, const auto& value) { return ReadString(field, value, &prompt.emplace()); }},
-      {"messages", [&](const auto& field, const auto& value) { return ReadMessages(field, value, &messages.emplace()); }},
+      {"prompt",
+       [&](const auto& field, const auto& value) { return ReadString(field, value, &prompt.emplace()); }},
+      {"messages",
+       [&](const auto& field, const auto& value) { return ReadMessages(field, value, &messages.emplace()); }},
       {"stop", [&](const auto& field, const auto& value) { return ReadStop(field, value, &r.stop); }},
       {"seed", [&](const auto& field, const auto& value) { return ReadSeed(field, value, &r.seed); }},
       {"stream", to_bool(&r.stream)},
@@ -220,7 +231,8 @@ absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body) {
       {"repetition_penalty", to_double(&r.sampling.repetition_penalty)},
   };
   MOEPOOL_RETURN_IF_ERROR(ReadObject(object, readers));
-  if (prompt.has_value() && messages.has_value()) return InvalidField("messages", "and prompt are both given");
+  if (prompt.has_value() && messages.has_value())
+    return InvalidField("messages", "and prompt are both given");
   if (messages.has_value()) {
     r.input = *std::move(messages);
   } else if (prompt.has_value()) {
@@ -237,9 +249,11 @@ absl::StatusOr<TokenizeTextRequest> ParseTokenizeRequest(std::string_view body) 
   TokenizeTextRequest r;
   std::optional<std::string> text;
   MOEPOOL_RETURN_IF_ERROR(ReadObject(
-      object,
-      {{"text", [&](const auto& field, const auto& value) { return ReadString(field, value, &text.emplace()); }},
-       {"parse_special", [&](const auto& field, const auto& value) { return ReadBool(field, value, &r.parse_special); }}}));
+      object, {{"text", [&](const auto& field,
+                            const auto& value) { return ReadString(field, value, &text.emplace()); }},
+               {"parse_special", [&](const auto& field, const auto& value) {
+                  return ReadBool(field, value, &r.parse_special);
+                }}}));
   if (!text.has_value()) return InvalidField("text", "is missing");
   r.text = *std::move(text);
   return r;

@@ -24,7 +24,8 @@ struct ChatMessage {
 };
 
 struct InferRequest {
-  std::variant<std::string, std::vector<ChatMessage>, std::vector<int32_t>> input;  // prompt, messages or token ids
+  std::variant<std::string, std::vector<ChatMessage>, std::vector<int32_t>>
+      input;         // prompt, messages or token ids
   bool raw = false;  // a prompt is fed without the chat template
   int32_t max_tokens = 256;
   SamplingParams sampling;
@@ -47,11 +48,12 @@ std::string FieldOf(const absl::Status& status);
 // The checks that are the same for every front end: ranges, and the number and size of stop strings.
 absl::Status ValidateInferRequest(const InferRequest& request);
 
-// Bounded parsing of a body: at most 32 levels and 100,000 values. InvalidArgument says where it is malformed; it quotes
-// nothing of the body.
+// Bounded parsing of a body: at most 32 levels and 100,000 values. InvalidArgument says where it is
+// malformed; it quotes nothing of the body.
 absl::StatusOr<nlohmann::json> ParseJson(std::string_view body);
 
-// POST /infer. InvalidArgument names the field and the value, and any field that is not known. A null is an absent field.
+// POST /infer. InvalidArgument names the field and the value, and any field that is not known. A null is an
+// absent field.
 absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body);
 // POST /tokenize.
 absl::StatusOr<TokenizeTextRequest> ParseTokenizeRequest(std::string_view body);

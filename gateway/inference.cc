@@ -44,7 +44,8 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   }
 
   void Cancel() override {
-    boost::asio::post(strand_, [self = shared_from_this()] { self->Finish(absl::CancelledError("cancelled")); });
+    boost::asio::post(strand_,
+                      [self = shared_from_this()] { self->Finish(absl::CancelledError("cancelled")); });
   }
   const std::string& id() const override { return id_; }
 
@@ -53,7 +54,8 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
     if (ticket.ok()) ticket_ = *std::move(ticket);
     boost::asio::post(strand_, [self = shared_from_this(), admitted = ticket.status()] {
       if (self->over_) return;
-      if (const absl::Status status = admitted.ok() ? self->Submit() : admitted; !status.ok()) self->Finish(status);
+      if (const absl::Status status = admitted.ok() ? self->Submit() : admitted; !status.ok())
+        self->Finish(status);
     });
   }
 
@@ -71,7 +73,8 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
 
     SequenceRequest sequence;
     sequence.request_id = id_;
-    sequence.max_tokens = std::min(request_.max_tokens, model_->info.context_tokens - last_.usage.prompt_tokens);
+    sequence.max_tokens =
+        std::min(request_.max_tokens, model_->info.context_tokens - last_.usage.prompt_tokens);
     sequence.prompt = *std::move(prompt);
     sequence.sampling = request_.sampling;
     sequence.sampling.seed = last_.seed;
@@ -80,7 +83,9 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
     absl::StatusOr<std::unique_ptr<TrunkCall>> call =
         inference_->trunk_->Generate(std::move(sequence), [self = shared_from_this()](SequenceUpdate update) {
           // The trunk's thread is not held up: the work is done on the strand.
-          boost::asio::post(self->strand_, [self, update = std::move(update)]() mutable { self->OnUpdate(std::move(update)); });
+          boost::asio::post(self->strand_, [self, update = std::move(update)]() mutable {
+            self->OnUpdate(std::move(update));
+          });
         });
     if (!call.ok()) return call.status();
     trunk_call_ = *std::move(call);
@@ -201,7 +206,8 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   bool over_ = false;
 };
 
-Inference::Inference(Trunk* trunk, ModelWatcher* watcher, GatewayMetrics* metrics, const InferenceOptions& options)
+Inference::Inference(Trunk* trunk, ModelWatcher* watcher, GatewayMetrics* metrics,
+                     const InferenceOptions& options)
     : trunk_(trunk),
       watcher_(watcher),
       metrics_(metrics),

@@ -46,14 +46,16 @@ struct InferEvent {
   std::string model;
 };
 
-// Events of one call come one at a time and in order, from a thread of the Inference's, and end with one that is finished.
+// Events of one call come one at a time and in order, from a thread of the Inference's, and end with one that
+// is finished.
 using InferCallback = std::function<void(InferEvent)>;
 
 // A request under way. Thread-safe.
 class InferCall {
  public:
   virtual ~InferCall() = default;
-  // Ends the request with Cancelled, unless it is over. Does not block; the trunk's call is cancelled before the last event.
+  // Ends the request with Cancelled, unless it is over. Does not block; the trunk's call is cancelled before
+  // the last event.
   virtual void Cancel() = 0;
   virtual const std::string& id() const = 0;
 };

@@ -1,8 +1,8 @@
 // moepool-gateway: text in, text out, for clients over HTTP and gRPC; a router does the rest.
+#include <unistd.h>
+
 #include <memory>
 #include <string>
-
-#include <unistd.h>
 
 #include "CLI/CLI.hpp"
 #include "absl/synchronization/notification.h"
@@ -48,7 +48,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--request-timeout", flags->request_timeout_s, "Seconds that a request may take")
       ->check(CLI::Range(0.001, 1e6))
       ->capture_default_str();
-  app->add_option("--keepalive-interval", flags->keepalive_interval_s, "Seconds between comments on a silent stream")
+  app->add_option("--keepalive-interval", flags->keepalive_interval_s,
+                  "Seconds between comments on a silent stream")
       ->check(CLI::Range(0.001, 1e6))
       ->capture_default_str();
   app->add_option("--drain-timeout", flags->drain_timeout_s, "Seconds for running requests after SIGTERM")
@@ -59,8 +60,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
 
 absl::StatusOr<GatewayOptions> ToOptions(const Flags& flags) {
   GatewayOptions options;
-  MOEPOOL_ASSIGN_OR_RETURN(options.http.address, ParseListenAddress("http-address", flags.http_address, flags.insecure));
-  MOEPOOL_ASSIGN_OR_RETURN(options.grpc_address, ParseListenAddress("grpc-address", flags.grpc_address, flags.insecure));
+  MOEPOOL_ASSIGN_OR_RETURN(options.http.address,
+                           ParseListenAddress("http-address", flags.http_address, flags.insecure));
+  MOEPOOL_ASSIGN_OR_RETURN(options.grpc_address,
+                           ParseListenAddress("grpc-address", flags.grpc_address, flags.insecure));
   options.http.max_connections = flags.max_connections;
   options.http.max_body_bytes = flags.max_body_bytes;
   options.api.keepalive_interval = absl::Seconds(flags.keepalive_interval_s);
@@ -86,7 +89,8 @@ int Main(int argc, char** argv) {
   const absl::StatusOr<GatewayOptions> options = ToOptions(flags);
   if (!options.ok()) return refuse(options.status());
   const absl::StatusOr<HostPort> router = ParseAddress(flags.router);
-  if (!router.ok()) return refuse(absl::InvalidArgumentError("--router: " + std::string(router.status().message())));
+  if (!router.ok())
+    return refuse(absl::InvalidArgumentError("--router: " + std::string(router.status().message())));
   InitLog("gateway", level);
 
   absl::Notification drain;

@@ -83,7 +83,8 @@ std::string ModelWatcher::Look() {
 absl::Status ModelWatcher::Describe() {
   MOEPOOL_ASSIGN_OR_RETURN(ModelInfo info, trunk_->Describe());
   if (const auto model = Model(); model != nullptr && model->info.digest == info.digest &&
-                                  model->info.context_tokens == info.context_tokens && model->info.name == info.name) {
+                                  model->info.context_tokens == info.context_tokens &&
+                                  model->info.name == info.name) {
     return absl::OkStatus();
   }
   const absl::string_view digest_bytes(reinterpret_cast<const char*>(info.digest.data()), info.digest.size());

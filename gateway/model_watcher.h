@@ -17,8 +17,8 @@ struct ModelWatcherOptions {
   absl::Duration poll_interval = absl::Seconds(1);
 };
 
-// Thread-safe. Owns a thread that polls the trunk; describes the model again after the router was away, and keeps the
-// tokenizer where the digest is the same.
+// Thread-safe. Owns a thread that polls the trunk; describes the model again after the router was away, and
+// keeps the tokenizer where the digest is the same.
 class ModelWatcher {
  public:
   // `on_ready` is called from the watcher's thread whenever readiness changes. `trunk` outlives this.

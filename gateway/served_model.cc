@@ -14,10 +14,12 @@ std::string TokenText(const ServedModel& model, int32_t id) {
   return id < 0 ? std::string() : model.tokenizer->Bytes(id, /*special=*/true);
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodeMessages(const ServedModel& model, const std::vector<ChatMessage>& messages,
+absl::StatusOr<std::vector<int32_t>> EncodeMessages(const ServedModel& model,
+                                                    const std::vector<ChatMessage>& messages,
                                                     absl::Time now) {
   if (model.chat_template == nullptr) {
-    return InvalidField("messages", absl::StrCat("need a chat template, and the model ", model.info.name, " has none"));
+    return InvalidField("messages",
+                        absl::StrCat("need a chat template, and the model ", model.info.name, " has none"));
   }
   nlohmann::ordered_json variables;
   variables["messages"] = nlohmann::ordered_json::array();
@@ -50,7 +52,8 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel
   return std::make_shared<const ServedModel>(std::move(model));
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::string_view text, bool parse_special) {
+absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::string_view text,
+                                                bool parse_special) {
   MOEPOOL_ASSIGN_OR_RETURN(std::vector<int32_t> ids, model.tokenizer->Encode(text, parse_special));
   const TokenizerSpec& spec = model.info.tokenizer;
   if (spec.add_bos && spec.bos_id >= 0 && (ids.empty() || ids.front() != spec.bos_id)) {
@@ -59,7 +62,8 @@ absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::s
   return ids;
 }
 
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request, absl::Time now) {
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request,
+                                                  absl::Time now) {
   std::vector<int32_t> ids;
   std::string field = "prompt";
   if (const auto* given = std::get_if<std::vector<int32_t>>(&request.input)) {
@@ -85,8 +89,9 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, cons
   if (ids.empty()) return InvalidField(field, "has no tokens");
   const int32_t limit = model.info.context_tokens - 1;  // one place for the first token generated
   if (ids.size() > static_cast<size_t>(limit)) {
-    return InvalidField(field, absl::StrCat("has ", ids.size(), " tokens, more than the ", limit,
-                                            " that the context of ", model.info.context_tokens, " leaves room for"));
+    return InvalidField(
+        field, absl::StrCat("has ", ids.size(), " tokens, more than the ", limit, " that the context of ",
+                            model.info.context_tokens, " leaves room for"));
   }
   return ids;
 }

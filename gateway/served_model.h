@@ -29,15 +29,18 @@ using ModelFactory = std::function<absl::StatusOr<std::shared_ptr<const ServedMo
 // Builds the model's own tokenizer and template. A template that cannot be parsed is an error.
 absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info);
 
-// Completes a model of which tokenizer and template stand: collects the ids that end generation. InvalidArgument where the
-// tokenizer and the model disagree on the vocabulary's size.
+// Completes a model of which tokenizer and template stand: collects the ids that end generation.
+// InvalidArgument where the tokenizer and the model disagree on the vocabulary's size.
 absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel model);
 
 // Ids of a text, with BOS in front where the model wants it and the text does not begin with it.
-absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::string_view text, bool parse_special);
+absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::string_view text,
+                                                bool parse_special);
 
-// What the model is fed for a request: the template applied (a plain prompt goes in as it is where the model has no
-// template), BOS added. InvalidArgument: no tokens, ids out of the vocabulary, longer than the context, with both numbers.
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request, absl::Time now);
+// What the model is fed for a request: the template applied (a plain prompt goes in as it is where the model
+// has no template), BOS added. InvalidArgument: no tokens, ids out of the vocabulary, longer than the
+// context, with both numbers.
+absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request,
+                                                  absl::Time now);
 
 }  // namespace moepool

@@ -11,16 +11,16 @@
 
 namespace moepool {
 
-// Invariant: what was handed out and what is held, put together, is the text of the ids pushed so far up to the first stop
-// string; no byte of a stop string is ever handed out. Not thread-safe.
+// Invariant: what was handed out and what is held, put together, is the text of the ids pushed so far up to
+// the first stop string; no byte of a stop string is ever handed out. Not thread-safe.
 class TokenStream {
  public:
   // `stops` are not empty strings. `tokenizer` outlives this.
   TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops);
 
   struct Step {
-    std::string text;   // became certain: can no longer be part of a stop string
-    size_t used = 0;    // ids taken: all, or those up to the one that completed a stop string
+    std::string text;  // became certain: can no longer be part of a stop string
+    size_t used = 0;   // ids taken: all, or those up to the one that completed a stop string
   };
   // Ids after a stop string are not taken, nor any once stopped().
   Step Push(std::span<const int32_t> ids);

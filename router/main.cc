@@ -54,7 +54,8 @@ struct Flags {
 void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--model", flags->model, "GGUF file")->required();
   app->add_option("--address", flags->address, "Where gateways and workers dial in")->capture_default_str();
-  app->add_option("--metrics-address", flags->metrics_address, "Where to serve /metrics")->capture_default_str();
+  app->add_option("--metrics-address", flags->metrics_address, "Where to serve /metrics")
+      ->capture_default_str();
   app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar or avx2")->capture_default_str();
@@ -81,7 +82,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "Seconds that a request waits for experts whose worker was lost")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
-  app->add_option("--dispatch-timeout", flags->dispatch_timeout_s, "Seconds until a silent worker counts as lost")
+  app->add_option("--dispatch-timeout", flags->dispatch_timeout_s,
+                  "Seconds until a silent worker counts as lost")
       ->check(CLI::Range(0.001, 1e6))
       ->capture_default_str();
   app->add_option("--heartbeat", flags->heartbeat_s, "Seconds between words of a worker")
@@ -121,7 +123,8 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
 }
 
 absl::Status Serve(const Flags& flags, absl::Notification* drain) {
-  MOEPOOL_ASSIGN_OR_RETURN(const HostPort address, ParseListenAddress("address", flags.address, flags.insecure));
+  MOEPOOL_ASSIGN_OR_RETURN(const HostPort address,
+                           ParseListenAddress("address", flags.address, flags.insecure));
   MOEPOOL_ASSIGN_OR_RETURN(const HostPort metrics_address,
                            ParseListenAddress("metrics-address", flags.metrics_address, flags.insecure));
   MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> opened, OpenGguf(flags.model));
@@ -137,7 +140,8 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   pool_options.incarnation = identity.incarnation;
   pool_options.heartbeat = absl::Seconds(flags.heartbeat_s);
   pool_options.shared_memory = !flags.no_shared_memory;
-  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<PoolService> pool, PoolService::Create(&membership, pool_options));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<PoolService> pool,
+                           PoolService::Create(&membership, pool_options));
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
                            Engine::Create(backend.get(), source, &membership, engine_options));
   TrunkService trunk(engine.get());
@@ -177,7 +181,8 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
 }
 
 int Main(int argc, char** argv) {
-  CLI::App app("Runs the trunk of a model and dispatches its experts to a pool of workers.", "moepool-router");
+  CLI::App app("Runs the trunk of a model and dispatches its experts to a pool of workers.",
+               "moepool-router");
   Flags flags;
   AddFlags(&app, &flags);
   if (const std::optional<int> code = ParseFlags(&app, argc, argv); code.has_value()) return *code;

@@ -1,5 +1,5 @@
-// What the engine sees of the pool: who answers for which expert at this moment. Membership (join, loss, placement)
-// stands behind it.
+// What the engine sees of the pool: who answers for which expert at this moment. Membership (join, loss,
+// placement) stands behind it.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +37,8 @@ class ExpertPool {
   virtual std::shared_ptr<const RoutingTable> Routes() = 0;
   // Why Routes() is null, naming what is missing with both values ("0 of 2 workers", bytes needed and had).
   virtual std::string WaitingFor() = 0;
-  // A dispatch to this worker failed for good: it is out of the pool from now on. Routes() changes before this returns.
+  // A dispatch to this worker failed for good: it is out of the pool from now on. Routes() changes before
+  // this returns.
   virtual void ReportLoss(WorkerId worker, const absl::Status& cause) = 0;
   // After a dispatch: for the moving average and the counters.
   virtual void ReportRoundTrip(WorkerId worker, absl::Duration round_trip) = 0;

@@ -15,8 +15,9 @@ namespace {
 
 constexpr size_t kChunkBytes = 1 << 20;
 
-// A call of the trunk's behind a stream of events. The update that ends it ends the stream; until then a client that leaves
-// only cancels it. Owns itself until OnDone. Derived classes hold what waits to be written.
+// A call of the trunk's behind a stream of events. The update that ends it ends the stream; until then a
+// client that leaves only cancels it. Owns itself until OnDone. Derived classes hold what waits to be
+// written.
 template <typename Event>
 class SequenceReactor : public grpc::ServerWriteReactor<Event>,
                         public std::enable_shared_from_this<SequenceReactor<Event>> {
@@ -139,7 +140,8 @@ class ScoreReactor : public SequenceReactor<trunk::v1::ScoreEvent> {
     }
     if (waiting_bytes_ > max_waiting_bytes_) {
       Abort(absl::ResourceExhaustedError(absl::StrCat("the client reads too slowly: ", waiting_bytes_,
-                                                      " bytes of logits wait, more than ", max_waiting_bytes_)));
+                                                      " bytes of logits wait, more than ",
+                                                      max_waiting_bytes_)));
     }
   }
   bool Take() override {
@@ -164,7 +166,9 @@ class ChunkReactor : public grpc::ServerWriteReactor<trunk::v1::Chunk> {
   ChunkReactor(const absl::Status& status, std::string bytes) : bytes_(std::move(bytes)) {
     status.ok() ? Next() : Finish(ToGrpc(status));
   }
-  void OnWriteDone(bool ok) override { ok ? Next() : Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client left")); }
+  void OnWriteDone(bool ok) override {
+    ok ? Next() : Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client left"));
+  }
   void OnDone() override { delete this; }
 
  private:
@@ -182,8 +186,8 @@ class ChunkReactor : public grpc::ServerWriteReactor<trunk::v1::Chunk> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<trunk::v1::TrunkEvent>* TrunkService::Generate(grpc::CallbackServerContext* context,
-                                                                        const trunk::v1::TrunkRequest* request) {
+grpc::ServerWriteReactor<trunk::v1::TrunkEvent>* TrunkService::Generate(
+    grpc::CallbackServerContext* context, const trunk::v1::TrunkRequest* request) {
   auto reactor = std::make_shared<GenerateReactor>();
   SequenceRequest sequence = FromProto(*request);
   sequence.deadline = absl::FromChrono(context->deadline());
@@ -210,8 +214,8 @@ grpc::ServerWriteReactor<trunk::v1::Chunk>* TrunkService::GetModel(grpc::Callbac
   return new ChunkReactor(info.status(), std::move(bytes));
 }
 
-grpc::ServerUnaryReactor* TrunkService::GetPool(grpc::CallbackServerContext* context, const trunk::v1::GetPoolRequest*,
-                                                trunk::v1::Pool* response) {
+grpc::ServerUnaryReactor* TrunkService::GetPool(grpc::CallbackServerContext* context,
+                                                const trunk::v1::GetPoolRequest*, trunk::v1::Pool* response) {
   const absl::StatusOr<PoolInfo> pool = trunk_->Pool();
   if (pool.ok()) *response = ToProto(*pool);
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();

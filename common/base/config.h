@@ -1,5 +1,5 @@
-// Settings of a process: flag > MOEPOOL_<NAME> in the environment > YAML file (--config) > default. Every process takes
-// them the same way, and refuses what it does not know with one line and exit code 2.
+// Settings of a process: flag > MOEPOOL_<NAME> in the environment > YAML file (--config) > default. Every
+// process takes them the same way, and refuses what it does not know with one line and exit code 2.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +18,12 @@ namespace moepool {
 
 inline constexpr char kVersion[] = "0.1.0";
 
-// Parses `app`, to which the caller has added its options (and subcommands, whose options take part), and fills what no
-// flag set from the environment and the file. Adds --config and --version. Nothing: go on. Otherwise the process
-// exits with the code returned: 0 after --help or --version (printed on `out`), 2 after an error (one line on `err`).
-std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv, std::ostream& out, std::ostream& err);
+// Parses `app`, to which the caller has added its options (and subcommands, whose options take part), and
+// fills what no flag set from the environment and the file. Adds --config and --version. Nothing: go on.
+// Otherwise the process exits with the code returned: 0 after --help or --version (printed on `out`), 2 after
+// an error (one line on `err`).
+std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv, std::ostream& out,
+                              std::ostream& err);
 std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv);  // on stdout and stderr
 
 struct HostPort {

@@ -15,20 +15,28 @@ namespace {
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::err;
 }
 
 const char* Name(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return "debug";
-    case LogLevel::kInfo: return "info";
-    case LogLevel::kWarning: return "warning";
-    case LogLevel::kError: return "error";
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarning:
+      return "warning";
+    case LogLevel::kError:
+      return "error";
   }
   return "error";
 }
@@ -67,8 +75,8 @@ bool ParseLogLevel(std::string_view text, LogLevel* level) {
   return false;
 }
 
-std::string FormatLogLine(std::string_view time, LogLevel level, std::string_view process, std::string_view message,
-                          std::initializer_list<LogField> fields) {
+std::string FormatLogLine(std::string_view time, LogLevel level, std::string_view process,
+                          std::string_view message, std::initializer_list<LogField> fields) {
   nlohmann::ordered_json line;
   line["time"] = time;
   line["level"] = Name(level);
@@ -89,7 +97,8 @@ void Log(LogLevel level, std::string_view message, std::initializer_list<LogFiel
     process = state.process;
   }
   const std::string time = absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::Now(), absl::UTCTimeZone());
-  state.logger.log(ToSpdlog(level), spdlog::string_view_t(FormatLogLine(time, level, process, message, fields)));
+  state.logger.log(ToSpdlog(level),
+                   spdlog::string_view_t(FormatLogLine(time, level, process, message, fields)));
 }
 
 void PrintReady(const nlohmann::json& line) {

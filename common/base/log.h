@@ -1,5 +1,5 @@
-// One JSON object a line on stderr: time, level, process, message, then typed fields. Never prompts, generated text or ids
-// of either.
+// One JSON object a line on stderr: time, level, process, message, then typed fields. Never prompts,
+// generated text or ids of either.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +48,8 @@ bool ParseLogLevel(std::string_view text, LogLevel* level);
 void Log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
 
 // The line that Log writes, without its end.
-std::string FormatLogLine(std::string_view time, LogLevel level, std::string_view process, std::string_view message,
-                          std::initializer_list<LogField> fields);
+std::string FormatLogLine(std::string_view time, LogLevel level, std::string_view process,
+                          std::string_view message, std::initializer_list<LogField> fields);
 
 // One line of JSON on stdout, flushed: how a process tells that it is ready, and on which addresses.
 void PrintReady(const nlohmann::json& line);

@@ -1,12 +1,12 @@
 #include "common/base/signals.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <utility>
-
-#include <fcntl.h>
-#include <unistd.h>
 
 #include "common/base/status_macros.h"
 

@@ -10,8 +10,8 @@
 #include "absl/status/statusor.h"
 
 // Returns the status of `expr` to the caller unless it is OK.
-#define MOEPOOL_RETURN_IF_ERROR(expr)                        \
-  do {                                                       \
+#define MOEPOOL_RETURN_IF_ERROR(expr)                                                         \
+  do {                                                                                        \
     if (absl::Status moepool_status_ = (expr); !moepool_status_.ok()) return moepool_status_; \
   } while (false)
 
@@ -27,10 +27,10 @@
   lhs = std::move(tmp).value()
 
 // For our own bugs alone; never for input. Stays on in release builds.
-#define MOEPOOL_CHECK(cond)                                                                     \
-  do {                                                                                          \
-    if (!(cond)) {                                                                              \
-      std::fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #cond);             \
-      std::abort();                                                                             \
-    }                                                                                           \
+#define MOEPOOL_CHECK(cond)                                                         \
+  do {                                                                              \
+    if (!(cond)) {                                                                  \
+      std::fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #cond); \
+      std::abort();                                                                 \
+    }                                                                               \
   } while (false)

@@ -1,5 +1,5 @@
-// absl::StrCat that takes std::string_view. Debian 12 builds abseil as C++14, where absl::string_view is a class of its
-// own and converts neither from nor to the standard one.
+// absl::StrCat that takes std::string_view. Debian 12 builds abseil as C++14, where absl::string_view is a
+// class of its own and converts neither from nor to the standard one.
 #pragma once
 
 #include <string>

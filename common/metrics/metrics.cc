@@ -34,15 +34,19 @@ class Metrics::Sources : public prometheus::Collectable {
   std::vector<std::weak_ptr<const prometheus::Collectable>> sources_ GUARDED_BY(mutex_);
 };
 
-Metrics::Metrics() : registry_(std::make_shared<prometheus::Registry>()), sources_(std::make_shared<Sources>()) {
+Metrics::Metrics()
+    : registry_(std::make_shared<prometheus::Registry>()), sources_(std::make_shared<Sources>()) {
   sources_->Add(registry_);
 }
 
-void Metrics::AddSource(std::weak_ptr<const prometheus::Collectable> source) { sources_->Add(std::move(source)); }
+void Metrics::AddSource(std::weak_ptr<const prometheus::Collectable> source) {
+  sources_->Add(std::move(source));
+}
 
 std::shared_ptr<prometheus::Collectable> Metrics::collectable() const { return sources_; }
 
-prometheus::Counter& Metrics::Counter(const std::string& name, const std::string& help, const Labels& labels) {
+prometheus::Counter& Metrics::Counter(const std::string& name, const std::string& help,
+                                      const Labels& labels) {
   return prometheus::BuildCounter().Name("moepool_" + name).Help(help).Register(*registry_).Add(labels);
 }
 
@@ -52,7 +56,11 @@ prometheus::Gauge& Metrics::Gauge(const std::string& name, const std::string& he
 
 prometheus::Histogram& Metrics::Histogram(const std::string& name, const std::string& help,
                                           const std::vector<double>& bounds, const Labels& labels) {
-  return prometheus::BuildHistogram().Name("moepool_" + name).Help(help).Register(*registry_).Add(labels, bounds);
+  return prometheus::BuildHistogram()
+      .Name("moepool_" + name)
+      .Help(help)
+      .Register(*registry_)
+      .Add(labels, bounds);
 }
 
 std::string Metrics::Expose() const { return prometheus::TextSerializer().Serialize(sources_->Collect()); }
@@ -64,8 +72,8 @@ const std::vector<double>& RequestSecondsBounds() {
 }
 
 const std::vector<double>& TokenSecondsBounds() {
-  static const auto* const bounds = new std::vector<double>{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
-                                                            0.05,   0.1,     0.25,   0.5,   1,      2.5,   10};
+  static const auto* const bounds = new std::vector<double>{
+      0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10};
   return *bounds;
 }
 

@@ -1,4 +1,5 @@
-// The numbers a process shows, in Prometheus form. Names are moepool_ and vLLM's stem, with units as Prometheus wants them.
+// The numbers a process shows, in Prometheus form. Names are moepool_ and vLLM's stem, with units as
+// Prometheus wants them.
 #pragma once
 
 #include <map>
@@ -20,12 +21,14 @@ class Metrics {
   using Labels = std::map<std::string, std::string>;
 
   Metrics();
-  // `name` without the prefix "moepool_". The same name and labels give the same metric; a name is of one type.
+  // `name` without the prefix "moepool_". The same name and labels give the same metric; a name is of one
+  // type.
   prometheus::Counter& Counter(const std::string& name, const std::string& help, const Labels& labels = {});
   prometheus::Gauge& Gauge(const std::string& name, const std::string& help, const Labels& labels = {});
-  prometheus::Histogram& Histogram(const std::string& name, const std::string& help, const std::vector<double>& bounds,
-                                   const Labels& labels = {});
-  // Numbers that are read elsewhere, at each scrape. `source` is shown as long as somebody else keeps it alive.
+  prometheus::Histogram& Histogram(const std::string& name, const std::string& help,
+                                   const std::vector<double>& bounds, const Labels& labels = {});
+  // Numbers that are read elsewhere, at each scrape. `source` is shown as long as somebody else keeps it
+  // alive.
   void AddSource(std::weak_ptr<const prometheus::Collectable> source);
   // The text exposition format, version 0.0.4.
   std::string Expose() const;

@@ -17,7 +17,8 @@ namespace moepool {
 class MetricsEndpoint {
  public:
   // Serves `metrics` until destroyed. Unavailable names the address that cannot be bound.
-  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const HostPort& address, const Metrics& metrics);
+  static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const HostPort& address,
+                                                                const Metrics& metrics);
   ~MetricsEndpoint();
   const HostPort& address() const { return address_; }  // the real port
 

@@ -6,6 +6,7 @@
 
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/base/utf8.h"
 
 namespace moepool {
 namespace {

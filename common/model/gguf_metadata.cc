@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/base/utf8.h"
 
 namespace moepool {
 namespace {
@@ -106,23 +107,6 @@ std::string RenderElement(const GgufArray& array, uint64_t i) {
   }
 }
 
-// Bytes of the character that `text` (not empty) begins with; 0 where it is not UTF-8.
-size_t CharacterBytes(std::string_view text) {
-  const auto lead = static_cast<uint8_t>(text[0]);
-  if (lead < 0x80) return 1;
-  const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  if (lead < 0xc2 || lead > 0xf4 || text.size() < length) return 0;
-  uint32_t code = lead & (0x7fu >> length);
-  for (size_t i = 1; i < length; ++i) {
-    const auto next = static_cast<uint8_t>(text[i]);
-    if ((next & 0xc0) != 0x80) return 0;
-    code = (code << 6) | (next & 0x3fu);
-  }
-  const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-  const bool surrogate = code >= 0xd800 && code < 0xe000;
-  return overlong || surrogate || code > 0x10ffff ? 0 : length;
-}
-
 // `value`, or `absent` where it is NotFound.
 template <typename T>
 absl::StatusOr<T> Or(absl::StatusOr<T> value, T absent) {
@@ -135,27 +119,18 @@ absl::StatusOr<T> Or(absl::StatusOr<T> value, T absent) {
 std::string_view Name(GgufType type) { return kTypes[static_cast<uint32_t>(type)].name; }
 size_t ScalarBytes(GgufType type) { return kTypes[static_cast<uint32_t>(type)].bytes; }
 
-bool IsUtf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t length = CharacterBytes(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
-}
-
 // Messages end in JSON, which takes neither control characters nor what is not UTF-8.
 std::string Quoted(std::string_view name) {
   std::string out = "'";
   size_t i = 0;
   while (i < name.size() && i < kQuotedBytes) {
-    const size_t length = CharacterBytes(name.substr(i));
+    const Utf8Step step = NextUtf8(name.substr(i));
     const bool control = static_cast<uint8_t>(name[i]) < 0x20 || name[i] == 0x7f;
-    if (length == 0 || control) {
+    if (step.kind != Utf8Kind::kCharacter || control) {
       absl::StrAppendFormat(&out, "\\x%02x", static_cast<uint8_t>(name[i++]));
     } else {
-      out += name.substr(i, length);
-      i += length;
+      out += name.substr(i, static_cast<size_t>(step.bytes));
+      i += static_cast<size_t>(step.bytes);
     }
   }
   return out + (i < name.size() ? "…'" : "'");

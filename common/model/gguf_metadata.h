@@ -79,7 +79,6 @@ class GgufMetadata {
 
 // A value as a person reads it: long strings and arrays abridged, control bytes escaped.
 std::string Render(const GgufValue& value);
-bool IsUtf8(std::string_view text);
 // `name` in quotes for a message: escaped, and cut where long.
 std::string Quoted(std::string_view name);
 

@@ -9,7 +9,8 @@
 
 namespace moepool {
 
-absl::StatusOr<v1::GenerateResponse> StreamGenerate(const std::string& address, const v1::GenerateRequest& request,
+absl::StatusOr<v1::GenerateResponse> StreamGenerate(const std::string& address,
+                                                    const v1::GenerateRequest& request,
                                                     absl::Duration deadline,
                                                     const std::function<bool(std::string_view)>& on_text) {
   const auto stub = v1::Inference::NewStub(MakeRpcChannel(address));

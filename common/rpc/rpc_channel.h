@@ -16,8 +16,9 @@ struct RpcChannelOptions {
   int max_reconnect_ms = 1'000;
 };
 
-// Connects when it is first used, and again whenever the connection is lost. No two channels share a connection, so that
-// large transfers on one do not hold up the other.
-std::shared_ptr<grpc::Channel> MakeRpcChannel(const std::string& address, const RpcChannelOptions& options = {});
+// Connects when it is first used, and again whenever the connection is lost. No two channels share a
+// connection, so that large transfers on one do not hold up the other.
+std::shared_ptr<grpc::Channel> MakeRpcChannel(const std::string& address,
+                                              const RpcChannelOptions& options = {});
 
 }  // namespace moepool

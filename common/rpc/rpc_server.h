@@ -29,7 +29,8 @@ class RpcServer {
   ~RpcServer();
   // What grpc.health.v1 answers for `service`. The empty name, for alive, is always SERVING.
   void SetReady(const std::string& service, bool ready);
-  // Takes no more calls, lets those that run finish until `deadline`, then cancels them. Returns when all are over.
+  // Takes no more calls, lets those that run finish until `deadline`, then cancels them. Returns when all are
+  // over.
   void Shutdown(absl::Time deadline);
   const HostPort& address() const { return address_; }  // the real port
 

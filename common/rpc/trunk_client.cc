@@ -167,16 +167,19 @@ absl::StatusOr<ModelInfo> GrpcTrunk::Describe() {
     bytes += chunk.data();
     if (bytes.size() > options_.max_description_bytes) {
       context.TryCancel();
-      return absl::ResourceExhaustedError(absl::StrCat("router ", address_, ": the model's description has more than ",
+      return absl::ResourceExhaustedError(absl::StrCat("router ", address_,
+                                                       ": the model's description has more than ",
                                                        options_.max_description_bytes, " bytes"));
     }
   }
   if (const grpc::Status status = reader->Finish(); !status.ok()) {
-    return absl::Status(FromGrpc(status).code(), absl::StrCat("router ", address_, ": ", status.error_message()));
+    return absl::Status(FromGrpc(status).code(),
+                        absl::StrCat("router ", address_, ": ", status.error_message()));
   }
   trunk::v1::ModelDescription description;
   if (!description.ParseFromString(bytes)) {
-    return absl::DataLossError(absl::StrCat("router ", address_, ": malformed model description of ", bytes.size(), " bytes"));
+    return absl::DataLossError(
+        absl::StrCat("router ", address_, ": malformed model description of ", bytes.size(), " bytes"));
   }
   return FromProto(std::move(description));
 }
@@ -185,18 +188,23 @@ absl::StatusOr<PoolInfo> GrpcTrunk::Pool() {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + options_.pool_timeout));
   trunk::v1::Pool pool;
-  if (const grpc::Status status = stub_->stub->GetPool(&context, trunk::v1::GetPoolRequest(), &pool); !status.ok()) {
-    return absl::Status(FromGrpc(status).code(), absl::StrCat("router ", address_, ": ", status.error_message()));
+  if (const grpc::Status status = stub_->stub->GetPool(&context, trunk::v1::GetPoolRequest(), &pool);
+      !status.ok()) {
+    return absl::Status(FromGrpc(status).code(),
+                        absl::StrCat("router ", address_, ": ", status.error_message()));
   }
   return FromProto(pool);
 }
 
-absl::StatusOr<std::unique_ptr<TrunkCall>> GrpcTrunk::Generate(SequenceRequest request, UpdateCallback on_update) {
+absl::StatusOr<std::unique_ptr<TrunkCall>> GrpcTrunk::Generate(SequenceRequest request,
+                                                               UpdateCallback on_update) {
   trunk::v1::Trunk::Stub* const stub = stub_->stub.get();
   if (request.first_logits >= 0) {
-    return StartCall<trunk::v1::ScoreEvent>(stub_, stub, ToScoreProto(request), request.deadline, std::move(on_update));
+    return StartCall<trunk::v1::ScoreEvent>(stub_, stub, ToScoreProto(request), request.deadline,
+                                            std::move(on_update));
   }
-  return StartCall<trunk::v1::TrunkEvent>(stub_, stub, ToProto(request), request.deadline, std::move(on_update));
+  return StartCall<trunk::v1::TrunkEvent>(stub_, stub, ToProto(request), request.deadline,
+                                          std::move(on_update));
 }
 
 }  // namespace moepool

@@ -19,8 +19,8 @@ struct GrpcTrunkOptions {
   uint64_t max_description_bytes = 256u << 20;
 };
 
-// Reconnects by itself. Every error of a call, a refusal by the router included, comes as the call's last update. A TrunkCall
-// may be destroyed inside its own update callback, and may outlive the GrpcTrunk.
+// Reconnects by itself. Every error of a call, a refusal by the router included, comes as the call's last
+// update. A TrunkCall may be destroyed inside its own update callback, and may outlive the GrpcTrunk.
 class GrpcTrunk : public Trunk {
  public:
   explicit GrpcTrunk(const std::string& address, const GrpcTrunkOptions& options = {});
@@ -28,7 +28,8 @@ class GrpcTrunk : public Trunk {
 
   absl::StatusOr<ModelInfo> Describe() override;  // blocks, at most describe_timeout
   absl::StatusOr<PoolInfo> Pool() override;       // blocks, at most pool_timeout
-  absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request, UpdateCallback on_update) override;
+  absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request,
+                                                      UpdateCallback on_update) override;
 
  private:
   struct Stub;

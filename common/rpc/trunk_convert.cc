@@ -120,18 +120,24 @@ SequenceRequest FromProto(const trunk::v1::ScoreRequest& proto) {
 
 trunk::v1::FinishReason ToProto(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kNone: return trunk::v1::FINISH_REASON_UNSPECIFIED;
-    case FinishReason::kStop: return trunk::v1::FINISH_REASON_STOP;
-    case FinishReason::kLength: return trunk::v1::FINISH_REASON_LENGTH;
+    case FinishReason::kNone:
+      return trunk::v1::FINISH_REASON_UNSPECIFIED;
+    case FinishReason::kStop:
+      return trunk::v1::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return trunk::v1::FINISH_REASON_LENGTH;
   }
   return trunk::v1::FINISH_REASON_UNSPECIFIED;
 }
 
 FinishReason FromProto(trunk::v1::FinishReason reason) {
   switch (reason) {
-    case trunk::v1::FINISH_REASON_STOP: return FinishReason::kStop;
-    case trunk::v1::FINISH_REASON_LENGTH: return FinishReason::kLength;
-    default: return FinishReason::kNone;
+    case trunk::v1::FINISH_REASON_STOP:
+      return FinishReason::kStop;
+    case trunk::v1::FINISH_REASON_LENGTH:
+      return FinishReason::kLength;
+    default:
+      return FinishReason::kNone;
   }
 }
 
@@ -153,7 +159,8 @@ trunk::v1::ModelDescription ToProto(const ModelInfo& info) {
 absl::StatusOr<ModelInfo> FromProto(trunk::v1::ModelDescription proto) {
   ModelInfo info;
   if (proto.digest().size() != info.digest.size()) {
-    return absl::DataLossError(absl::StrCat("model digest of ", proto.digest().size(), " bytes, not ", info.digest.size()));
+    return absl::DataLossError(
+        absl::StrCat("model digest of ", proto.digest().size(), " bytes, not ", info.digest.size()));
   }
   if (proto.context_tokens() <= 0 || proto.vocab_size() <= 0) {
     return absl::DataLossError(absl::StrCat("model with a context of ", proto.context_tokens(),

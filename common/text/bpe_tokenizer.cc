@@ -5,10 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/base/utf8.h"
 #include "common/text/byte_alphabet.h"
 #include "common/text/nfc.h"
 #include "common/text/tokenizer_checks.h"
-#include "common/text/utf8.h"
 
 namespace moepool {
 namespace {

@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 
 namespace moepool {
 namespace {

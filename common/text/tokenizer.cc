@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/utf8.h"
 #include "common/text/bpe_tokenizer.h"
-#include "common/text/utf8.h"
 
 namespace moepool {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 
 namespace moepool {
 

@@ -1,5 +1,5 @@
-// One dispatch to one worker and its answer. Frames are those of frame.h; a transport moves them and does not look
-// inside beyond the header's length and dispatch id.
+// One dispatch to one worker and its answer. Frames are those of frame.h; a transport moves them and does not
+// look inside beyond the header's length and dispatch id.
 #pragma once
 
 #include <cstdint>
@@ -23,15 +23,16 @@ struct FrameBytes {
 // The router's end. Thread-safe.
 //  1. Send and Receive return by their deadline, whatever the worker does.
 //  2. After loss both return Unavailable, at once, for ever; a transport is never revived.
-//  3. A frame for a dispatch that was not begun, or was forgotten, is dropped and counted. A duplicate is passed
+//  3. A frame for a dispatch that was not begun, or was forgotten, is dropped and counted. A duplicate is
+//  passed
 //     on: the receiver of frames accepts each part once.
 //  4. Frames of one dispatch arrive in any order.
 class ExpertTransport {
  public:
   virtual ~ExpertTransport() = default;
   virtual std::string_view Name() const = 0;  // "in_process", "shm", "grpc"
-  // Begins dispatch `dispatch_id`. `frame` is free again on return. DeadlineExceeded where the worker's credits stayed
-  // used up; ResourceExhausted where the frame is larger than the transport can carry.
+  // Begins dispatch `dispatch_id`. `frame` is free again on return. DeadlineExceeded where the worker's
+  // credits stayed used up; ResourceExhausted where the frame is larger than the transport can carry.
   virtual absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time deadline) = 0;
   // The next frame of that dispatch. DeadlineExceeded; Unavailable after loss, with the cause.
   virtual absl::StatusOr<FrameBytes> Receive(uint64_t dispatch_id, absl::Time deadline) = 0;
@@ -42,8 +43,9 @@ class ExpertTransport {
   virtual bool Lost() const = 0;
 };
 
-// The worker's end of a carrier hands each dispatch frame to a handler, which answers through `write` with one or more
-// frames. Called by one thread at a time for each carrier. A status from `write` means that the router is gone.
+// The worker's end of a carrier hands each dispatch frame to a handler, which answers through `write` with
+// one or more frames. Called by one thread at a time for each carrier. A status from `write` means that the
+// router is gone.
 using FrameWriter = std::function<absl::Status(std::span<const uint8_t> frame)>;
 using FrameHandler = std::function<void(std::span<const uint8_t> frame, const FrameWriter& write)>;
 

@@ -27,7 +27,8 @@ HttpResponse PlainError(int status, const std::string& message) {
   return response;
 }
 
-// A page in a browser can send text/plain to a server on its user's machine without asking; application/json it cannot.
+// A page in a browser can send text/plain to a server on its user's machine without asking; application/json
+// it cannot.
 bool IsJson(const std::string& content_type) {
   const std::string type = content_type.substr(0, content_type.find(';'));
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), "application/json");
@@ -35,7 +36,8 @@ bool IsJson(const std::string& content_type) {
 
 }  // namespace
 
-HttpApi::HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* metrics, const HttpApiOptions& options)
+HttpApi::HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* metrics,
+                 const HttpApiOptions& options)
     : inference_(inference),
       watcher_(watcher),
       metrics_(metrics),
@@ -44,9 +46,9 @@ HttpApi::HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* met
 
 const std::vector<HttpApi::Route>& HttpApi::Routes() {
   static const auto* const routes = new std::vector<Route>{
-      {"/infer", "POST", &HttpApi::Infer},      {"/tokenize", "POST", &HttpApi::Tokenize},
-      {"/v1/models", "GET", &HttpApi::Models},  {"/health", "GET", &HttpApi::Health},
-      {"/ready", "GET", &HttpApi::Ready},       {"/metrics", "GET", &HttpApi::ShowMetrics},
+      {"/infer", "POST", &HttpApi::Infer},     {"/tokenize", "POST", &HttpApi::Tokenize},
+      {"/v1/models", "GET", &HttpApi::Models}, {"/health", "GET", &HttpApi::Health},
+      {"/ready", "GET", &HttpApi::Ready},      {"/metrics", "GET", &HttpApi::ShowMetrics},
   };
   return *routes;
 }
@@ -63,13 +65,15 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpResponder> respond
       return responder->Send(std::move(response));
     }
     if (request.method != route.method && !(get && request.method == "HEAD")) {
-      HttpResponse response = PlainError(405, absl::StrCat(route.path, " takes ", route.method, ", not ", request.method));
+      HttpResponse response =
+          PlainError(405, absl::StrCat(route.path, " takes ", route.method, ", not ", request.method));
       response.headers.emplace_back("Allow", allow);
       return responder->Send(std::move(response));
     }
     if (!get && !IsJson(request.content_type)) {
       return responder->Send(PlainError(
-          415, absl::StrCat("Content-Type is '", request.content_type.substr(0, 100), "', not application/json")));
+          415,
+          absl::StrCat("Content-Type is '", request.content_type.substr(0, 100), "', not application/json")));
     }
     return (this->*route.action)(std::move(request), std::move(responder));
   }
@@ -78,30 +82,33 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpResponder> respond
 
 void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
   // Parsing megabytes takes milliseconds, which the I/O threads do not have.
-  boost::asio::post(inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
-    absl::StatusOr<InferRequest> parsed = ParseInferRequest(request.body);
-    if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
-    const std::shared_ptr<InferAnswer> answer =
-        parsed->stream ? MakeStreamAnswer(responder, &inference_->pool(), options_.keepalive_interval)
-                       : MakeJsonAnswer(responder);
-    const std::shared_ptr<InferCall> call =
-        inference_->Start(*std::move(parsed), [answer](InferEvent event) { answer->OnEvent(std::move(event)); });
-    responder->OnDisconnect([call] { call->Cancel(); });
-  });
+  boost::asio::post(
+      inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
+        absl::StatusOr<InferRequest> parsed = ParseInferRequest(request.body);
+        if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
+        const std::shared_ptr<InferAnswer> answer =
+            parsed->stream ? MakeStreamAnswer(responder, &inference_->pool(), options_.keepalive_interval)
+                           : MakeJsonAnswer(responder);
+        const std::shared_ptr<InferCall> call = inference_->Start(
+            *std::move(parsed), [answer](InferEvent event) { answer->OnEvent(std::move(event)); });
+        responder->OnDisconnect([call] { call->Cancel(); });
+      });
 }
 
 void HttpApi::Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  boost::asio::post(inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
-    const absl::StatusOr<TokenizeTextRequest> parsed = ParseTokenizeRequest(request.body);
-    if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
-    const auto model = inference_->Model();
-    if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
-    const auto ids = EncodeText(**model, parsed->text, parsed->parse_special);
-    if (!ids.ok()) return responder->Send(ErrorResponse(ids.status()));
-    json pieces = json::array();
-    for (const int32_t id : *ids) pieces.push_back((*model)->tokenizer->Bytes(id, /*special=*/true));
-    responder->Send(JsonResponse({{"ids", *ids}, {"pieces", std::move(pieces)}}));
-  });
+  boost::asio::post(inference_->pool(),
+                    [this, request = std::move(request), responder = std::move(responder)] {
+                      const absl::StatusOr<TokenizeTextRequest> parsed = ParseTokenizeRequest(request.body);
+                      if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
+                      const auto model = inference_->Model();
+                      if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
+                      const auto ids = EncodeText(**model, parsed->text, parsed->parse_special);
+                      if (!ids.ok()) return responder->Send(ErrorResponse(ids.status()));
+                      json pieces = json::array();
+                      for (const int32_t id : *ids)
+                        pieces.push_back((*model)->tokenizer->Bytes(id, /*special=*/true));
+                      responder->Send(JsonResponse({{"ids", *ids}, {"pieces", std::move(pieces)}}));
+                    });
 }
 
 void HttpApi::Models(HttpRequest, std::shared_ptr<HttpResponder> responder) {

@@ -37,7 +37,8 @@ class HttpServerImpl : public HttpServer {
   absl::Status Listen() {
     const HostPort& wanted = context_.options.address;
     const auto fail = [&](const ErrorCode& error) {
-      return absl::UnavailableError(absl::StrCat("cannot listen on ", wanted.ToString(), ": ", error.message()));
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on ", wanted.ToString(), ": ", error.message()));
     };
     ErrorCode error;
     tcp::resolver resolver(io_);
@@ -120,7 +121,8 @@ class HttpServerImpl : public HttpServer {
   void Refuse(tcp::socket socket) {
     const std::string body = context_.error_body(503, "too many connections");
     const std::string response = absl::StrCat(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nContent-Length: ",
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: "
+        "1\r\nContent-Length: ",
         body.size(), "\r\nConnection: close\r\n\r\n", body);
     ErrorCode ignored;
     socket.non_blocking(true, ignored);
@@ -167,8 +169,8 @@ class HttpServerImpl : public HttpServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpServerOptions& options, HttpHandler handler,
-                                                              HttpErrorBody error_body) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpServerOptions& options,
+                                                              HttpHandler handler, HttpErrorBody error_body) {
   auto server = std::make_unique<HttpServerImpl>(options, std::move(handler), std::move(error_body));
   if (const absl::Status status = server->Listen(); !status.ok()) return status;
   return std::unique_ptr<HttpServer>(std::move(server));

@@ -1,5 +1,5 @@
-// A small HTTP/1.1 server for an API: bounded in every direction, streams answers, and tells a handler when its client is
-// gone. Knows nothing of what is served.
+// A small HTTP/1.1 server for an API: bounded in every direction, streams answers, and tells a handler when
+// its client is gone. Knows nothing of what is served.
 #pragma once
 
 #include <cstdint>
@@ -30,8 +30,9 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;
 };
 
-// The answer to one request: Send, or StartStream, Write… and EndStream. Thread-safe; nothing blocks. A connection whose
-// responder goes away with the answer unfinished is closed. Calls after the end, or after the client left, do nothing.
+// The answer to one request: Send, or StartStream, Write… and EndStream. Thread-safe; nothing blocks. A
+// connection whose responder goes away with the answer unfinished is closed. Calls after the end, or after
+// the client left, do nothing.
 class HttpResponder {
  public:
   virtual ~HttpResponder() = default;
@@ -54,19 +55,19 @@ struct HttpServerOptions {
   int max_connections = 512;
   uint32_t max_header_bytes = 16 << 10;
   uint64_t max_body_bytes = 8 << 20;
-  size_t max_pipelined_bytes = 64 << 10;             // read ahead of an answer
+  size_t max_pipelined_bytes = 64 << 10;              // read ahead of an answer
   absl::Duration header_timeout = absl::Seconds(10);  // first byte of a request to the end of its header
   absl::Duration body_timeout = absl::Seconds(60);
-  absl::Duration idle_timeout = absl::Seconds(75);    // between requests
-  absl::Duration write_timeout = absl::Seconds(30);   // without any progress of the client's
+  absl::Duration idle_timeout = absl::Seconds(75);   // between requests
+  absl::Duration write_timeout = absl::Seconds(30);  // without any progress of the client's
 };
 
 // Thread-safe.
 class HttpServer {
  public:
   // Unavailable names the address that cannot be bound.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options, HttpHandler handler,
-                                                           HttpErrorBody error_body);
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options,
+                                                           HttpHandler handler, HttpErrorBody error_body);
   virtual ~HttpServer() = default;
   virtual const HostPort& address() const = 0;  // the real port
   virtual int connections() = 0;

@@ -24,7 +24,8 @@ std::string ToString(boost::beast::string_view s) { return std::string(s.data(),
 
 class Responder : public HttpResponder {
  public:
-  Responder(std::shared_ptr<HttpSession> session, uint64_t serial) : session_(std::move(session)), serial_(serial) {}
+  Responder(std::shared_ptr<HttpSession> session, uint64_t serial)
+      : session_(std::move(session)), serial_(serial) {}
   ~Responder() override {
     Post([](HttpSession& session, uint64_t serial) { session.Abandon(serial); });
   }
@@ -53,7 +54,8 @@ class Responder : public HttpResponder {
  private:
   template <typename F>
   void Post(F f) {
-    asio::post(session_->executor(), [session = session_, serial = serial_, f = std::move(f)]() mutable { f(*session, serial); });
+    asio::post(session_->executor(),
+               [session = session_, serial = serial_, f = std::move(f)]() mutable { f(*session, serial); });
   }
 
   const std::shared_ptr<HttpSession> session_;
@@ -114,9 +116,9 @@ void HttpSession::ArmRead(absl::Duration timeout) {
 // Reads what comes next without knowing what it is: the next request, or the end of the connection.
 void HttpSession::ReadAhead() {
   reading_ahead_ = true;
-  socket_.async_read_some(buffer_.prepare(kReadBytes), [self = shared_from_this()](ErrorCode error, size_t bytes) {
-    self->OnReadAhead(error, bytes);
-  });
+  socket_.async_read_some(
+      buffer_.prepare(kReadBytes),
+      [self = shared_from_this()](ErrorCode error, size_t bytes) { self->OnReadAhead(error, bytes); });
 }
 
 void HttpSession::OnReadAhead(ErrorCode error, size_t bytes) {
@@ -172,7 +174,8 @@ void HttpSession::OnHeader(ErrorCode error) {
                      absl::StrCat("Host is given ", request.count(http::field::host), " times, not once"));
   }
   ArmRead(context_.draining ? kLingerTimeout : context_.options.body_timeout);
-  if (parser_->is_done() || !boost::beast::iequals(request[http::field::expect], "100-continue")) return ReadBody();
+  if (parser_->is_done() || !boost::beast::iequals(request[http::field::expect], "100-continue"))
+    return ReadBody();
   static constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
   asio::async_write(socket_, asio::buffer(kContinue, sizeof(kContinue) - 1),
                     [self = shared_from_this()](ErrorCode write_error, size_t) {
@@ -182,7 +185,8 @@ void HttpSession::OnHeader(ErrorCode error) {
 }
 
 void HttpSession::ReadBody() {
-  http::async_read(socket_, buffer_, *parser_, [self = shared_from_this()](ErrorCode error, size_t) { self->OnBody(error); });
+  http::async_read(socket_, buffer_, *parser_,
+                   [self = shared_from_this()](ErrorCode error, size_t) { self->OnBody(error); });
 }
 
 void HttpSession::OnBody(ErrorCode error) {
@@ -237,7 +241,8 @@ void HttpSession::SendError(int status, const std::string& message) {
   Send(++serial_, std::move(response));
 }
 
-std::string HttpSession::Head(int status, const std::string& content_type, std::optional<size_t> length) const {
+std::string HttpSession::Head(int status, const std::string& content_type,
+                              std::optional<size_t> length) const {
   const auto reason = http::obsolete_reason(http::int_to_status(status));
   std::string head = absl::StrCat("HTTP/1.1 ", status, " ", ToString(reason), "\r\n");
   if (!content_type.empty()) absl::StrAppend(&head, "Content-Type: ", content_type, "\r\n");
@@ -268,7 +273,8 @@ void HttpSession::StartStream(uint64_t serial, const std::string& content_type) 
   if (!IsCurrent(serial)) return;
   chunked_ = !http_1_0_;
   if (context_.draining || http_1_0_) keep_alive_ = false;
-  Queue(absl::StrCat(Head(200, content_type, std::nullopt), "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n\r\n"));
+  Queue(absl::StrCat(Head(200, content_type, std::nullopt),
+                     "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n\r\n"));
 }
 
 void HttpSession::Write(uint64_t serial, const std::string& data) {
@@ -313,7 +319,9 @@ void HttpSession::FlushQueue() {
 void HttpSession::WriteSome() {
   write_timer_.expires_after(absl::ToChronoNanoseconds(context_.options.write_timeout));
   write_timer_.async_wait([self = shared_from_this()](ErrorCode error) {
-    if (error || self->writing_.empty() || self->write_timer_.expiry() > asio::steady_timer::clock_type::now()) return;
+    if (error || self->writing_.empty() ||
+        self->write_timer_.expiry() > asio::steady_timer::clock_type::now())
+      return;
     self->Close();
   });
   socket_.async_write_some(asio::buffer(writing_) + written_bytes_,

@@ -1,4 +1,5 @@
-// One connection. A read is always outstanding while an answer is made, which is how a client that leaves is seen.
+// One connection. A read is always outstanding while an answer is made, which is how a client that leaves is
+// seen.
 #pragma once
 
 #include <atomic>
@@ -68,7 +69,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void FinishAnswer();
   void Linger();
   void ArmRead(absl::Duration timeout);
-  bool IsCurrent(uint64_t serial) const { return state_ == State::kAnswering && serial == serial_ && !answered_; }
+  bool IsCurrent(uint64_t serial) const {
+    return state_ == State::kAnswering && serial == serial_ && !answered_;
+  }
   std::string Head(int status, const std::string& content_type, std::optional<size_t> length) const;
 
   boost::asio::ip::tcp::socket socket_;
@@ -85,8 +88,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   bool head_only_ = false;
   bool http_1_0_ = false;
   bool chunked_ = false;
-  bool answered_ = false;   // nothing more will be queued for this request
-  uint64_t serial_ = 0;     // of the request under way
+  bool answered_ = false;  // nothing more will be queued for this request
+  uint64_t serial_ = 0;    // of the request under way
   std::string queued_;
   std::string writing_;
   size_t written_bytes_ = 0;  // of writing_

@@ -52,8 +52,11 @@ class JsonAnswer : public InferAnswer {
 
 class StreamAnswer : public InferAnswer, public std::enable_shared_from_this<StreamAnswer> {
  public:
-  StreamAnswer(std::shared_ptr<HttpResponder> responder, boost::asio::thread_pool* pool, absl::Duration keepalive_interval)
-      : responder_(std::move(responder)), timer_(*pool), interval_(absl::ToChronoNanoseconds(keepalive_interval)) {}
+  StreamAnswer(std::shared_ptr<HttpResponder> responder, boost::asio::thread_pool* pool,
+               absl::Duration keepalive_interval)
+      : responder_(std::move(responder)),
+        timer_(*pool),
+        interval_(absl::ToChronoNanoseconds(keepalive_interval)) {}
 
   void OnEvent(InferEvent event) override {
     MutexLock lock(&mutex_);
@@ -115,7 +118,8 @@ std::shared_ptr<InferAnswer> MakeJsonAnswer(std::shared_ptr<HttpResponder> respo
   return std::make_shared<JsonAnswer>(std::move(responder));
 }
 
-std::shared_ptr<InferAnswer> MakeStreamAnswer(std::shared_ptr<HttpResponder> responder, boost::asio::thread_pool* pool,
+std::shared_ptr<InferAnswer> MakeStreamAnswer(std::shared_ptr<HttpResponder> responder,
+                                              boost::asio::thread_pool* pool,
                                               absl::Duration keepalive_interval) {
   auto answer = std::make_shared<StreamAnswer>(std::move(responder), pool, keepalive_interval);
   answer->ArmKeepalive();

@@ -21,9 +21,10 @@ class InferAnswer {
 
 std::shared_ptr<InferAnswer> MakeJsonAnswer(std::shared_ptr<HttpResponder> responder);
 
-// The stream's header goes out with the first text or the first keep-alive comment, so that a refusal before is an HTTP
-// status of its own. A failure afterwards is the last `data:` line, and no [DONE] follows it.
-std::shared_ptr<InferAnswer> MakeStreamAnswer(std::shared_ptr<HttpResponder> responder, boost::asio::thread_pool* pool,
+// The stream's header goes out with the first text or the first keep-alive comment, so that a refusal before
+// is an HTTP status of its own. A failure afterwards is the last `data:` line, and no [DONE] follows it.
+std::shared_ptr<InferAnswer> MakeStreamAnswer(std::shared_ptr<HttpResponder> responder,
+                                              boost::asio::thread_pool* pool,
                                               absl::Duration keepalive_interval);
 
 }  // namespace moepool

@@ -1,4 +1,5 @@
-// absl::Status over HTTP, in the shape that OpenAI's clients read: {"error": {"message", "type", "param", "code"}}.
+// absl::Status over HTTP, in the shape that OpenAI's clients read: {"error": {"message", "type", "param",
+// "code"}}.
 #pragma once
 
 #include <string>

@@ -143,8 +143,8 @@ TEST(AddressTest, Parses) {
 }
 
 TEST(AddressTest, RefusesWithTheText) {
-  for (const char* text : {"", "host", ":80", "host:", "host:-1", "host:65536", "host:99999999999", "host:8a", "::1:80",
-                           "[::1]", "[x]:1", "[]:1", "ho st:1", "http://h:1", "h:+1"}) {
+  for (const char* text : {"", "host", ":80", "host:", "host:-1", "host:65536", "host:99999999999", "host:8a",
+                           "::1:80", "[::1]", "[x]:1", "[]:1", "ho st:1", "http://h:1", "h:+1"}) {
     const auto address = ParseAddress(text);
     ASSERT_EQ(address.status().code(), absl::StatusCode::kInvalidArgument) << text;
     EXPECT_THAT(std::string(address.status().message()), HasSubstr(std::string("'") + text + "'"));

@@ -8,25 +8,20 @@ namespace {
 
 TEST(LogTest, FieldsKeepTheirTypes) {
   const std::string text = "quote \" back\\slash\nline";
-  const std::string line = FormatLogLine("t", LogLevel::kWarning, "router", text,
-                                         {{"yes", true},
-                                          {"int", -3},
-                                          {"big", ~uint64_t{0}},
-                                          {"real", 0.5},
-                                          {"chars", "c"},
-                                          {"text", text}});
+  const std::string line = FormatLogLine(
+      "t", LogLevel::kWarning, "router", text,
+      {{"yes", true}, {"int", -3}, {"big", ~uint64_t{0}}, {"real", 0.5}, {"chars", "c"}, {"text", text}});
   EXPECT_EQ(line.find('\n'), std::string::npos);
-  EXPECT_EQ(nlohmann::json::parse(line),
-            nlohmann::json({{"time", "t"},
-                            {"level", "warning"},
-                            {"process", "router"},
-                            {"message", text},
-                            {"yes", true},
-                            {"int", -3},
-                            {"big", ~uint64_t{0}},
-                            {"real", 0.5},
-                            {"chars", "c"},
-                            {"text", text}}));
+  EXPECT_EQ(nlohmann::json::parse(line), nlohmann::json({{"time", "t"},
+                                                         {"level", "warning"},
+                                                         {"process", "router"},
+                                                         {"message", text},
+                                                         {"yes", true},
+                                                         {"int", -3},
+                                                         {"big", ~uint64_t{0}},
+                                                         {"real", 0.5},
+                                                         {"chars", "c"},
+                                                         {"text", text}}));
 }
 
 TEST(LogTest, InvalidUtf8IsReplaced) {

@@ -1,9 +1,9 @@
 #include "common/base/signals.h"
 
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdlib>
-
-#include <unistd.h>
 
 #include "common/base/mutex.h"
 #include "gtest/gtest.h"
@@ -29,7 +29,9 @@ TEST(SignalsTest, FirstSignalDrains) {
 
 TEST(SignalsTest, NoSignalNoDrain) {
   bool drained = false;
-  { SignalWatcher watcher([&] { drained = true; }); }
+  {
+    SignalWatcher watcher([&] { drained = true; });
+  }
   EXPECT_FALSE(drained);
 }
 

@@ -175,7 +175,8 @@ TEST_F(GatewayServerTest, DrainRefusesNewRequestsAndFinishesOld) {
   std::thread drain([&] { server_->Drain(absl::InfiniteFuture()); });
   v1::GenerateRequest request;
   request.set_prompt("hi");
-  // Refused from some moment on, at the latest when gRPC's port is closed; until then each is taken and answered.
+  // Refused from some moment on, at the latest when gRPC's port is closed; until then each is taken and
+  // answered.
   Answer("x");
   while (Generate(request).status.ok()) {
   }

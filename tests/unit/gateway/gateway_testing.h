@@ -158,8 +158,8 @@ class HttpClient {
   void SendRaw(const std::string& data) { boost::asio::write(socket_, boost::asio::buffer(data)); }
   void Send(const std::string& method, const std::string& path, const std::string& body = "",
             const std::string& headers = "Content-Type: application/json\r\n") {
-    SendRaw(method + " " + path + " HTTP/1.1\r\nHost: test\r\n" + headers + "Content-Length: " +
-            std::to_string(body.size()) + "\r\n\r\n" + body);
+    SendRaw(method + " " + path + " HTTP/1.1\r\nHost: test\r\n" + headers +
+            "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
   }
   // A whole response; status 0 where the connection ends instead.
   Response Read(bool head = false) {

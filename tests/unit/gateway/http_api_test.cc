@@ -267,7 +267,9 @@ TEST(HttpApiTest, Tokenize) {
   EXPECT_EQ(body["ids"], json({kBos, 0xC3, 0xA9}));
   EXPECT_EQ(body["pieces"].size(), 3u);
   EXPECT_EQ(client.Call("POST", "/tokenize", R"({"text": 1})").Json()["error"]["param"], "text");
-  EXPECT_EQ(client.Call("POST", "/tokenize", R"({"text": "<s>", "parse_special": false})").Json()["ids"].size(), 4u);
+  EXPECT_EQ(
+      client.Call("POST", "/tokenize", R"({"text": "<s>", "parse_special": false})").Json()["ids"].size(),
+      4u);
 }
 
 TEST(HttpApiTest, ModelsReadyAndMetrics) {
@@ -323,13 +325,15 @@ TEST(HttpApiTest, RouterThatComesBackWithAnotherModel) {
   EXPECT_EQ(client.Call("POST", "/infer", R"({"prompt": "hi"})").Json()["model"], "other");
   // Without a template a prompt goes in as it is, and a conversation cannot.
   EXPECT_THAT(gateway.trunk.WaitCall(0)->request().prompt, testing::ElementsAre(kBos, 'h', 'i'));
-  EXPECT_EQ(client.Call("POST", "/infer", R"({"messages": [{"role": "user", "content": "hi"}]})").status, 400);
+  EXPECT_EQ(client.Call("POST", "/infer", R"({"messages": [{"role": "user", "content": "hi"}]})").status,
+            400);
 }
 
 TEST(HttpApiTest, TemplateRefusal) {
   HttpGateway gateway;
   HttpClient client(gateway.port());
-  const auto response = client.Call("POST", "/infer", R"({"messages": [{"role": "refused", "content": "hi"}]})");
+  const auto response =
+      client.Call("POST", "/infer", R"({"messages": [{"role": "refused", "content": "hi"}]})");
   EXPECT_EQ(response.status, 400);
   EXPECT_EQ(response.Json()["error"]["param"], "messages");
   EXPECT_THAT(response.Json()["error"]["message"].get<std::string>(), HasSubstr("no such role"));
@@ -352,7 +356,8 @@ TEST(HttpApiTest, ManyClientsAtOnce) {
       for (int round = 0; round < 3; ++round) {
         const std::string prompt = "prompt " + std::to_string(i) + "." + std::to_string(round);
         const bool stream = (i + round) % 2 == 0;
-        const auto response = client.Call("POST", "/infer", json({{"prompt", prompt}, {"raw", true}, {"stream", stream}}).dump());
+        const auto response = client.Call(
+            "POST", "/infer", json({{"prompt", prompt}, {"raw", true}, {"stream", stream}}).dump());
         std::string text;
         if (stream) {
           for (const std::string& line : DataLines(response.body)) {

@@ -35,7 +35,8 @@ TEST(InferRequestTest, Defaults) {
 }
 
 TEST(InferRequestTest, AllFields) {
-  const auto request = ParseInferRequest(R"({"messages": [{"role": "user", "content": "é"}], "stream": true, "max_tokens": 7,
+  const auto request =
+      ParseInferRequest(R"({"messages": [{"role": "user", "content": "é"}], "stream": true, "max_tokens": 7,
       "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": 18446744073709551615, "stop": ["a", "b"],
       "presence_penalty": -2, "frequency_penalty": 2, "repetition_penalty": 1.1, "raw": null})");
   ASSERT_TRUE(request.ok()) << request.status();
@@ -71,21 +72,26 @@ TEST_P(BadInferRequestTest, IsRefused) {
 INSTANTIATE_TEST_SUITE_P(
     Bodies, BadInferRequestTest,
     testing::Values(
-        BadCase{"", "", "not valid JSON"}, BadCase{"{", "", "not valid JSON"}, BadCase{"[]", "", "array, not an object"},
+        BadCase{"", "", "not valid JSON"}, BadCase{"{", "", "not valid JSON"},
+        BadCase{"[]", "", "array, not an object"},
         BadCase{"{\"prompt\": \"\xff\"}", "", "not valid UTF-8, at byte 13"},
-        BadCase{R"({"prompt": "\ud800"})", "", "not valid JSON"}, BadCase{R"({"prompt": NaN})", "", "not valid JSON"},
+        BadCase{R"({"prompt": "\ud800"})", "", "not valid JSON"},
+        BadCase{R"({"prompt": NaN})", "", "not valid JSON"},
         BadCase{R"({"prompt": "a"} x)", "", "not valid JSON"},
         BadCase{R"({"prompt": "a", "top_p": 1e999})", "", "out of range"},
         BadCase{R"({"prompt": "a", "colour": 1})", "colour", "not a known field"},
         BadCase{R"({})", "prompt", "missing"}, BadCase{R"({"prompt": null})", "prompt", "missing"},
         BadCase{R"({"prompt": 5})", "prompt", "5, not a string"},
         BadCase{R"({"prompt": "a", "messages": [{"role": "user", "content": "b"}]})", "messages", "both"},
-        BadCase{R"({"messages": []})", "messages", "empty"}, BadCase{R"({"messages": {}})", "messages", "object, not a list"},
+        BadCase{R"({"messages": []})", "messages", "empty"},
+        BadCase{R"({"messages": {}})", "messages", "object, not a list"},
         BadCase{R"({"messages": ["a"]})", "messages[0]", "string, not an object"},
         BadCase{R"({"messages": [{"role": "user"}]})", "messages[0].content", "missing"},
         BadCase{R"({"messages": [{"role": "user", "content": 1}]})", "messages[0].content", "not a string"},
-        BadCase{R"({"messages": [{"role": "user", "content": "", "x": 1}]})", "messages[0].x", "not a known field"},
-        BadCase{R"({"messages": [{"role": "user", "content": ""}], "raw": true})", "raw", "not with messages"},
+        BadCase{R"({"messages": [{"role": "user", "content": "", "x": 1}]})", "messages[0].x",
+                "not a known field"},
+        BadCase{R"({"messages": [{"role": "user", "content": ""}], "raw": true})", "raw",
+                "not with messages"},
         BadCase{R"({"prompt": "a", "raw": 1})", "raw", "1, not a boolean"},
         BadCase{R"({"prompt": "a", "stream": "yes"})", "stream", "string, not a boolean"},
         BadCase{R"({"prompt": "a", "max_tokens": 0})", "max_tokens", "0, less than 1"},
@@ -96,7 +102,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{R"({"prompt": "a", "temperature": -0.1})", "temperature", "-0.1, not in"},
         BadCase{R"({"prompt": "a", "temperature": "hot"})", "temperature", "not a number"},
         BadCase{R"({"prompt": "a", "top_p": 0})", "top_p", "0, not in (0, 1]"},
-        BadCase{R"({"prompt": "a", "top_k": -1})", "top_k", "-1"}, BadCase{R"({"prompt": "a", "min_p": 1.1})", "min_p", "1.1"},
+        BadCase{R"({"prompt": "a", "top_k": -1})", "top_k", "-1"},
+        BadCase{R"({"prompt": "a", "min_p": 1.1})", "min_p", "1.1"},
         BadCase{R"({"prompt": "a", "presence_penalty": 2.5})", "presence_penalty", "2.5"},
         BadCase{R"({"prompt": "a", "frequency_penalty": -3})", "frequency_penalty", "-3"},
         BadCase{R"({"prompt": "a", "repetition_penalty": 0})", "repetition_penalty", "(0, 10]"},
@@ -111,9 +118,10 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(InferRequestTest, NanIsOutOfEveryRange) {
   InferRequest request;
   request.input = "a";
-  for (double SamplingParams::*field : {&SamplingParams::temperature, &SamplingParams::top_p, &SamplingParams::min_p,
-                                        &SamplingParams::presence_penalty, &SamplingParams::frequency_penalty,
-                                        &SamplingParams::repetition_penalty}) {
+  for (double SamplingParams::*field :
+       {&SamplingParams::temperature, &SamplingParams::top_p, &SamplingParams::min_p,
+        &SamplingParams::presence_penalty, &SamplingParams::frequency_penalty,
+        &SamplingParams::repetition_penalty}) {
     request.sampling = {};
     request.sampling.*field = std::numeric_limits<double>::quiet_NaN();
     const absl::Status status = ValidateInferRequest(request);
@@ -125,7 +133,8 @@ TEST(InferRequestTest, NanIsOutOfEveryRange) {
 
 TEST(InferRequestTest, DepthAndSizeAreBounded) {
   EXPECT_TRUE(ParseJson(std::string(32, '[') + std::string(32, ']')).ok());
-  EXPECT_THAT(std::string(ParseJson(std::string(1'000'000, '[')).status().message()), HasSubstr("deeper than 32"));
+  EXPECT_THAT(std::string(ParseJson(std::string(1'000'000, '[')).status().message()),
+              HasSubstr("deeper than 32"));
   std::string wide = "[1";
   for (int i = 0; i < 100'000; ++i) wide += ",1";
   EXPECT_THAT(std::string(ParseJson(wide + "]").status().message()), HasSubstr("more than 100000 values"));
@@ -136,7 +145,8 @@ TEST(InferRequestTest, DepthAndSizeAreBounded) {
 TEST(InferRequestTest, ErrorsDoNotQuoteThePrompt) {
   const auto request = ParseInferRequest(R"({"prompt": "secret", "max_tokens": "secret"})");
   EXPECT_THAT(std::string(request.status().message()), testing::Not(HasSubstr("secret")));
-  EXPECT_THAT(std::string(ParseJson("{\"secret\": \"secret").status().message()), testing::Not(HasSubstr("secret")));
+  EXPECT_THAT(std::string(ParseJson("{\"secret\": \"secret").status().message()),
+              testing::Not(HasSubstr("secret")));
 }
 
 }  // namespace

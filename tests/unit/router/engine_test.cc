@@ -158,7 +158,8 @@ TEST_F(EngineTest, StopIdEndsTheSequenceAndIsNotReturned) {
   ASSERT_EQ(free_running.size(), 8u);
   SequenceRequest request = Request(12, 8);
   request.stop_ids = {free_running[5]};
-  const size_t expected = std::find(free_running.begin(), free_running.end(), free_running[5]) - free_running.begin();
+  const size_t expected =
+      std::find(free_running.begin(), free_running.end(), free_running[5]) - free_running.begin();
   SequenceUpdate last;
   const std::vector<int32_t> ids = Run(request, &last);
   EXPECT_EQ(last.reason, FinishReason::kStop);
@@ -316,7 +317,8 @@ TEST_F(EngineTest, QueueBoundIsResourceExhausted) {
 
 TEST_F(EngineTest, SequencesWaitForBlocksAndAllFinish) {
   EngineOptions options;
-  options.kv_bytes = KvCache::BlockBytes(MakeSyntheticSource(MixtralSpec()).value()->Config(), KvType::kF16) * 5;
+  options.kv_bytes =
+      KvCache::BlockBytes(MakeSyntheticSource(MixtralSpec()).value()->Config(), KvType::kF16) * 5;
   Start(MixtralSpec(), options);
   std::vector<std::unique_ptr<Collector>> collectors;
   std::vector<std::unique_ptr<TrunkCall>> calls;

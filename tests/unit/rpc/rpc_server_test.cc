@@ -12,8 +12,8 @@
 namespace moepool {
 namespace {
 
-// grpc.health.v1.Health/Check, written out by hand: HealthCheckRequest.service is field 1, and so is the status answered
-// (1 SERVING, 2 NOT_SERVING). -1: an error.
+// grpc.health.v1.Health/Check, written out by hand: HealthCheckRequest.service is field 1, and so is the
+// status answered (1 SERVING, 2 NOT_SERVING). -1: an error.
 int Check(const std::shared_ptr<grpc::Channel>& channel, const std::string& service) {
   std::string request;
   if (!service.empty()) request = "\x0a" + std::string(1, static_cast<char>(service.size())) + service;
@@ -41,7 +41,8 @@ int Check(const std::shared_ptr<grpc::Channel>& channel, const std::string& serv
 TEST(RpcServerTest, HealthFollowsSetReady) {
   FakeTrunk trunk{ModelInfo()};
   TrunkService service(&trunk);
-  const auto server = RpcServer::Start({.address = {"127.0.0.1", 0}, .health_services = {kTrunkServiceName}}, {&service});
+  const auto server =
+      RpcServer::Start({.address = {"127.0.0.1", 0}, .health_services = {kTrunkServiceName}}, {&service});
   ASSERT_TRUE(server.ok()) << server.status();
   ASSERT_NE((*server)->address().port, 0);
   const auto channel = MakeRpcChannel((*server)->address().ToString());

@@ -22,7 +22,8 @@ ModelInfo Info() {
   info.dense = true;
   info.tokenizer.model = "gpt2";
   info.tokenizer.pre = "smollm";
-  info.tokenizer.tokens = {"a", "\xff", "", std::string("\0z", 2), std::string(3 << 20, 'x')};  // more than one chunk
+  info.tokenizer.tokens = {"a", "\xff", "", std::string("\0z", 2),
+                           std::string(3 << 20, 'x')};  // more than one chunk
   info.tokenizer.types = {TokenType::kNormal, TokenType::kByte, TokenType::kControl, TokenType::kUnused,
                           TokenType::kUserDefined};
   info.tokenizer.scores = {0.5f, -1.0f};
@@ -75,7 +76,9 @@ class Received {
 
 class TrunkRpcTest : public testing::Test {
  protected:
-  TrunkRpcTest() : fake_(Info()), service_(std::make_unique<TrunkService>(&fake_)) { StartServer({"127.0.0.1", 0}); }
+  TrunkRpcTest() : fake_(Info()), service_(std::make_unique<TrunkService>(&fake_)) {
+    StartServer({"127.0.0.1", 0});
+  }
   void StartServer(const HostPort& address) {
     server_ = *RpcServer::Start({.address = address}, {service_.get()});
     if (client_ == nullptr) client_ = std::make_unique<GrpcTrunk>(server_->address().ToString());

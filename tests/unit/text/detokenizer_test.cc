@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/base/utf8.h"
 #include "common/text/tokenizer.h"
-#include "common/text/utf8.h"
 #include "tests/unit/text/small_vocabulary.h"
 
 namespace moepool {

@@ -6,7 +6,7 @@
 #include <map>
 #include <random>
 
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 
 namespace moepool {
 namespace {

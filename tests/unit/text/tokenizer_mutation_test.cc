@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <random>
 
+#include "common/base/utf8.h"
 #include "common/text/tokenizer.h"
-#include "common/text/utf8.h"
 #include "tests/unit/text/small_vocabulary.h"
 
 namespace moepool {
