@@ -27,7 +27,9 @@ if ! command -v dpkg-query > /dev/null; then
   exit 0
 fi
 
-installed=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${packages[@]}" 2> /dev/null | sed -n 's/^installed //p')
+# dpkg-query fails where it does not know one of them, which is just what is asked.
+known=$(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${packages[@]}" 2> /dev/null) || true
+installed=$(sed -n 's/^installed //p' <<< "$known")
 missing=()
 for package in "${packages[@]}"; do
   grep -qxF -- "$package" <<< "$installed" || missing+=("$package")
