@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "common/text/byte_alphabet.h"
-
 namespace moepool {
 namespace {
 
@@ -53,18 +51,6 @@ TEST(Utf8, ValidPrefixStopsAtTheFirstBadByteWhereverItStands) {
     EXPECT_FALSE(IsUtf8(text));
   }
   EXPECT_EQ(ValidUtf8Prefix("12345678\xE2\x82"), 8u);
-}
-
-TEST(ByteAlphabet, SpellsEachByteOnceAndBack) {
-  std::string all;
-  for (int byte = 0; byte < 256; ++byte) all.push_back(static_cast<char>(byte));
-  EXPECT_EQ(BytesFromSpelling(SpellingFromBytes(all)), all);
-  EXPECT_EQ(SpellingFromBytes(" \n\t\x7F"), "ĠĊĉġ");
-  EXPECT_EQ(SpellingFromBytes("\xC3\xA9~!\xAD"), "Ã©~!Ń");
-  EXPECT_EQ(BytesFromSpelling("Ġé"), " \xE9");
-  for (const char* outside : {"a b", "\n", "ń", "中", "\xC2\xAD", "\xFF"}) {
-    EXPECT_EQ(BytesFromSpelling(outside), std::nullopt) << outside;
-  }
 }
 
 }  // namespace
