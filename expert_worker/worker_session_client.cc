@@ -131,14 +131,19 @@ void WorkerSession::Start(const experts::v1::Welcome& welcome) {
   exchange_ = std::thread([this, welcome] { ServeExchange(welcome); });
 }
 
+experts::v1::WorkerMessage WorkerSession::Stats() const {
+  const ExecutorStats stats = executor_->stats();
+  experts::v1::WorkerMessage message;
+  message.mutable_stats()->set_expert_bytes(store_->bytes());
+  message.mutable_stats()->set_dispatches(stats.dispatches);
+  message.mutable_stats()->set_rows(stats.rows);
+  message.mutable_stats()->set_busy_seconds(stats.busy_seconds);
+  return message;
+}
+
 void WorkerSession::Heartbeats(absl::Duration period) {
   for (;;) {
-    const ExecutorStats stats = executor_->stats();
-    experts::v1::WorkerMessage message;
-    message.mutable_stats()->set_expert_bytes(store_->bytes());
-    message.mutable_stats()->set_dispatches(stats.dispatches);
-    message.mutable_stats()->set_rows(stats.rows);
-    message.mutable_stats()->set_busy_seconds(stats.busy_seconds);
+    const experts::v1::WorkerMessage message = Stats();
     bool leave = false;
     {
       MutexLock lock(&mutex_);
@@ -232,6 +237,7 @@ void WorkerSession::Loaded(uint64_t epoch, const absl::Status& status) {
     message.mutable_load_failed()->set_error(std::string(status.message()));
   }
   if (!Write(message) || !status.ok()) return;
+  Write(Stats());  // so that the pool need not wait a heartbeat to know what is held
   Log(LogLevel::kInfo, "loaded", {{"epoch", epoch}, {"bytes", store_->bytes()}});
   {
     MutexLock lock(&mutex_);

@@ -51,6 +51,7 @@ class WorkerSession {
   bool Handle(const experts::v1::RouterMessage& message);
   void Start(const experts::v1::Welcome& welcome);
   void Heartbeats(absl::Duration period);
+  experts::v1::WorkerMessage Stats() const;
   void ServeExchange(experts::v1::Welcome welcome);
   absl::Status ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected);
   absl::Status ServeGrpc(const experts::v1::Welcome& welcome);
