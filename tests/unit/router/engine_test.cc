@@ -22,12 +22,22 @@ class Collector {
       MutexLock lock(&mutex_);
       ids_.insert(ids_.end(), update.ids.begin(), update.ids.end());
       for (LogitsRow& row : update.logits) logits_.push_back(std::move(row));
+      if (ids_.size() >= act_at_ && act_) {
+        act_();
+        act_ = nullptr;
+      }
       if (update.finished) {
         last_ = std::move(update);
         finished_ = true;
       }
       changed_.NotifyAll();
     };
+  }
+  // Calls `act` on the engine's thread with the id that is the count-th: nothing can run ahead of it.
+  void At(size_t count, std::function<void()> act) {
+    MutexLock lock(&mutex_);
+    act_at_ = count;
+    act_ = std::move(act);
   }
   SequenceUpdate WaitFinished() {
     MutexLock lock(&mutex_);
@@ -52,6 +62,8 @@ class Collector {
   CondVar changed_;
   std::vector<int32_t> ids_ GUARDED_BY(mutex_);
   std::vector<LogitsRow> logits_ GUARDED_BY(mutex_);
+  size_t act_at_ GUARDED_BY(mutex_) = 0;
+  std::function<void()> act_ GUARDED_BY(mutex_);
   SequenceUpdate last_ GUARDED_BY(mutex_);
   bool finished_ GUARDED_BY(mutex_) = false;
 };
@@ -234,12 +246,12 @@ TEST_F(EngineTest, CancelFreesTheBlocksAndOthersGoOn) {
   Start(MixtralSpec());
   Collector cancelled;
   Collector other;
+  cancelled.At(2, [this] { pool_->Break(); });  // so that it cannot end by itself before it is cancelled
   auto call = engine_->Generate(Request(8, 240), cancelled.Callback());
   auto other_call = engine_->Generate(Request(8, 30), other.Callback());
   ASSERT_TRUE(call.ok());
   ASSERT_TRUE(other_call.ok());
   cancelled.WaitIds(2);
-  pool_->Break();  // so that it cannot end by itself first
   (*call)->Cancel();
   EXPECT_EQ(cancelled.WaitFinished().status.code(), absl::StatusCode::kCancelled);
   pool_->Mend();
@@ -337,10 +349,10 @@ TEST_F(EngineTest, SequencesWaitForBlocksAndAllFinish) {
 TEST_F(EngineTest, ShutDownEndsRunningSequences) {
   Start(MixtralSpec());
   Collector collector;
+  collector.At(1, [this] { pool_->Break(); });
   auto call = engine_->Generate(Request(8, 240), collector.Callback());
   ASSERT_TRUE(call.ok());
   collector.WaitIds(1);
-  pool_->Break();
   engine_.reset();
   EXPECT_EQ(collector.WaitFinished().status.code(), absl::StatusCode::kUnavailable);
 }
