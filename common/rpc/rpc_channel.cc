@@ -1,5 +1,6 @@
 #include "common/rpc/rpc_channel.h"
 
+#include "common/rpc/callback_queue.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
@@ -7,6 +8,7 @@
 namespace moepool {
 
 std::shared_ptr<grpc::Channel> MakeRpcChannel(const std::string& address, const RpcChannelOptions& options) {
+  KeepCallbackQueue();
   grpc::ChannelArguments args;
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive_ms);
