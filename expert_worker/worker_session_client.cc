@@ -169,7 +169,7 @@ void WorkerSession::Heartbeats(absl::Duration period) {
   End(absl::DeadlineExceededError("not released within the drain's limit"));
 }
 
-void WorkerSession::ServeExchange(experts::v1::Welcome welcome) {
+void WorkerSession::ServeExchange(const experts::v1::Welcome& welcome) {
   absl::Status status;
   if (options_.transport != TransportChoice::kGrpc && !welcome.shared_memory_socket().empty()) {
     bool connected = false;

@@ -52,7 +52,7 @@ class WorkerSession {
   void Start(const experts::v1::Welcome& welcome);
   void Heartbeats(absl::Duration period);
   experts::v1::WorkerMessage Stats() const;
-  void ServeExchange(experts::v1::Welcome welcome);
+  void ServeExchange(const experts::v1::Welcome& welcome);
   absl::Status ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected);
   absl::Status ServeGrpc(const experts::v1::Welcome& welcome);
   void Connected(const std::string& transport);

@@ -17,7 +17,7 @@ std::unique_ptr<ExpertTransport> MakeSharedMemoryTransport(SharedMemoryConnectio
 // The worker's end.
 class SharedMemoryServer {
  public:
-  SharedMemoryServer(SharedMemoryConnection connection, const TransportOptions& options = {});
+  explicit SharedMemoryServer(SharedMemoryConnection connection, const TransportOptions& options = {});
   // Hands each dispatch to `handler`, in this thread, until the router is gone or Stop; returns why.
   absl::Status Serve(const FrameHandler& handler);
   // Thread-safe. Ends Serve, and tells the router.
