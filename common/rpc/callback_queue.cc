@@ -23,7 +23,7 @@ struct Keeper {
 
   Keeper() {
     context.set_deadline(std::chrono::system_clock::now() - std::chrono::seconds(1));
-    stub->async()->GetPool(&context, &request, &response, [](grpc::Status) {});
+    stub->async()->GetPool(&context, &request, &response, [](const grpc::Status&) {});
   }
 };
 
