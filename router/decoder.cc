@@ -124,7 +124,7 @@ absl::Status Decoder::Load() {
     MOEPOOL_ASSIGN_OR_RETURN(layer.q_bias, LoadVector(name("attn_q.bias"), q_dim, false));
     MOEPOOL_ASSIGN_OR_RETURN(layer.k_bias, LoadVector(name("attn_k.bias"), kv_dim, false));
     MOEPOOL_ASSIGN_OR_RETURN(layer.v_bias, LoadVector(name("attn_v.bias"), kv_dim, false));
-    if (config_.qk_norm) {
+    if (config_.qk_norm != QkNorm::kNone) {
       MOEPOOL_ASSIGN_OR_RETURN(layer.q_norm, LoadVector(name("attn_q_norm.weight"), config_.head_dim, true));
       MOEPOOL_ASSIGN_OR_RETURN(layer.k_norm, LoadVector(name("attn_k_norm.weight"), config_.head_dim, true));
     }
@@ -212,9 +212,11 @@ void Decoder::AttentionBlock(const Layer& layer, int index, const KvCache& kv, R
   shape.head_dim = config_.head_dim;
   shape.rope = config_.rope.kind;
   shape.rope_dims = config_.rope.dims;
+  shape.qk_norm = config_.qk_norm;
   shape.q_norm = layer.q_norm;
   shape.k_norm = layer.k_norm;
   shape.norm_eps = config_.norm_eps;
+  shape.window = config_.sliding_window;
   AttentionBatch batch;
   batch.rows = rows_;
   batch.position = positions_.data();

@@ -23,6 +23,7 @@ struct StepRow {
   int32_t token = 0;
   int32_t position = 0;
   const int32_t* block_table = nullptr;
+  RopeSet rope = RopeSet::kShort;  // of the sequence
   bool wants_logits = false;
 };
 

@@ -19,6 +19,7 @@
 #include "router/kv_cache.h"
 #include "router/pool.h"
 #include "router/request_queue.h"
+#include "router/sampler.h"
 #include "router/scheduler.h"
 
 namespace moepool {
@@ -99,6 +100,8 @@ class Engine : public Trunk {
   void Expire(std::span<const SequenceId> ids);
   void Admit(std::span<const SequenceId> ids);
   void BuildRows(std::span<const StepChunk> chunks);
+  // What the first ids and the last update say of the sequence's way to them.
+  static void AnnotateTimes(const Sequence& s, SequenceUpdate* update);
   void OnLogits(int row, std::span<float> logits);
   void Commit(size_t chunk);
   // Ends the sequence with `update`, which is marked finished, and frees what it holds.
@@ -110,7 +113,7 @@ class Engine : public Trunk {
   struct ChunkResult {
     Sequence* sequence = nullptr;
     size_t first_row = 0;
-    absl::StatusOr<int32_t> sampled = -1;
+    absl::StatusOr<SampledToken> sampled = SampledToken{};
     std::vector<LogitsRow> logits;
   };
 

@@ -19,9 +19,7 @@ uint64_t SaturatingProduct(uint64_t a, uint64_t b) {
 
 // Bytes of K, or of V, of one block of one layer.
 uint64_t HalfBlockBytes(const ModelConfig& config, KvType type) {
-  const uint64_t element_bytes = type == KvType::kF16 ? 2 : 4;
-  return SaturatingProduct(SaturatingProduct(config.kv_heads, config.head_dim),
-                           kKvBlockTokens * element_bytes);
+  return SaturatingProduct(config.kv_heads, KvHeadBlockBytes(type, config.head_dim));
 }
 
 }  // namespace

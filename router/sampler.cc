@@ -173,11 +173,12 @@ double CounterUniform(uint64_t seed, uint64_t index) {
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-absl::StatusOr<int32_t> Sample(const SamplingParams& params, std::span<const int32_t> prompt,
-                               std::span<const int32_t> generated, uint64_t index, std::span<float> logits) {
+absl::StatusOr<SampledToken> Sample(const SamplingParams& params, std::span<const int32_t> prompt,
+                                    std::span<const int32_t> generated, uint64_t index,
+                                    std::span<float> logits) {
   MOEPOOL_RETURN_IF_ERROR(ApplyPenalties(params, prompt, generated, logits));
   MOEPOOL_ASSIGN_OR_RETURN(const Candidate best, Best(logits));
-  if (params.temperature == 0) return best.id;
+  if (params.temperature == 0) return SampledToken{best.id};
 
   const Softmax softmax(best.logit, params.temperature);
   if (params.top_k > 0) KeepTopK(params.top_k, logits);
@@ -199,9 +200,9 @@ absl::StatusOr<int32_t> Sample(const SamplingParams& params, std::span<const int
     if (logits[i] == 0) continue;
     last = static_cast<int32_t>(i);
     sum += logits[i];
-    if (sum > target) return last;
+    if (sum > target) return SampledToken{last};
   }
-  return last;  // where the product above rounded up to `total`
+  return SampledToken{last};  // where the product above rounded up to `total`
 }
 
 }  // namespace moepool

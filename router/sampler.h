@@ -17,6 +17,10 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
 // Uniform in [0, 1), 53 bits: Philox 4x32-10 with key `seed` and counter `index`.
 double CounterUniform(uint64_t seed, uint64_t index);
 
+struct SampledToken {
+  int32_t id = -1;
+};
+
 // Picks the id of output `index`. prompt and generated are the sequence so far; logits [vocab] is
 // overwritten.
 //   1. Repetition penalty, once for each id of prompt or generated: x/r where x > 0, otherwise x*r.
@@ -28,7 +32,8 @@ double CounterUniform(uint64_t seed, uint64_t index);
 // The better of two is the one with the larger logit, or the lower id where these are equal. Parameters are
 // as ValidateSampling leaves them. Internal where a logit is NaN or +inf, none is finite, or an id lies
 // outside the vocabulary.
-absl::StatusOr<int32_t> Sample(const SamplingParams& params, std::span<const int32_t> prompt,
-                               std::span<const int32_t> generated, uint64_t index, std::span<float> logits);
+absl::StatusOr<SampledToken> Sample(const SamplingParams& params, std::span<const int32_t> prompt,
+                                    std::span<const int32_t> generated, uint64_t index,
+                                    std::span<float> logits);
 
 }  // namespace moepool

@@ -63,11 +63,19 @@ struct NormWeights {
 inline constexpr int kKvBlockTokens = 16;    // positions in a block of the KV cache
 inline constexpr int kAttentionSplit = 256;  // positions in a split of the softmax
 
-enum class KvType : uint8_t { kF16, kF32 };
+enum class KvType : uint8_t { kF16, kF32, kQ8_0 };
 
-// One layer of the paged cache. Block b of KV head g:
-//   K at k + (b * kv_heads + g) * head_dim * 16 elements, as [head_dim][16 positions]
-//   V at v + (b * kv_heads + g) * head_dim * 16 elements, as [16 positions][head_dim]
+// Bytes of K, or of V, of one head and block. Q8_0 holds int8 codes and an f16 scale for each 32 dimensions
+// of a position; its head_dim is a multiple of 32.
+constexpr int64_t KvHeadBlockBytes(KvType type, int64_t head_dim) {
+  if (type == KvType::kQ8_0) return kKvBlockTokens * (head_dim + head_dim / 32 * 2);
+  return kKvBlockTokens * head_dim * (type == KvType::kF16 ? 2 : 4);
+}
+
+// One layer of the paged cache. Block b of KV head g, `bytes` = KvHeadBlockBytes:
+//   K at k + (b * kv_heads + g) * bytes, as [head_dim][16 positions]
+//   V at v + (b * kv_heads + g) * bytes, as [16 positions][head_dim]
+// For Q8_0 these are the codes; after them f16 scales, of K [head_dim / 32][16], of V [16][head_dim / 32].
 struct KvLayer {
   KvType type = KvType::kF16;
   std::byte* k = nullptr;
@@ -80,9 +88,12 @@ struct AttentionShape {
   int head_dim = 0;
   RopeKind rope = RopeKind::kInterleaved;
   int rope_dims = 0;
-  const float* q_norm = nullptr;  // [head_dim] RMS weight for each head of q, or null
+  QkNorm qk_norm = QkNorm::kNone;
+  const float* q_norm =
+      nullptr;  // RMS weights: [head_dim], or [heads * head_dim] where the norm is over the row
   const float* k_norm = nullptr;
   float norm_eps = 0;
+  int window = 0;  // a row sees itself and the window - 1 positions before it; 0: all before it
 };
 
 // The rows of one step. Rows of a sequence are consecutive and ascend in position; a row sees positions 0 to
@@ -91,7 +102,8 @@ struct AttentionShape {
 struct AttentionBatch {
   int rows = 0;
   const int32_t* position = nullptr;            // [rows]
-  const int32_t* const* block_table = nullptr;  // [rows] -> block number by position / 16
+  const int32_t* const* block_table = nullptr;  // [rows] -> block number by position / 16; not read where the
+                                                // window has left all of the block behind
   const float* cos = nullptr;                   // [rows, rope_dims / 2]
   const float* sin = nullptr;                   // [rows, rope_dims / 2]
 };

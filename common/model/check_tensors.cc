@@ -76,7 +76,7 @@ absl::Status CheckLayer(const ModelConfig& config, int layer, Checker* check) {
     MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_k.bias"), kv));
     MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_v.bias"), kv));
   }
-  if (config.qk_norm) {
+  if (config.qk_norm != QkNorm::kNone) {
     MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_q_norm.weight"), config.head_dim));
     MOEPOOL_RETURN_IF_ERROR(check->Vector(name("attn_k_norm.weight"), config.head_dim));
   }

@@ -22,6 +22,12 @@ enum class GateKind : uint8_t {
   kSparseMixer,
 };
 
+enum class QkNorm : uint8_t {
+  kNone,
+  kHead,  // RMS norm of each head of q and k by itself, one weight [head_dim] for all
+  kRow,   // RMS norm of all heads of q (of k) as one row, weights [heads * head_dim]
+};
+
 struct GateConfig {
   GateKind kind = GateKind::kDense;
   bool renormalize = false;  // weights of the chosen k divided by their sum
@@ -34,7 +40,22 @@ struct RopeConfig {
   double base = 10000.0;
   double linear_factor = 1.0;       // positions divided by it
   std::vector<float> freq_factors;  // dims/2 divisors of the frequencies, or empty (Llama 3's rope_freqs)
+  // LongRoPE: divisors for sequences that may reach beyond original_context_tokens (freq_factors are then for
+  // the others), and what cos and sin are multiplied by.
+  std::vector<float> long_factors;
+  int original_context_tokens = 0;
+  double mscale = 1.0;
+  double long_mscale = 1.0;
 };
+
+// The rotation of one sequence, decided once, at admission (RopeSetFor): it is part of what its keys mean.
+enum class RopeSet : uint8_t { kShort = 0, kLong = 1 };
+
+// `reach_tokens`: prompt and max_tokens.
+inline RopeSet RopeSetFor(const RopeConfig& rope, int64_t reach_tokens) {
+  return !rope.long_factors.empty() && reach_tokens > rope.original_context_tokens ? RopeSet::kLong
+                                                                                   : RopeSet::kShort;
+}
 
 struct ModelConfig {
   std::string family;  // "llama", "qwen3moe"
@@ -49,7 +70,8 @@ struct ModelConfig {
   NormKind norm = NormKind::kRms;
   float norm_eps = 1e-5f;
   bool qkv_bias = false;
-  bool qk_norm = false;  // RMS norm over each head of q and k, before the rotation
+  QkNorm qk_norm = QkNorm::kNone;  // before the rotation
+  int sliding_window = 0;          // a position sees itself and the window - 1 before it; 0: all before it
   bool tied_embeddings = false;
   RopeConfig rope;
   Activation activation = Activation::kSilu;

@@ -15,7 +15,7 @@ namespace {
 struct Family {
   std::string_view name;
   RopeKind rope;
-  bool qk_norm;
+  QkNorm qk_norm;
   bool dense;                       // may be dense
   std::string_view expert_ffn_key;  // intermediate size of one expert
   GateKind gate;                    // where it has experts
@@ -24,8 +24,9 @@ struct Family {
 
 constexpr Family kFamilies[] = {
     // Llama 1 to 3, Mistral, SmolLM, and with experts Mixtral.
-    {"llama", RopeKind::kInterleaved, false, true, "feed_forward_length", GateKind::kSoftmax, true},
-    {"qwen3moe", RopeKind::kNeox, true, false, "expert_feed_forward_length", GateKind::kSoftmax, true},
+    {"llama", RopeKind::kInterleaved, QkNorm::kNone, true, "feed_forward_length", GateKind::kSoftmax, true},
+    {"qwen3moe", RopeKind::kNeox, QkNorm::kHead, false, "expert_feed_forward_length", GateKind::kSoftmax,
+     true},
 };
 
 // Options that no family built in here has: each key must be absent or hold a value that changes nothing.

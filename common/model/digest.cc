@@ -43,7 +43,8 @@ void AddConfig(const ModelConfig& config, Canonical* out) {
   }
   out->Add(static_cast<uint8_t>(config.norm));
   out->Add(config.norm_eps);
-  for (const bool flag : {config.qkv_bias, config.qk_norm, config.tied_embeddings, config.gate.renormalize}) {
+  for (const bool flag :
+       {config.qkv_bias, config.qk_norm != QkNorm::kNone, config.tied_embeddings, config.gate.renormalize}) {
     out->Add(static_cast<uint8_t>(flag));
   }
   out->Add(static_cast<uint8_t>(config.rope.kind));

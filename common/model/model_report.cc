@@ -72,8 +72,8 @@ std::string ConfigLines(const ModelConfig& c) {
   out += StrCat("layers        ", c.layers, ", hidden ", c.hidden, ", ffn ", c.ffn, ", vocabulary ",
                 c.vocab_size, c.tied_embeddings ? " (tied)" : "", "\n");
   out += StrCat("attention     ", c.heads, " heads, ", c.kv_heads, " kv heads, head size ", c.head_dim,
-                c.qk_norm ? ", qk norm" : "", c.qkv_bias ? ", qkv bias" : "", ", context ", c.context_tokens,
-                "\n");
+                c.qk_norm != QkNorm::kNone ? ", qk norm" : "", c.qkv_bias ? ", qkv bias" : "", ", context ",
+                c.context_tokens, "\n");
   out += StrCat("experts       ", c.experts, " a layer, ", c.experts_per_token, " a token\n");
   out += StrCat("rope          ", c.rope.kind == RopeKind::kNeox ? "neox" : "interleaved", ", ", c.rope.dims,
                 " dimensions, base ", c.rope.base);

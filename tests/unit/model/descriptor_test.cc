@@ -97,7 +97,7 @@ TEST(Descriptor, DenseLlama) {
   EXPECT_EQ(config.ffn, 128);
   EXPECT_EQ(config.rope.kind, RopeKind::kInterleaved);
   EXPECT_EQ(config.rope.dims, config.head_dim);
-  EXPECT_FALSE(config.qk_norm);
+  EXPECT_EQ(config.qk_norm, QkNorm::kNone);
   EXPECT_FALSE(config.tied_embeddings);
 }
 
@@ -114,7 +114,7 @@ TEST(Descriptor, Qwen3Moe) {
   subject.Set("qwen3moe.feed_forward_length", U32(9999));  // not that of an expert
   const ModelConfig config = *subject.Describe();
   EXPECT_EQ(config.ffn, 128);
-  EXPECT_TRUE(config.qk_norm);
+  EXPECT_EQ(config.qk_norm, QkNorm::kHead);
   EXPECT_TRUE(config.gate.renormalize);
   EXPECT_EQ(config.rope.kind, RopeKind::kNeox);
   EXPECT_FALSE(

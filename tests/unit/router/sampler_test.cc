@@ -23,7 +23,9 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 absl::StatusOr<int32_t> Pick(const SamplingParams& params, std::vector<float> logits, uint64_t index = 0,
                              const std::vector<int32_t>& prompt = {},
                              const std::vector<int32_t>& generated = {}) {
-  return Sample(params, prompt, generated, index, std::span<float>(logits));
+  const auto sampled = Sample(params, prompt, generated, index, std::span<float>(logits));
+  if (!sampled.ok()) return sampled.status();
+  return sampled->id;
 }
 
 // The logits that penalties leave, seen through a greedy call, which overwrites them in place and goes no

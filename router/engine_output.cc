@@ -1,0 +1,115 @@
+// The engine's ends: what a request must be to come in, and what becomes of a step's logits.
+#include <algorithm>
+
+#include "absl/time/clock.h"
+#include "common/base/str.h"
+#include "router/engine.h"
+
+namespace moepool {
+namespace {
+
+double Milliseconds(absl::Duration d) { return absl::ToDoubleMilliseconds(d); }
+
+}  // namespace
+
+absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
+  const int vocab = source_->Config().vocab_size;
+  const int64_t prompt = static_cast<int64_t>(request.prompt.size());
+  if (prompt == 0) return absl::InvalidArgumentError("the prompt has 0 tokens, at least 1 is needed");
+  for (const int32_t id : request.prompt) {
+    if (id < 0 || id >= vocab) {
+      return absl::InvalidArgumentError(
+          StrCat("token id ", id, " of the prompt is outside the vocabulary of ", vocab));
+    }
+  }
+  if (request.first_logits >= 0) {
+    if (prompt > context_tokens_) {
+      return absl::InvalidArgumentError(
+          StrCat("the prompt has ", prompt, " tokens, the context is ", context_tokens_));
+    }
+    if (request.first_logits >= prompt) {
+      return absl::InvalidArgumentError(StrCat("logits are asked for from position ", request.first_logits,
+                                               ", the prompt has ", prompt, " tokens"));
+    }
+    return absl::OkStatus();
+  }
+  if (request.max_tokens < 1) {
+    return absl::InvalidArgumentError(StrCat("max_tokens is ", request.max_tokens, ", must be at least 1"));
+  }
+  if (prompt + request.max_tokens > context_tokens_) {
+    return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens and max_tokens is ",
+                                             request.max_tokens, ", the context is ", context_tokens_));
+  }
+  return ValidateSampling(request.sampling);
+}
+
+void Engine::AnnotateTimes(const Sequence& s, SequenceUpdate* update) {
+  update->queue_ms = Milliseconds(std::min(s.admitted, absl::Now()) - s.arrived);
+  update->prefill_ms = s.prefill_ms;
+}
+
+void Engine::OnLogits(int row, std::span<float> logits) {
+  ChunkResult& result = results_[chunk_of_row_[static_cast<size_t>(row)]];
+  const Sequence& sequence = *result.sequence;
+  const int position = rows_[static_cast<size_t>(row)].position;
+  if (options_.on_logits) options_.on_logits(sequence.request.request_id, position, logits);
+  if (sequence.scores()) {
+    result.logits.push_back({position, {logits.begin(), logits.end()}});
+    return;
+  }
+  const std::span<const int32_t> all(sequence.tokens);
+  const size_t prompt = sequence.request.prompt.size();
+  result.sampled = Sample(sequence.request.sampling, all.first(prompt), all.subspan(prompt),
+                          static_cast<uint64_t>(sequence.generated()), logits);
+}
+
+void Engine::Commit(size_t chunk_index) {
+  const StepChunk& chunk = plan_.chunks[chunk_index];
+  ChunkResult& result = results_[chunk_index];
+  Sequence& sequence = *result.sequence;
+  for (int i = 0; i < chunk.count; ++i) {
+    if (!faults_[result.first_row + static_cast<size_t>(i)]) continue;
+    Fail(chunk.id,
+         absl::DataLossError(StrCat("the model's numbers at position ", chunk.begin + i, " are not finite")));
+    return;
+  }
+  const bool prefill = chunk.begin < sequence.prompt_tokens();
+  (prefill ? stats_.prefill_rows : stats_.decode_rows) += static_cast<uint64_t>(chunk.count);
+  sequence.computed = chunk.begin + chunk.count;
+
+  SequenceUpdate update;
+  if (sequence.scores()) {
+    update.logits = std::move(result.logits);
+    if (sequence.computed == sequence.prompt_tokens()) {
+      update.reason = FinishReason::kLength;
+      Finish(chunk.id, std::move(update));
+    } else if (!update.logits.empty()) {
+      sequence.gate->Deliver(std::move(update));
+    }
+    return;
+  }
+  if (!chunk.sample) return;
+  if (!result.sampled.ok()) {
+    Fail(chunk.id, result.sampled.status());
+    return;
+  }
+  const int32_t id = result.sampled->id;
+  if (sequence.generated() == 0) sequence.prefill_ms = Milliseconds(absl::Now() - sequence.admitted);
+  const std::vector<int32_t>& stops = sequence.request.stop_ids;
+  if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
+    update.reason = FinishReason::kStop;
+    Finish(chunk.id, std::move(update));
+    return;
+  }
+  sequence.tokens.push_back(id);
+  update.ids.push_back(id);
+  if (sequence.generated() == 1) AnnotateTimes(sequence, &update);
+  if (sequence.generated() == sequence.request.max_tokens) {
+    update.reason = FinishReason::kLength;
+    Finish(chunk.id, std::move(update));
+    return;
+  }
+  sequence.gate->Deliver(std::move(update));
+}
+
+}  // namespace moepool
