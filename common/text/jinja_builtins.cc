@@ -48,13 +48,15 @@ absl::StatusOr<Value> Namespace::GetAttribute(Runtime& runtime, std::string_view
   return it == index_.end() ? Object::GetAttribute(runtime, name) : attributes_[it->second].second;
 }
 
-void Namespace::Set(std::string_view name, Value value) {
+absl::Status Namespace::Set(std::string_view name, Value value) {
+  if (name.starts_with("_")) return TypeError(StrCat("a namespace holds no attribute '", name, "'"));
   const auto [it, inserted] = index_.emplace(std::string(name), attributes_.size());
   if (inserted) {
     attributes_.emplace_back(std::string(name), std::move(value));
   } else {
     attributes_[it->second].second = std::move(value);
   }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<BoundArgs> BoundArgs::Bind(const Args& args, std::initializer_list<std::string_view> names,

@@ -51,7 +51,8 @@ class Namespace : public Object {
   std::string_view TypeName() const override { return "Namespace"; }
   absl::Status AppendRepr(Runtime& runtime, std::string* out) const override;
   absl::StatusOr<Value> GetAttribute(Runtime& runtime, std::string_view name) override;
-  void Set(std::string_view name, Value value);
+  // InvalidArgument for a name that begins with an underscore, as in transformers.
+  absl::Status Set(std::string_view name, Value value);
 
  private:
   std::vector<std::pair<std::string, Value>> attributes_;  // in order of insertion

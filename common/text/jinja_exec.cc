@@ -254,7 +254,7 @@ absl::Status Evaluator::Assign(const Target& target, const Value& value, const S
     if (it == s->variables.end()) continue;
     auto* const names = it->second.IsObject() ? dynamic_cast<Namespace*>(it->second.AsObject()) : nullptr;
     if (names == nullptr) break;
-    names->Set(target.attribute, value);
+    MOEPOOL_RETURN_IF_ERROR(names->Set(target.attribute, value));
     return absl::OkStatus();
   }
   return TypeError(

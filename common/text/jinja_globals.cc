@@ -67,7 +67,7 @@ absl::StatusOr<Value> MakeNamespace(Runtime& runtime, const Args& args) {
   MOEPOOL_ASSIGN_OR_RETURN(Namespace * names, runtime.New<Namespace>());
   for (const auto& [key, value] : entries) {
     if (!key.IsString()) return TypeError("attributes of a namespace are strings");
-    names->Set(key.AsString(), value);
+    MOEPOOL_RETURN_IF_ERROR(names->Set(key.AsString(), value));
   }
   return Value(static_cast<Object*>(names));
 }

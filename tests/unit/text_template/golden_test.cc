@@ -63,6 +63,17 @@ TEST(ChatTemplateGolden, TimeIsTheCallersAndLocal) {
   EXPECT_EQ(*text, "2024-07-26 15|26 July 2024");
 }
 
+TEST(ChatTemplateGolden, NamespacesRefuseUnderscores) {
+  for (const char* const source : {"{% set n = namespace(_a=1) %}", "{% set n = namespace({'_a': 1}) %}",
+                                   "{% set n = namespace() %}{% set n._a = 1 %}"}) {
+    SCOPED_TRACE(source);
+    const auto parsed = ChatTemplate::Parse(source);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ((*parsed)->Render(Json::object(), absl::FromUnixSeconds(0)).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+}
+
 TEST(ChatTemplateGolden, ContentIsNeverATemplate) {
   const auto parsed = ChatTemplate::Parse("{% for m in messages %}{{ m.content }}{% endfor %}");
   ASSERT_TRUE(parsed.ok()) << parsed.status();
