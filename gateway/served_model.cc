@@ -26,6 +26,9 @@ absl::StatusOr<std::vector<int32_t>> EncodeMessages(const ServedModel& model,
   for (const ChatMessage& message : messages) {
     variables["messages"].push_back({{"role", message.role}, {"content", message.content}});
   }
+  // None, not undefined, as transformers has it: `tools is not none` is a common question.
+  variables["tools"] = nullptr;
+  variables["documents"] = nullptr;
   variables["add_generation_prompt"] = true;
   variables["bos_token"] = TokenText(model, model.info.tokenizer.bos_id);
   variables["eos_token"] = TokenText(model, model.info.tokenizer.eos_id);
