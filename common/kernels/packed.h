@@ -3,16 +3,23 @@
 //
 // Codes of one group and 32-column block; quad = 4 consecutive columns, a vector = [16 rows][4 columns], 64
 // bytes:
-//   Q8_0             8 vectors, one a quad
-//   Q4_0 Q4_1 Q4_K   4 vectors: quad v in the low nibbles, quad v + 4 in the high
-//   Q6_K             the same 4 for the low 4 bits, then 2 vectors of high bits: quad v + 2 i in bits 2 i, 2
-//   i + 1 of vector v
-// Scales of the block, as stored in the file:
-//   Q8_0 Q4_0        f16 d [16 rows]
-//   Q4_1             f16 d [16], f16 m [16]
-//   Q4_K             u8 scale [16], u8 min [16]            superscales: f16 d [16], f16 dmin [16]
-//   Q6_K             i8 scale [16][2 halves]               superscales: f16 d [16]
-// F32 F16 BF16       [column][16 rows]
+//   nibbles          4 vectors: quad v in the low nibbles of vector v, quad v + 4 in the high
+//   pairs            2 vectors of 2 bits: quad v + 2 i in bits 2 i, 2 i + 1 of vector v
+//   bits             1 vector of single bits: quad i in bit i
+//   Q4_0 Q4_1 IQ4_NL Q4_K    nibbles
+//   Q5_0 Q5_1 Q5_K           nibbles, then bits (bit 4)
+//   Q8_0                     8 vectors of whole bytes, one a quad
+//   Q2_K                     pairs
+//   Q3_K                     pairs, then bits (bit 2)
+//   Q6_K                     nibbles, then pairs (bits 4 and 5)
+// Scales of the block:
+//   Q4_0 Q5_0 Q8_0 IQ4_NL    f16 d [16 rows]
+//   Q4_1 Q5_1                f16 d [16], f16 m [16]
+//   Q2_K                     u8 scale + 16 min [16][2 halves]   superscales: f16 d [16], f16 dmin [16]
+//   Q3_K Q6_K                i8 scale [16][2 halves]            superscales: f16 d [16]
+//   Q4_K Q5_K                u8 scale [16], u8 min [16]         superscales: f16 d [16], f16 dmin [16]
+// All as stored in the file, but for the scales of Q3_K, whose offset of 32 is taken off.
+// F32 F16 BF16               [column][16 rows]
 #pragma once
 
 #include <cstdint>

@@ -28,10 +28,22 @@ uint32_t FileType(DType dtype) {  // general.file_type, which llama.cpp prints
       return 3;
     case DType::kQ8_0:
       return 7;
+    case DType::kQ5_0:
+      return 8;
+    case DType::kQ5_1:
+      return 9;
+    case DType::kQ2_K:
+      return 10;
+    case DType::kQ3_K:
+      return 11;
     case DType::kQ4_K:
       return 14;
+    case DType::kQ5_K:
+      return 16;
     case DType::kQ6_K:
       return 18;
+    case DType::kIQ4_NL:
+      return 25;
     case DType::kBF16:
       return 32;
   }

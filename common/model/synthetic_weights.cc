@@ -13,13 +13,19 @@ namespace moepool {
 namespace {
 
 // Standard deviations of the codes below where d = 1, the jitter of d included.
-constexpr float kJitter = 1.0104f;                  // sqrt(E[j^2]) of j uniform in [0.75, 1.25)
-constexpr float kDeviationQ4_0 = 4.183f * kJitter;  // -7 to 7, 0 twice
-constexpr float kDeviationQ4_1 = 4.610f * kJitter;  // -7.5 to 7.5
-constexpr float kDeviationQ8_0 = 73.61f * kJitter;  // -127 to 127, 0 twice
-constexpr float kDeviationQ4_K = 48.37f * 4.610f;   // scales 32 to 63 times -7.5 to 7.5
-constexpr float kDeviationQ6_K = 97.17f * 18.48f;   // scales 64 to 127 of either sign times -32 to 31
-constexpr float kUniformDeviation = 0.57735f;       // of [-1, 1)
+constexpr float kJitter = 1.0104f;                    // sqrt(E[j^2]) of j uniform in [0.75, 1.25)
+constexpr float kDeviationQ4_0 = 4.183f * kJitter;    // -7 to 7, 0 twice
+constexpr float kDeviationQ4_1 = 4.610f * kJitter;    // -7.5 to 7.5
+constexpr float kDeviationQ5_0 = 9.247f * kJitter;    // -16 to 15
+constexpr float kDeviationQ5_1 = 9.233f * kJitter;    // -15.5 to 15.5
+constexpr float kDeviationQ8_0 = 73.61f * kJitter;    // -127 to 127, 0 twice
+constexpr float kDeviationQ2_K = 11.726f * 1.118f;    // scales 8 to 15 times -1.5 to 1.5
+constexpr float kDeviationQ3_K = 24.444f * 2.345f;    // scales 16 to 31 and -17 to -32 times -4 to 3
+constexpr float kDeviationQ4_K = 48.37f * 4.610f;     // scales 32 to 63 times -7.5 to 7.5
+constexpr float kDeviationQ5_K = 48.37f * 9.233f;     // scales 32 to 63 times -15.5 to 15.5
+constexpr float kDeviationQ6_K = 97.17f * 18.48f;     // scales 64 to 127 of either sign times -32 to 31
+constexpr float kDeviationIQ4_NL = 67.44f * kJitter;  // the 16 values
+constexpr float kUniformDeviation = 0.57735f;         // of [-1, 1)
 
 // The finaliser of splitmix64: a bijection in which every bit of the result depends on every bit of x.
 uint64_t Mix(uint64_t x) {
@@ -57,6 +63,9 @@ void PutHalf(float value, uint8_t* out) {
 
 float Jitter(uint64_t word) { return 1.0f + 0.25f * Uniform(word); }
 
+// Where codes alone have a mean, scales of either sign cancel it over the blocks.
+float Signed(float value, uint64_t word) { return (word & 1) != 0 ? -value : value; }
+
 // A pair of nibbles with each 0 replaced by 8, so that q - 8 is symmetric.
 constexpr std::array<uint8_t, 256> kSymmetricNibbles = [] {
   std::array<uint8_t, 256> table{};
@@ -81,26 +90,87 @@ void BlockQ4_1(const Words& words, uint64_t block, float deviation, uint8_t* out
   words.Copy(3 * block + 1, 2, out + 4);
 }
 
+// One word serves the scale (bits 40 to 63), its sign (0) and the codes' fifth bits (1 to 32).
+void PutFifthBits(uint64_t word, uint8_t* out) {
+  const auto bits = static_cast<uint32_t>(word >> 1);
+  std::memcpy(out, &bits, 4);
+}
+
+void BlockQ5_0(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  const uint64_t word = words.At(3 * block);
+  PutHalf(Signed(deviation / kDeviationQ5_0 * Jitter(word), word), out);
+  PutFifthBits(word, out + 2);
+  words.Copy(3 * block + 1, 2, out + 6);
+}
+
+void BlockQ5_1(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  const uint64_t word = words.At(3 * block);
+  const float d = HalfToFloat(FloatToHalf(deviation / kDeviationQ5_1 * Jitter(word)));
+  PutHalf(d, out);
+  PutHalf(-15.5f * d, out + 2);
+  PutFifthBits(word, out + 4);
+  words.Copy(3 * block + 1, 2, out + 8);
+}
+
+void BlockIQ4_NL(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  const uint64_t word = words.At(3 * block);
+  PutHalf(Signed(deviation / kDeviationIQ4_NL * Jitter(word), word), out);
+  words.Copy(3 * block + 1, 2, out + 2);
+}
+
 void BlockQ8_0(const Words& words, uint64_t block, float deviation, uint8_t* out) {
   PutHalf(deviation / kDeviationQ8_0 * Jitter(words.At(5 * block)), out);
   words.Copy(5 * block + 1, 4, out + 2);
   for (int i = 0; i < 32; ++i) out[2 + i] = out[2 + i] == 0x80 ? 0 : out[2 + i];
 }
 
-// w = d sc q - dmin m with m = sc and dmin = 7.5 d.
-void BlockQ4_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
-  const float d = HalfToFloat(FloatToHalf(deviation / kDeviationQ4_K));
-  PutHalf(d, out);
-  PutHalf(7.5f * d, out + 2);
-  const uint64_t codes = words.At(17 * block);
-  uint8_t* packed = out + 4;
+// 8 scales of 6 bits within 32 to 63, and minima equal to them: w = d sc q - dmin m with dmin = d * (half of
+// the largest q) has no mean.
+void PutSixBitScales(uint64_t codes, uint8_t* packed) {
   for (int g = 0; g < 4; ++g) {
     const auto low = static_cast<uint8_t>(32 | ((codes >> (10 * g)) & 31));       // of group g
     const auto high = static_cast<uint8_t>(32 | ((codes >> (10 * g + 5)) & 31));  // of group g + 4
     packed[g] = packed[g + 4] = static_cast<uint8_t>(low | ((high >> 4) << 6));
     packed[g + 8] = static_cast<uint8_t>((high & 15) * 0x11);
   }
+}
+
+void PutScaleAndMin(float scale, float min_factor, uint8_t* out) {
+  const float d = HalfToFloat(FloatToHalf(scale));
+  PutHalf(d, out);
+  PutHalf(min_factor * d, out + 2);
+}
+
+void BlockQ4_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  PutScaleAndMin(deviation / kDeviationQ4_K, 7.5f, out);
+  PutSixBitScales(words.At(17 * block), out + 4);
   words.Copy(17 * block + 1, 16, out + 16);
+}
+
+void BlockQ5_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  PutScaleAndMin(deviation / kDeviationQ5_K, 15.5f, out);
+  PutSixBitScales(words.At(21 * block), out + 4);
+  words.Copy(21 * block + 1, 20, out + 16);
+}
+
+// Scales and minima of 4 bits, equal as in Q4_K.
+void BlockQ2_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  for (uint64_t i = 0; i < 2; ++i) {
+    const uint64_t scales = (words.At(10 * block + i) & 0x0707070707070707u) | 0x0808080808080808u;
+    const uint64_t both = scales | scales << 4;
+    std::memcpy(out + 8 * i, &both, 8);
+  }
+  words.Copy(10 * block + 2, 8, out + 16);
+  PutScaleAndMin(deviation / kDeviationQ2_K, 1.5f, out + 80);
+}
+
+// The high pairs of bits of a scale are 3 or 0, so that scale - 32 is 16 to 31 or -32 to -17.
+void BlockQ3_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  words.Copy(14 * block, 13, out);
+  const uint64_t word = words.At(14 * block + 13);
+  const auto high = static_cast<uint32_t>(word >> 32 & 0x55555555u) * 3;
+  std::memcpy(out + 104, &high, 4);
+  PutHalf(Signed(deviation / kDeviationQ3_K, word), out + 108);
 }
 
 void BlockQ6_K(const Words& words, uint64_t block, float deviation, uint8_t* out) {
@@ -131,6 +201,24 @@ void FillBlocks(const SynthTensor& tensor, uint64_t seed, int64_t first, int64_t
         break;
       case DType::kQ8_0:
         BlockQ8_0(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ5_0:
+        BlockQ5_0(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ5_1:
+        BlockQ5_1(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kIQ4_NL:
+        BlockIQ4_NL(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ2_K:
+        BlockQ2_K(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ3_K:
+        BlockQ3_K(words, block, tensor.deviation, bytes);
+        break;
+      case DType::kQ5_K:
+        BlockQ5_K(words, block, tensor.deviation, bytes);
         break;
       case DType::kQ4_K:
         BlockQ4_K(words, block, tensor.deviation, bytes);

@@ -16,9 +16,15 @@ constexpr std::array<DTypeInfo, kDTypeCount> kTable = {{
     {"BF16", 30, 1, 2, false},
     {"Q4_0", 2, 32, 18, true},
     {"Q4_1", 3, 32, 20, true},
+    {"Q5_0", 6, 32, 22, true},
+    {"Q5_1", 7, 32, 24, true},
     {"Q8_0", 8, 32, 34, true},
+    {"Q2_K", 10, 256, 84, true},
+    {"Q3_K", 11, 256, 110, true},
     {"Q4_K", 12, 256, 144, true},
+    {"Q5_K", 13, 256, 176, true},
     {"Q6_K", 14, 256, 210, true},
+    {"IQ4_NL", 20, 32, 18, true},
 }};
 
 struct GgmlName {
@@ -27,22 +33,21 @@ struct GgmlName {
 };
 
 constexpr GgmlName kUnsupported[] = {
-    {6, "Q5_0"},   {7, "Q5_1"},     {9, "Q8_1"},    {10, "Q2_K"},    {11, "Q3_K"},  {13, "Q5_K"},
-    {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"}, {20, "IQ4_NL"},
-    {21, "IQ3_S"}, {22, "IQ2_S"},   {23, "IQ4_XS"}, {24, "I8"},      {25, "I16"},   {26, "I32"},
-    {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},  {34, "TQ1_0"},   {35, "TQ2_0"}, {39, "MXFP4"},
+    {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+    {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"},  {24, "I8"},     {25, "I16"},     {26, "I32"},
+    {27, "I64"},   {28, "F64"},   {29, "IQ1_M"},   {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"},
 };
 
-std::string KnownNames() {
+}  // namespace
+
+const DTypeInfo& Info(DType dtype) { return kTable[static_cast<size_t>(dtype)]; }
+
+std::string DTypeNames() {
   std::string names;
   for (const DTypeInfo& info : kTable)
     names += std::string(names.empty() ? "" : ", ") + std::string(info.name);
   return names;
 }
-
-}  // namespace
-
-const DTypeInfo& Info(DType dtype) { return kTable[static_cast<size_t>(dtype)]; }
 
 absl::StatusOr<DType> DTypeFromGgml(uint32_t ggml_type) {
   for (int i = 0; i < kDTypeCount; ++i) {
@@ -53,14 +58,14 @@ absl::StatusOr<DType> DTypeFromGgml(uint32_t ggml_type) {
     if (entry.ggml_type == ggml_type) name = entry.name;
   }
   return absl::InvalidArgumentError(
-      StrCat("ggml type ", ggml_type, " (", name, ") is not one of ", KnownNames()));
+      StrCat("ggml type ", ggml_type, " (", name, ") is not one of ", DTypeNames()));
 }
 
 absl::StatusOr<DType> DTypeFromName(std::string_view name) {
   for (int i = 0; i < kDTypeCount; ++i) {
     if (absl::EqualsIgnoreCase(ToAbsl(kTable[i].name), ToAbsl(name))) return static_cast<DType>(i);
   }
-  return absl::InvalidArgumentError(StrCat("type '", name, "' is not one of ", KnownNames()));
+  return absl::InvalidArgumentError(StrCat("type '", name, "' is not one of ", DTypeNames()));
 }
 
 }  // namespace moepool

@@ -3,14 +3,34 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "absl/status/statusor.h"
 
 namespace moepool {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kQ4_0, kQ4_1, kQ8_0, kQ4_K, kQ6_K };
-inline constexpr int kDTypeCount = 8;
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ4_NL,
+};
+inline constexpr int kDTypeCount = 14;
+
+// IQ4_NL: what a 4-bit code stands for, in units of the block's scale.
+inline constexpr int8_t kIq4NlValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                            1,    13,   25,  38,  53,  69,  89,  113};
 
 struct DTypeInfo {
   std::string_view name;  // "Q4_1"
@@ -21,6 +41,9 @@ struct DTypeInfo {
 };
 
 const DTypeInfo& Info(DType dtype);
+
+// "F32, F16, ...": all names, for messages and help.
+std::string DTypeNames();
 
 // InvalidArgument names the number where it is not a type that moepool reads.
 absl::StatusOr<DType> DTypeFromGgml(uint32_t ggml_type);

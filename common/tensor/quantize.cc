@@ -24,12 +24,18 @@ int Code(float value, float scale, int low, int high) {
   return static_cast<int>(std::clamp(code, static_cast<float>(low), static_cast<float>(high)));
 }
 
-void BlockQ4_0(const float* x, uint8_t* out) {
-  float extreme = 0;  // signed: it takes code 0 (-8), so that all 16 codes are used
-  for (int i = 0; i < 32; ++i) {
+// The value of the largest magnitude, with its sign. Where codes reach further below 0 than above, it takes
+// the lowest, so that all codes are used.
+float Extreme(const float* x, int n) {
+  float extreme = 0;
+  for (int i = 0; i < n; ++i) {
     if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
   }
-  const float d = StoreHalf(extreme / -8, out);
+  return extreme;
+}
+
+void BlockQ4_0(const float* x, uint8_t* out) {
+  const float d = StoreHalf(Extreme(x, 32) / -8, out);
   for (int i = 0; i < 16; ++i) {
     out[2 + i] = static_cast<uint8_t>((Code(x[i], d, -8, 7) + 8) | ((Code(x[i + 16], d, -8, 7) + 8) << 4));
   }
@@ -44,6 +50,43 @@ void BlockQ4_1(const float* x, uint8_t* out) {
   }
 }
 
+// 4 low bits as nibbles, bit 4 of column c in bit c of `high`.
+void PutFiveBits(const int* codes, uint8_t* high, uint8_t* nibbles) {
+  uint32_t bits = 0;
+  for (int c = 0; c < 32; ++c) bits |= static_cast<uint32_t>(codes[c] >> 4) << c;
+  std::memcpy(high, &bits, 4);
+  for (int i = 0; i < 16; ++i) nibbles[i] = static_cast<uint8_t>((codes[i] & 15) | (codes[i + 16] & 15) << 4);
+}
+
+void BlockQ5_0(const float* x, uint8_t* out) {
+  const float d = StoreHalf(Extreme(x, 32) / -16, out);
+  int codes[32];
+  for (int c = 0; c < 32; ++c) codes[c] = Code(x[c], d, -16, 15) + 16;
+  PutFiveBits(codes, out + 2, out + 6);
+}
+
+void BlockQ5_1(const float* x, uint8_t* out) {
+  const auto [low, high] = std::minmax_element(x, x + 32);
+  const float m = StoreHalf(*low, out + 2);
+  const float d = StoreHalf((*high - m) / 31, out);
+  int codes[32];
+  for (int c = 0; c < 32; ++c) codes[c] = Code(x[c] - m, d, 0, 31);
+  PutFiveBits(codes, out + 4, out + 8);
+}
+
+void BlockIQ4_NL(const float* x, uint8_t* out) {
+  const float d = StoreHalf(Extreme(x, 32) / kIq4NlValues[0], out);
+  const auto nearest = [d](float value) {
+    int best = 0;
+    for (int code = 1; code < 16; ++code) {
+      const auto error = [&](int c) { return std::fabs(value - d * static_cast<float>(kIq4NlValues[c])); };
+      if (error(code) < error(best)) best = code;
+    }
+    return best;
+  };
+  for (int i = 0; i < 16; ++i) out[2 + i] = static_cast<uint8_t>(nearest(x[i]) | nearest(x[i + 16]) << 4);
+}
+
 void BlockQ8_0(const float* x, uint8_t* out) {
   float max_abs = 0;
   for (int i = 0; i < 32; ++i) max_abs = std::max(max_abs, std::fabs(x[i]));
@@ -52,18 +95,19 @@ void BlockQ8_0(const float* x, uint8_t* out) {
     out[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(Code(x[i], d, -127, 127)));
 }
 
-void BlockQ4_K(const float* x, uint8_t* out) {
+// d, dmin and the 12 bytes of scales and minima of Q4_K and Q5_K, then codes[256] up to max_code.
+void SixBitScales(const float* x, int max_code, uint8_t* out, int* codes) {
   float scale[8];
   float min[8];  // subtracted, so >= 0
   for (int g = 0; g < 8; ++g) {
     const auto [low, high] = std::minmax_element(x + g * 32, x + g * 32 + 32);
     min[g] = std::max(0.0f, -*low);
-    scale[g] = std::max(0.0f, *high + min[g]) / 15;
+    scale[g] = std::max(0.0f, *high + min[g]) / static_cast<float>(max_code);
   }
   const float d = StoreHalf(*std::max_element(scale, scale + 8) / 63, out);
   const float dmin = StoreHalf(*std::max_element(min, min + 8) / 63, out + 2);
   uint8_t* packed = out + 4;
-  std::memset(packed, 0, 12 + 128);
+  std::memset(packed, 0, 12);
   for (int g = 0; g < 8; ++g) {
     const int sc = Code(scale[g], d, 0, 63);
     const int m = Code(min[g], dmin, 0, 63);
@@ -75,12 +119,91 @@ void BlockQ4_K(const float* x, uint8_t* out) {
       packed[g - 4] |= static_cast<uint8_t>((sc >> 4) << 6);
       packed[g] |= static_cast<uint8_t>((m >> 4) << 6);
     }
-    uint8_t* nibbles = out + 16 + (g / 2) * 32;
-    for (int i = 0; i < 32; ++i) {
-      const int q = Code(x[g * 32 + i] + dmin * static_cast<float>(m), d * static_cast<float>(sc), 0, 15);
-      nibbles[i] |= static_cast<uint8_t>(q << ((g % 2) * 4));
+    for (int i = g * 32; i < g * 32 + 32; ++i) {
+      codes[i] = Code(x[i] + dmin * static_cast<float>(m), d * static_cast<float>(sc), 0, max_code);
     }
   }
+}
+
+// 4 bits of codes[256], groups 2i and 2i + 1 of 32 columns in the low and high nibbles of 32 bytes.
+void PutNibbles(const int* codes, uint8_t* out) {
+  for (int i = 0; i < 128; ++i) {
+    const int* low = codes + i / 32 * 64 + i % 32;
+    out[i] = static_cast<uint8_t>((low[0] & 15) | (low[32] & 15) << 4);
+  }
+}
+
+// 2 bits of codes[256]: four groups of 32 columns in the pairs of bits of 32 bytes.
+void PutPairs(const int* codes, uint8_t* out) {
+  for (int i = 0; i < 64; ++i) {
+    const int* c = codes + i / 32 * 128 + i % 32;
+    out[i] = static_cast<uint8_t>((c[0] & 3) | (c[32] & 3) << 2 | (c[64] & 3) << 4 | (c[96] & 3) << 6);
+  }
+}
+
+// Bit `bit` of codes[256]: that of group g of 32 columns in bit g of 32 bytes.
+void PutBits(const int* codes, int bit, uint8_t* out) {
+  for (int i = 0; i < 32; ++i) {
+    int byte = 0;
+    for (int g = 0; g < 8; ++g) byte |= (codes[g * 32 + i] >> bit & 1) << g;
+    out[i] = static_cast<uint8_t>(byte);
+  }
+}
+
+void BlockQ4_K(const float* x, uint8_t* out) {
+  int codes[256];
+  SixBitScales(x, 15, out, codes);
+  PutNibbles(codes, out + 16);
+}
+
+void BlockQ5_K(const float* x, uint8_t* out) {
+  int codes[256];
+  SixBitScales(x, 31, out, codes);
+  PutBits(codes, 4, out + 16);
+  PutNibbles(codes, out + 48);
+}
+
+void BlockQ2_K(const float* x, uint8_t* out) {
+  float scale[16];
+  float min[16];  // subtracted, so >= 0
+  for (int s = 0; s < 16; ++s) {
+    const auto [low, high] = std::minmax_element(x + s * 16, x + s * 16 + 16);
+    min[s] = std::max(0.0f, -*low);
+    scale[s] = std::max(0.0f, *high + min[s]) / 3;
+  }
+  const float d = StoreHalf(*std::max_element(scale, scale + 16) / 15, out + 80);
+  const float dmin = StoreHalf(*std::max_element(min, min + 16) / 15, out + 82);
+  int codes[256];
+  for (int s = 0; s < 16; ++s) {
+    const int sc = Code(scale[s], d, 0, 15);
+    const int m = Code(min[s], dmin, 0, 15);
+    out[s] = static_cast<uint8_t>(sc | m << 4);
+    for (int i = s * 16; i < s * 16 + 16; ++i) {
+      codes[i] = Code(x[i] + dmin * static_cast<float>(m), d * static_cast<float>(sc), 0, 3);
+    }
+  }
+  PutPairs(codes, out + 16);
+}
+
+void BlockQ3_K(const float* x, uint8_t* out) {
+  float scale[16];  // of either sign, as Extreme() is
+  float max_abs = 0;
+  for (int s = 0; s < 16; ++s) {
+    scale[s] = Extreme(x + s * 16, 16) / -4;
+    max_abs = std::max(max_abs, std::fabs(scale[s]));
+  }
+  const float d = StoreHalf(max_abs / 31, out + 108);
+  uint8_t* packed = out + 96;
+  std::memset(packed, 0, 12);
+  int codes[256];
+  for (int s = 0; s < 16; ++s) {
+    const int sc = Code(scale[s], d, -32, 31);
+    packed[s % 8] |= static_cast<uint8_t>(((sc + 32) & 15) << (s / 8 * 4));
+    packed[8 + s % 4] |= static_cast<uint8_t>((sc + 32) >> 4 << (s / 4 * 2));
+    for (int i = s * 16; i < s * 16 + 16; ++i) codes[i] = Code(x[i], d * static_cast<float>(sc), -4, 3) + 4;
+  }
+  PutBits(codes, 2, out);
+  PutPairs(codes, out + 32);
 }
 
 void BlockQ6_K(const float* x, uint8_t* out) {
@@ -135,11 +258,29 @@ void QuantizeRow(DType dtype, const float* row, int64_t cols, std::byte* out) {
       case DType::kQ4_1:
         BlockQ4_1(x, bytes);
         break;
+      case DType::kQ5_0:
+        BlockQ5_0(x, bytes);
+        break;
+      case DType::kQ5_1:
+        BlockQ5_1(x, bytes);
+        break;
       case DType::kQ8_0:
         BlockQ8_0(x, bytes);
         break;
+      case DType::kIQ4_NL:
+        BlockIQ4_NL(x, bytes);
+        break;
+      case DType::kQ2_K:
+        BlockQ2_K(x, bytes);
+        break;
+      case DType::kQ3_K:
+        BlockQ3_K(x, bytes);
+        break;
       case DType::kQ4_K:
         BlockQ4_K(x, bytes);
+        break;
+      case DType::kQ5_K:
+        BlockQ5_K(x, bytes);
         break;
       default:
         BlockQ6_K(x, bytes);

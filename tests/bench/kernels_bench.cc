@@ -83,7 +83,7 @@ void MatMul(Backend* backend, DType dtype, int64_t rows, int64_t cols) {
   const double many = Time([&] { product(*copies[0], 64); });
   const double weight_bytes = static_cast<double>(copies[0]->bytes());
   std::printf(
-      "%-5s %6lld x %-5lld  1 row: %6.1f GB/s from memory, %6.1f from cache (%6.1f us)   64 rows: %7.1f "
+      "%-6s %6lld x %-5lld  1 row: %6.1f GB/s from memory, %6.1f from cache (%6.1f us)   64 rows: %7.1f "
       "GOPS\n",
       std::string(Info(dtype).name).c_str(), static_cast<long long>(rows), static_cast<long long>(cols),
       weight_bytes / cold * 1e-9, weight_bytes / warm * 1e-9, warm * 1e6,
@@ -178,8 +178,10 @@ int main(int argc, char** argv) {
   MatMul(b, DType::kQ4_1, 576, 1536);
   MatMul(b, DType::kQ8_0, 49152, 576);
   MatMul(b, DType::kQ4_0, 2048, 3584);
-  MatMul(b, DType::kQ4_K, 2048, 4096);
-  MatMul(b, DType::kQ6_K, 2048, 4096);
+  for (DType dtype : {DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL, DType::kQ8_0, DType::kQ2_K, DType::kQ3_K,
+                      DType::kQ4_K, DType::kQ5_K, DType::kQ6_K}) {
+    MatMul(b, dtype, 2048, 4096);
+  }
   MatMul(b, DType::kF16, 2048, 2048);
   MatMul(b, DType::kF32, 1024, 1024);
   for (int rows : {1, 64}) {

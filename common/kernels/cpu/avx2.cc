@@ -131,8 +131,10 @@ void Avx2BlockSums(const int8_t* q, const float* scale, int64_t cols, int16_t* h
 constexpr KernelTable kAvx2Table = {
     "avx2",
     {PlainMatMul<PlainF32>, PlainMatMul<PlainF16>, PlainMatMul<PlainBF16>, QuantizedMatMul<Avx2Q4_0>,
-     QuantizedMatMul<Avx2Q4_1>, QuantizedMatMul<Avx2Q8_0>, QuantizedMatMul<Avx2Q4_K>,
-     QuantizedMatMul<Avx2Q6_K>},
+     QuantizedMatMul<Avx2Q4_1>, QuantizedMatMul<Avx2Q5_0>, QuantizedMatMul<Avx2Q5_1>,
+     QuantizedMatMul<Avx2Q8_0>, QuantizedMatMul<Avx2Q2_K>, QuantizedMatMul<Avx2Q3_K>,
+     QuantizedMatMul<Avx2Q4_K>, QuantizedMatMul<Avx2Q5_K>, QuantizedMatMul<Avx2Q6_K>,
+     QuantizedMatMul<Avx2IQ4_NL>},
     Avx2Quantize,
     Avx2BlockSums,
     Avx2Norm,

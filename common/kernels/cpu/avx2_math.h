@@ -51,6 +51,8 @@ inline __m256 LoadHalf8(const void* p) {
 
 inline __m256i Load32(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 
+inline __m128i Load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+
 inline __m256i Broadcast4(const void* p) {
   int32_t v;
   __builtin_memcpy(&v, p, sizeof v);

@@ -112,7 +112,4 @@ inline std::unique_ptr<Matrix> LoadInto(Backend* backend, const FileMatrix& file
   return *std::move(matrix);
 }
 
-inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0,
-                                      DType::kQ4_1, DType::kQ8_0, DType::kQ4_K, DType::kQ6_K};
-
 }  // namespace moepool

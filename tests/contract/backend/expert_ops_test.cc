@@ -122,7 +122,12 @@ TEST_P(ExpertOpsTest, EqualsTheSumByHand) {
                          {DType::kQ8_0, DType::kF32, DType::kQ4_0, 32},
                          {DType::kQ8_0, DType::kQ8_0, DType::kF32, 40},
                          {DType::kQ4_1, DType::kQ4_0, DType::kQ6_K, 256},
-                         {DType::kF32, DType::kQ8_0, DType::kQ4_K, 512}}) {
+                         {DType::kF32, DType::kQ8_0, DType::kQ4_K, 512},
+                         {DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL, 96},
+                         {DType::kIQ4_NL, DType::kQ5_0, DType::kQ5_1, 160},
+                         {DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, 256},
+                         {DType::kQ2_K, DType::kQ3_K, DType::kQ5_K, 512},
+                         {DType::kQ5_K, DType::kQ2_K, DType::kQ3_K, 256}}) {
     const Experts experts(backend_.get(), 13, t.ffn, t.gate, t.up, t.down, {4, 9});
     const Experts reference(reference_.get(), 13, t.ffn, t.gate, t.up, t.down, {4, 9});
     for (int rows : {0, 1, 3, 37}) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
@@ -92,6 +93,63 @@ inline uint16_t RandomScale(Scales kind, std::mt19937_64& rng) {
   return 0;
 }
 
+// Where the f16 scales (and minima) lie in a block of a quantised type.
+inline std::vector<size_t> ScaleOffsets(DType dtype) {
+  switch (dtype) {
+    case DType::kQ4_1:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      return {0, 2};
+    case DType::kQ2_K:
+      return {80, 82};
+    case DType::kQ3_K:
+      return {108};
+    case DType::kQ6_K:
+      return {208};
+    default:
+      return {0};
+  }
+}
+
+// The largest |scale code * code| of a quantised type, and no less than its largest minimum.
+inline double LargestCode(DType dtype) {
+  switch (dtype) {
+    case DType::kQ4_0:
+      return 8;
+    case DType::kQ4_1:
+      return 15;
+    case DType::kQ5_0:
+      return 16;
+    case DType::kQ5_1:
+      return 31;
+    case DType::kQ8_0:
+      return 128;
+    case DType::kQ2_K:
+      return 15 * 3;
+    case DType::kQ3_K:
+      return 32 * 4;
+    case DType::kQ4_K:
+      return 63 * 15;
+    case DType::kQ5_K:
+      return 63 * 31;
+    case DType::kQ6_K:
+      return 128 * 32;
+    case DType::kIQ4_NL:
+      return 127;
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+      break;
+  }
+  return 1;
+}
+
+inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0,  DType::kQ4_1,
+                                      DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K,  DType::kQ3_K,
+                                      DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL};
+static_assert(std::size(kAllTypes) == kDTypeCount);
+
 // col_begin and cols are those of the view; rows in the file reach to the next block.
 inline RandomWeights MakeWeights(DType dtype, int64_t rows, int64_t col_begin, int64_t cols, Scales scales,
                                  Codes codes, uint64_t seed) {
@@ -122,41 +180,13 @@ inline RandomWeights MakeWeights(DType dtype, int64_t rows, int64_t col_begin, i
       case DType::kBF16:
         put(block, FloatToBFloat16(HalfToFloat(RandomScale(scales, rng))));
         break;
-      case DType::kQ4_0:
-      case DType::kQ8_0:
-        put(block, RandomScale(scales, rng));
-        break;
-      case DType::kQ4_1:
-      case DType::kQ4_K:
-        put(block, RandomScale(scales, rng));
-        put(block + 2, RandomScale(scales, rng));
-        break;
-      case DType::kQ6_K:
-        put(block + 208, RandomScale(scales, rng));
+      default:
+        for (size_t offset : ScaleOffsets(dtype)) put(block + offset, RandomScale(scales, rng));
         break;
     }
   }
   const double scale = scales == Scales::kOrdinary ? 0.0501 : scales == Scales::kTiny ? 0x1p-23 : 65504;
-  switch (dtype) {
-    case DType::kQ4_0:
-      w.largest = scale * 8;
-      break;
-    case DType::kQ4_1:
-      w.largest = scale * 15;
-      break;
-    case DType::kQ8_0:
-      w.largest = scale * 128;
-      break;
-    case DType::kQ4_K:
-      w.largest = scale * 63 * 15;
-      break;
-    case DType::kQ6_K:
-      w.largest = scale * 128 * 32;
-      break;
-    default:
-      w.largest = scale;
-      break;
-  }
+  w.largest = scale * LargestCode(dtype);
   w.view = {dtype, rows, cols, w.bytes.data(), row_bytes, col_begin};
   return w;
 }

@@ -136,8 +136,8 @@ TEST(GgufReader, MalformedTensors) {
   ExpectDataLoss(one().Tensor("t", 0, 0).Data(4), HasSubstr("dimension 0 is 0"));
   ExpectDataLoss(one().Tensor("t", uint64_t{1} << 63, 0).Data(4),
                  HasSubstr("dimension 0 is 9223372036854775808"));
-  ExpectError(one().Text("t").U32(1).U64(256).U32(13).U64(0).Data(256), absl::StatusCode::kUnimplemented,
-              AllOf(HasSubstr("'t'"), HasSubstr("13 (Q5_K)")));
+  ExpectError(one().Text("t").U32(1).U64(256).U32(23).U64(0).Data(256), absl::StatusCode::kUnimplemented,
+              AllOf(HasSubstr("'t'"), HasSubstr("23 (IQ4_XS)")));
   ExpectDataLoss(one().Text("t").U32(1).U64(33).U32(2).U64(0).Data(64),
                  AllOf(HasSubstr("rows of 33 columns"), HasSubstr("blocks of 32 (Q4_0)")));
   ExpectDataLoss(RawBytes().Header(2, 0).Tensor("t", 1, 0).Tensor("t", 1, 32).Data(64),

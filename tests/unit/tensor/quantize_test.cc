@@ -35,8 +35,8 @@ class QuantizeTest : public ::testing::TestWithParam<int> {
  protected:
   DType dtype() const { return static_cast<DType>(GetParam()); }
   // Largest root of the mean squared error on normal values of deviation 1. A code's error is uniform: step /
-  // sqrt(12), with steps of about 4.6 / 15 (4 bits over a block's range), 5.2 / 16, 2.3 / 127 and, for Q6_K,
-  // 2 / 31.
+  // sqrt(12), with steps of about 4.6 / 15 (4 bits over a block's range), 5.2 / 16, 2.3 / 127 and, over 16
+  // columns, 2 / 31 for Q6_K, 3.5 / 3 for Q2_K and 2 / 4 for Q3_K, half whose far ends lose up to a step.
   double Bound() const {
     switch (dtype()) {
       case DType::kF32:
@@ -49,6 +49,14 @@ class QuantizeTest : public ::testing::TestWithParam<int> {
         return 7e-3;
       case DType::kQ6_K:
         return 2.5e-2;
+      case DType::kQ5_0:
+      case DType::kQ5_1:
+      case DType::kQ5_K:
+        return 0.05;
+      case DType::kQ3_K:
+        return 0.17;
+      case DType::kQ2_K:
+        return 0.35;
       default:
         return 0.1;
     }
