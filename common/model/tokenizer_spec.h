@@ -18,7 +18,8 @@ enum class TokenType : int32_t {
 };
 
 struct TokenizerSpec {
-  std::string model;                // tokenizer.ggml.model: "gpt2" for byte-level BPE
+  // tokenizer.ggml.model: "gpt2" for byte-level BPE, "llama" for SentencePiece's BPE, "t5" for its unigram.
+  std::string model;
   std::string pre;                  // tokenizer.ggml.pre: names the pre-tokenizer
   std::vector<std::string> tokens;  // by id, in the file's spelling (byte-level alphabet for "gpt2")
   std::vector<TokenType> types;     // by id
@@ -31,7 +32,10 @@ struct TokenizerSpec {
   int32_t pad_id = -1;
   bool add_bos = false;
   bool add_eos = false;
-  bool add_space_prefix = false;
+  bool add_space_prefix = false;          // SentencePiece: a text is encoded as if a space stood before it
+  bool remove_extra_whitespaces = false;  // SentencePiece: runs of spaces become one, those at the ends none
+  bool strip_after_special = false;       // white space after a token matched in the text is dropped
+  std::string precompiled_charsmap;       // SentencePiece's normalisation rules as it compiles them, or empty
   std::string chat_template;  // Jinja; empty: none
 };
 

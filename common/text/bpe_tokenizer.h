@@ -16,46 +16,25 @@
 #include "absl/container/flat_hash_map.h"
 #include "common/text/bpe_merger.h"
 #include "common/text/pre_tokenizer.h"
-#include "common/text/token_trie.h"
-#include "common/text/tokenizer.h"
+#include "common/text/vocabulary_tokenizer.h"
 
 namespace moepool {
 
-class BpeTokenizer final : public Tokenizer {
+class BpeTokenizer final : public VocabularyTokenizer {
  public:
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Make(TokenizerSpec spec);
 
-  absl::StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool parse_special) const override;
-  std::string Bytes(int32_t id, bool special) const override;
-  bool EndsGeneration(int32_t id) const override;
-  int32_t VocabSize() const override { return static_cast<int32_t>(spec_.tokens.size()); }
-  const TokenizerSpec& Spec() const override { return spec_; }
-
  private:
-  // Of one call to Encode.
-  struct Work {
-    std::vector<std::string_view> pieces;
-    BpeMerger::Scratch scratch;
-    std::vector<int32_t> ids;
-  };
-
   BpeTokenizer(TokenizerSpec spec, std::unique_ptr<PreTokenizer> pre_tokenizer);
   absl::Status LoadMerges();
-  void LoadTokens();
-  TokenType Type(int32_t id) const { return spec_.types.empty() ? TokenType::kNormal : spec_.types[id]; }
-  // Text without matched tokens.
-  absl::Status EncodePlain(std::string_view text, Work* work) const;
-  absl::Status EncodeValid(std::string_view text, Work* work) const;
+  absl::Status EncodePlain(std::string_view text, std::vector<int32_t>* ids) const override;
+  absl::Status EncodeValid(std::string_view text, BpeMerger::Scratch* scratch,
+                           std::vector<int32_t>* ids) const;
 
-  TokenizerSpec spec_;
   std::unique_ptr<PreTokenizer> pre_tokenizer_;
-  std::vector<std::string> bytes_;  // by id
   absl::flat_hash_map<std::string_view, int32_t>
-      words_;  // by bytes, of what merges may lead to; views into bytes_
+      words_;  // by bytes, of what merges may lead to; views into bytes()
   std::unique_ptr<BpeMerger> merger_;
-  TokenTrie added_tokens_;             // user-defined
-  TokenTrie special_tokens_;           // user-defined and control
-  std::vector<bool> ends_generation_;  // by id
 };
 
 }  // namespace moepool

@@ -10,20 +10,14 @@ void TokenTrie::Add(std::string_view spelling, int32_t id) {
     node = it->second;
     if (is_new) ids_.push_back(-1);
   }
-  ids_[node] = id;
+  if (ids_[node] < 0) ids_[node] = id;
 }
 
 TokenTrie::Match TokenTrie::Find(std::string_view text, size_t from) const {
   for (size_t begin = from; begin < text.size(); ++begin) {
     if (!begins_[static_cast<uint8_t>(text[begin])]) continue;
     Match longest = {begin, begin, -1};
-    uint32_t node = 0;
-    for (size_t i = begin; i < text.size(); ++i) {
-      const auto it = children_.find(Key(node, text[i]));
-      if (it == children_.end()) break;
-      node = it->second;
-      if (ids_[node] >= 0) longest = {begin, i + 1, ids_[node]};
-    }
+    VisitAt(text, begin, [&](size_t end, int32_t id) { longest = {begin, end, id}; });
     if (longest.id >= 0) return longest;
   }
   return {text.size(), text.size(), -1};

@@ -1,5 +1,5 @@
-// Finds tokens that are matched in the text itself, before it is cut into words: the longest at each
-// position, from left to right.
+// Tokens by spelling, to be found where they begin in a text: those matched in the text itself, before it is
+// cut into words, and the pieces of a unigram model.
 #pragma once
 
 #include <array>
@@ -21,11 +21,24 @@ class TokenTrie {
   };
 
   TokenTrie() : ids_(1, -1) {}
-  // `spelling` is not empty and was not added before.
+  // `spelling` is not empty. Of two tokens spelled alike the first counts.
   void Add(std::string_view spelling, int32_t id);
-  // The first match at or after `from`. O(n · longest spelling) at worst; bytes that begin no token cost one
-  // look.
+  // The first match at or after `from`, the longest there. O(n · longest spelling) at worst; bytes that begin
+  // no token cost one look.
   Match Find(std::string_view text, size_t from) const;
+
+  // Calls visit(end, id) for each token that `text` holds at `begin`, the shortest first.
+  template <typename Visit>
+  void VisitAt(std::string_view text, size_t begin, const Visit& visit) const {
+    if (!begins_[static_cast<uint8_t>(text[begin])]) return;
+    uint32_t node = 0;
+    for (size_t i = begin; i < text.size(); ++i) {
+      const auto it = children_.find(Key(node, text[i]));
+      if (it == children_.end()) return;
+      node = it->second;
+      if (ids_[node] >= 0) visit(i + 1, ids_[node]);
+    }
+  }
 
  private:
   static uint64_t Key(uint32_t node, char byte) { return uint64_t{node} << 8 | static_cast<uint8_t>(byte); }

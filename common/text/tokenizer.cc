@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/utf8.h"
 #include "common/text/bpe_tokenizer.h"
+#include "common/text/sentencepiece_tokenizer.h"
 
 namespace moepool {
 namespace {
@@ -15,12 +16,17 @@ constexpr char kReplacement[] = "\xEF\xBF\xBD";  // U+FFFD
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec) {
   if (spec.model == "gpt2") return BpeTokenizer::Make(std::move(spec));
+  if (spec.model == "llama" || spec.model == "t5") return SentencePieceTokenizer::Make(std::move(spec));
   return absl::InvalidArgumentError(
-      absl::StrCat("tokenizer model \"", spec.model, "\" is not known; known are: gpt2"));
+      absl::StrCat("tokenizer model \"", spec.model, "\" is not known; known are: gpt2, llama, t5"));
 }
 
 std::string Detokenizer::Push(int32_t id) {
-  pending_ += tokenizer_->Bytes(id, special_);
+  const std::string bytes = tokenizer_->Bytes(id, special_);
+  if (!bytes.empty()) {
+    pending_.append(bytes, drops_space_ && bytes[0] == ' ' ? 1 : 0);
+    drops_space_ = false;
+  }
   std::string text;
   std::string_view rest = pending_;
   while (!rest.empty()) {

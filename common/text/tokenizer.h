@@ -25,6 +25,8 @@ class Tokenizer {
   virtual std::string Bytes(int32_t id, bool special) const = 0;
   // Whether generation ends at this token (EOS, EOT and the like).
   virtual bool EndsGeneration(int32_t id) const = 0;
+  // Whether decoding drops the space that the first token of a text begins with: encoding put it there.
+  virtual bool DropsFirstSpace() const { return false; }
   virtual int32_t VocabSize() const = 0;
   virtual const TokenizerSpec& Spec() const = 0;
 };
@@ -36,8 +38,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec);
 // become one is replaced by U+FFFD, as Python's errors="replace" does.
 class Detokenizer {
  public:
-  // With `special`, control tokens appear as text. `tokenizer` outlives this.
-  Detokenizer(const Tokenizer* tokenizer, bool special) : tokenizer_(tokenizer), special_(special) {}
+  // With `special`, control tokens appear as text. begins_text: the ids are not those of a text's
+  // continuation, whose first space is its own. `tokenizer` outlives this.
+  Detokenizer(const Tokenizer* tokenizer, bool special, bool begins_text = true)
+      : tokenizer_(tokenizer), special_(special), drops_space_(begins_text && tokenizer->DropsFirstSpace()) {}
   // Text that became certain with this id; valid UTF-8.
   std::string Push(int32_t id);
   // What is still held, replaced where incomplete.
@@ -46,6 +50,7 @@ class Detokenizer {
  private:
   const Tokenizer* tokenizer_;
   bool special_;
+  bool drops_space_;  // until the first byte
   std::string pending_;
 };
 

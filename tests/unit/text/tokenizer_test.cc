@@ -132,7 +132,7 @@ TEST(MakeTokenizer, SaysWhatIsMalformed) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(cause)));
   };
   using Spec = TokenizerSpec;
-  expect("model \"llama\" is not known", [](Spec& s) { s.model = "llama"; });
+  expect("model \"bert\" is not known; known are: gpt2, llama, t5", [](Spec& s) { s.model = "bert"; });
   expect("pre-tokenizer \"tekken\" is not known", [](Spec& s) { s.pre = "tekken"; });
   expect("no tokens", [](Spec& s) { s.tokens.clear(); });
   expect("256 token types for 257 tokens", [](Spec& s) { s.types.pop_back(); });
