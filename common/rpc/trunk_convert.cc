@@ -49,6 +49,9 @@ trunk::v1::Tokenizer ToProto(const TokenizerSpec& spec) {
   proto.set_add_eos(spec.add_eos);
   proto.set_add_space_prefix(spec.add_space_prefix);
   proto.set_chat_template(spec.chat_template);
+  proto.set_remove_extra_whitespaces(spec.remove_extra_whitespaces);
+  proto.set_strip_after_special(spec.strip_after_special);
+  proto.set_precompiled_charsmap(spec.precompiled_charsmap);
   return proto;
 }
 
@@ -76,6 +79,9 @@ absl::StatusOr<TokenizerSpec> FromProto(trunk::v1::Tokenizer proto) {
   spec.add_eos = proto.add_eos();
   spec.add_space_prefix = proto.add_space_prefix();
   spec.chat_template = std::move(*proto.mutable_chat_template());
+  spec.remove_extra_whitespaces = proto.remove_extra_whitespaces();
+  spec.strip_after_special = proto.strip_after_special();
+  spec.precompiled_charsmap = std::move(*proto.mutable_precompiled_charsmap());
   return spec;
 }
 
