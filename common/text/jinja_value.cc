@@ -42,8 +42,12 @@ absl::Status AppendStringRepr(Runtime& runtime, std::string_view text, std::stri
       out->append(c == '\n' ? "\\n" : c == '\r' ? "\\r" : "\\t");
     } else if (IsPrintable(c)) {
       out->append(text.substr(at, length));
+    } else if (c < 0x100) {
+      absl::StrAppendFormat(out, "\\x%02x", c);
+    } else if (c < 0x10000) {
+      absl::StrAppendFormat(out, "\\u%04x", c);
     } else {
-      absl::StrAppendFormat(out, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", c);
+      absl::StrAppendFormat(out, "\\U%08x", c);
     }
     at += length;
   }

@@ -25,7 +25,7 @@ struct TransportOptions {
 };
 
 // Waits on a CondVar in terms of an absl::Time: false once `deadline` has passed.
-bool WaitUntil(CondVar* cv, Mutex* mutex, absl::Time deadline);
+bool WaitUntil(CondVar* cv, Mutex* mutex, absl::Time deadline) REQUIRES(mutex);
 
 // An owned copy of `bytes`, aligned to 64.
 FrameBytes CopyFrame(std::span<const uint8_t> bytes);

@@ -133,7 +133,7 @@ class HttpServerImpl : public HttpServer {
   void ForAll(void (*action)(HttpSession&)) {
     MutexLock lock(&mutex_);
     for (auto& [key, weak] : sessions_) {
-      asio::post(key->executor(), [weak, action] {
+      asio::post(key->executor(), [weak = weak, action] {
         if (const auto session = weak.lock()) action(*session);
       });
     }
