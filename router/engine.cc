@@ -14,17 +14,6 @@ namespace {
 // How often the engine looks for a new routing table while it has none, or none that works.
 constexpr absl::Duration kRoutesPoll = absl::Milliseconds(2);
 
-SequenceView View(const Sequence& s) {
-  SequenceView view;
-  view.id = s.id;
-  view.known_tokens = static_cast<int>(s.tokens.size());
-  view.computed_tokens = s.computed;
-  view.reserve_tokens = s.reserve_tokens();
-  view.arrived = s.arrived;
-  view.deadline = s.request.deadline;
-  return view;
-}
-
 }  // namespace
 
 absl::StatusOr<KvType> ParseKvType(const std::string& text) {
@@ -60,7 +49,6 @@ Engine::Engine(Backend* backend, std::shared_ptr<const ModelSource> source, Expe
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend* backend,
                                                        std::shared_ptr<const ModelSource> source,
                                                        ExpertPool* pool, EngineOptions options) {
-  options.limits.block_tokens = kKvBlockTokens;
   std::unique_ptr<Engine> engine(new Engine(backend, std::move(source), pool, std::move(options)));
   MOEPOOL_RETURN_IF_ERROR(engine->Start());
   return engine;
@@ -81,30 +69,40 @@ absl::Status Engine::Start() {
   MOEPOOL_ASSIGN_OR_RETURN(digest_, source_->Digest());
   MOEPOOL_ASSIGN_OR_RETURN(decoder_, Decoder::Create(backend_, source_, options_.limits.token_budget));
 
+  MOEPOOL_RETURN_IF_ERROR(StartKvCache());
+  uint64_t digest8 = 0;
+  std::memcpy(&digest8, digest_.data(), sizeof(digest8));
+  dispatcher_ = std::make_unique<Dispatcher>(config, digest8, pool_, options_.dispatch, options_.identity);
+  options_.limits.block_tokens = kKvBlockTokens;
+  options_.limits.window_tokens = config.sliding_window;
+  scheduler_ = options_.make_scheduler(options_.limits);
+  PublishStats();
+  thread_ = std::thread([this] { Loop(); });
+  return absl::OkStatus();
+}
+
+absl::Status Engine::StartKvCache() {
+  const ModelConfig& config = source_->Config();
   const uint64_t block_bytes = KvCache::BlockBytes(config, options_.kv_type);
   const uint64_t blocks = options_.kv_bytes / block_bytes;
   if (blocks == 0 || blocks > uint64_t{1} << 30) {
     return absl::InvalidArgumentError(StrCat("KV cache of ", options_.kv_bytes, " bytes makes ", blocks,
                                              " blocks of ", block_bytes, " bytes; 1 to 2^30 are possible"));
   }
-  MOEPOOL_ASSIGN_OR_RETURN(kv_,
-                           KvCache::Create(backend_, config, options_.kv_type, static_cast<int>(blocks)));
-  const int64_t kv_tokens = static_cast<int64_t>(blocks) * kKvBlockTokens;
+  const KvCacheOptions kv{options_.kv_type, static_cast<int>(blocks), options_.prefix_cache};
+  MOEPOOL_ASSIGN_OR_RETURN(kv_, KvCache::Create(backend_, config, kv));
+  // The longest sequence that fits alone. Where a window fits, any does: blocks behind it are freed.
+  const bool window_fits = config.sliding_window > 0 && kv.blocks >= KvBlocksOfWindow(config.sliding_window);
+  const int64_t kv_tokens =
+      window_fits ? config.context_tokens : static_cast<int64_t>(blocks) * kKvBlockTokens;
   context_tokens_ = static_cast<int>(std::min<int64_t>(config.context_tokens, kv_tokens));
-  if (options_.context_tokens > 0) {
-    if (options_.context_tokens > context_tokens_) {
-      return absl::InvalidArgumentError(StrCat("a context of ", options_.context_tokens,
-                                               " tokens was asked for; the model has ", config.context_tokens,
-                                               ", the KV cache holds ", kv_tokens));
-    }
-    context_tokens_ = options_.context_tokens;
+  if (options_.context_tokens == 0) return absl::OkStatus();
+  if (options_.context_tokens > context_tokens_) {
+    return absl::InvalidArgumentError(StrCat("a context of ", options_.context_tokens,
+                                             " tokens was asked for; the model has ", config.context_tokens,
+                                             ", the KV cache holds ", kv_tokens));
   }
-  uint64_t digest8 = 0;
-  std::memcpy(&digest8, digest_.data(), sizeof(digest8));
-  dispatcher_ = std::make_unique<Dispatcher>(config, digest8, pool_, options_.dispatch, options_.identity);
-  scheduler_ = MakeContinuousBatching(options_.limits);
-  PublishStats();
-  thread_ = std::thread([this] { Loop(); });
+  context_tokens_ = options_.context_tokens;
   return absl::OkStatus();
 }
 
@@ -156,6 +154,8 @@ absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest requ
   sequence->tokens = request.prompt;
   sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(std::max(0, request.max_tokens)));
   sequence->request = std::move(request);
+  sequence->rope = RopeSetFor(source_->Config().rope, sequence->reach_tokens());
+  sequence->next_logits = sequence->request.first_logits;
   sequence->arrived = absl::Now();
   accepted_.fetch_add(1);
   if (absl::Status pushed = queue_->Push(std::move(sequence)); !pushed.ok()) {
@@ -247,83 +247,6 @@ void Engine::FailStranded(const absl::Status& step) {
   for (auto& [id, status] : failed) Fail(id, std::move(status));
 }
 
-absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
-  running_views_.clear();
-  waiting_views_.clear();
-  for (const auto& s : running_) running_views_.push_back(View(*s));
-  for (const auto& s : waiting_) waiting_views_.push_back(View(*s));
-  SchedulerSnapshot snapshot;
-  snapshot.now = absl::Now();
-  snapshot.running = running_views_;
-  snapshot.waiting = waiting_views_;
-  snapshot.free_blocks = kv_->free_blocks();
-  plan_ = scheduler_->Plan(snapshot);
-  Expire(plan_.expired);
-  Admit(plan_.admitted);
-  BuildRows(plan_.chunks);
-  if (rows_.empty()) return absl::OkStatus();
-
-  const absl::Time begin = absl::Now();
-  faults_.assign(rows_.size(), 0);
-  absl::Status status =
-      decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
-                        [this](int row, std::span<float> logits) { OnLogits(row, logits); });
-  if (!status.ok()) {
-    // A worker was lost and is out of the pool, or the routes were out of date. Keys and values of the step
-    // are written again, with the same numbers.
-    stats_.failed_steps += 1;
-    return status;
-  }
-  stats_.steps += 1;
-  stats_.step_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
-  stats_.last_step_rows = static_cast<int>(rows_.size());
-  for (size_t i = 0; i < plan_.chunks.size(); ++i) Commit(i);
-  return absl::OkStatus();
-}
-
-void Engine::Expire(std::span<const SequenceId> ids) {
-  for (const SequenceId id : ids) Fail(id, absl::DeadlineExceededError("the request's deadline has passed"));
-}
-
-void Engine::Admit(std::span<const SequenceId> ids) {
-  for (const SequenceId id : ids) {
-    const auto it =
-        std::find_if(waiting_.begin(), waiting_.end(), [id](const auto& s) { return s->id == id; });
-    MOEPOOL_CHECK(it != waiting_.end());
-    const absl::Status reserved = kv_->Reserve(id, (*it)->reserve_tokens());
-    MOEPOOL_CHECK(reserved.ok());  // the scheduler counts blocks
-    (*it)->admitted = absl::Now();
-    running_.push_back(std::move(*it));
-    waiting_.erase(it);
-  }
-  if (!ids.empty()) queue_->SetEngineWaiting(static_cast<int>(waiting_.size()));
-}
-
-void Engine::BuildRows(std::span<const StepChunk> chunks) {
-  rows_.clear();
-  chunk_of_row_.clear();
-  results_.clear();
-  results_.resize(chunks.size());
-  for (size_t i = 0; i < chunks.size(); ++i) {
-    const StepChunk& chunk = chunks[i];
-    Sequence* sequence = Find(chunk.id);
-    MOEPOOL_CHECK(sequence != nullptr);
-    results_[i].sequence = sequence;
-    results_[i].first_row = rows_.size();
-    const int32_t* table = kv_->BlockTable(chunk.id).data();
-    for (int position = chunk.begin; position < chunk.begin + chunk.count; ++position) {
-      StepRow row;
-      row.token = sequence->tokens[static_cast<size_t>(position)];
-      row.position = position;
-      row.block_table = table;
-      row.wants_logits = sequence->scores() ? position >= sequence->request.first_logits
-                                            : chunk.sample && position + 1 == chunk.begin + chunk.count;
-      rows_.push_back(row);
-      chunk_of_row_.push_back(i);
-    }
-  }
-}
-
 Sequence* Engine::Find(SequenceId id) {
   for (const auto* list : {&running_, &waiting_}) {
     for (const auto& s : *list) {
@@ -343,7 +266,7 @@ void Engine::Finish(SequenceId id, SequenceUpdate update) {
     break;
   }
   MOEPOOL_CHECK(sequence != nullptr);
-  kv_->Free(id);
+  kv_->Release(id);
   (update.status.ok() ? stats_.finished : stats_.failed) += 1;
   update.finished = true;
   AnnotateTimes(*sequence, &update);
@@ -361,6 +284,8 @@ void Engine::PublishStats() {
   stats_.waiting = static_cast<int>(waiting_.size());
   stats_.kv_blocks = kv_->blocks();
   stats_.kv_blocks_free = kv_->free_blocks();
+  stats_.kv_blocks_cached = kv_->cached_blocks();
+  stats_.kv_blocks_evicted = kv_->evicted_blocks();
   stats_.dispatch = dispatcher_->totals();
   MutexLock lock(&stats_mutex_);
   published_ = stats_;

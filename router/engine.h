@@ -31,11 +31,15 @@ absl::StatusOr<KvType> ParseKvType(const std::string& text);
 using LogitsObserver =
     std::function<void(const std::string& request_id, int position, std::span<const float> logits)>;
 
+using SchedulerFactory = std::function<std::unique_ptr<Scheduler>(const SchedulerLimits&)>;
+
 struct EngineOptions {
-  SchedulerLimits limits;
+  SchedulerLimits limits;  // block_tokens and window_tokens are the engine's
+  SchedulerFactory make_scheduler = MakeContinuousBatching;
   KvType kv_type = KvType::kF16;
   uint64_t kv_bytes = uint64_t{1} << 30;  // for the KV cache, at least one block
-  int context_tokens = 0;                 // 0: the model's own; never above it or what the KV cache holds
+  bool prefix_cache = true;
+  int context_tokens = 0;  // 0: the model's own; never above it or what the KV cache holds
   int max_waiting = 1024;
   // How long a sequence waits without a step that succeeds: for lost experts to find a new home, and for
   // workers that are lost again and again.
@@ -52,12 +56,17 @@ struct EngineStats {
   uint64_t failed_steps = 0;  // given up because a worker was lost, and run again
   uint64_t finished = 0;
   uint64_t failed = 0;
+  uint64_t preemptions = 0;
+  uint64_t prefix_queries = 0;  // tokens looked up in the prefix cache, once for each sequence,
+  uint64_t prefix_hits = 0;     // and found there
+  uint64_t kv_blocks_evicted = 0;
   double step_seconds = 0;
   int last_step_rows = 0;
   int running = 0;
   int waiting = 0;
   int kv_blocks = 0;
-  int kv_blocks_free = 0;
+  int kv_blocks_free = 0;    // that no sequence holds
+  int kv_blocks_cached = 0;  // of these, the ones that keep a prefix for later
   DispatchTotals dispatch;
 };
 
@@ -88,6 +97,7 @@ class Engine : public Trunk {
   Engine(Backend* backend, std::shared_ptr<const ModelSource> source, ExpertPool* pool,
          EngineOptions options);
   absl::Status Start();
+  absl::Status StartKvCache();
   absl::Status CheckRequest(const SequenceRequest& request) const;
 
   // All below: the engine's thread.
@@ -97,7 +107,9 @@ class Engine : public Trunk {
   void FailStranded(const absl::Status& step);
   // Unavailable: the step is to be run again.
   absl::Status Step(const std::shared_ptr<const RoutingTable>& routes);
+  void MakePlan();
   void Expire(std::span<const SequenceId> ids);
+  void Preempt(std::span<const SequenceId> ids);
   void Admit(std::span<const SequenceId> ids);
   void BuildRows(std::span<const StepChunk> chunks);
   // What the first ids and the last update say of the sequence's way to them.
@@ -142,6 +154,8 @@ class Engine : public Trunk {
   StepPlan plan_;
   std::vector<SequenceView> running_views_;
   std::vector<SequenceView> waiting_views_;
+  std::vector<SequenceId> running_ids_;
+  std::vector<int> own_blocks_;
   std::vector<StepRow> rows_;
   std::vector<size_t> chunk_of_row_;
   std::vector<uint8_t> faults_;

@@ -46,6 +46,15 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
   const int used = stats.kv_blocks - stats.kv_blocks_free;
   gauge("kv_cache_usage_ratio", "Share of the KV cache's blocks that is taken.",
         stats.kv_blocks > 0 ? static_cast<double>(used) / stats.kv_blocks : 0.0);
+  gauge("kv_cache_prefix_ratio",
+        "Share of the KV cache's blocks that keep a prefix for later; they count as free.",
+        stats.kv_blocks > 0 ? static_cast<double>(stats.kv_blocks_cached) / stats.kv_blocks : 0.0);
+  counter("kv_cache_evictions_total", "Blocks of a kept prefix that were given to other content.",
+          stats.kv_blocks_evicted);
+  counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", stats.prefix_queries);
+  counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", stats.prefix_hits);
+  counter("num_preemptions_total", "Sequences put back to wait because KV blocks ran out.",
+          stats.preemptions);
   counter("engine_steps_total", "Steps of the engine.", stats.steps);
   counter("engine_steps_failed_total", "Steps given up because a worker was lost, and run again.",
           stats.failed_steps);

@@ -46,6 +46,7 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
 void Engine::AnnotateTimes(const Sequence& s, SequenceUpdate* update) {
   update->queue_ms = Milliseconds(std::min(s.admitted, absl::Now()) - s.arrived);
   update->prefill_ms = s.prefill_ms;
+  update->cached_tokens = s.cached_tokens;
 }
 
 void Engine::OnLogits(int row, std::span<float> logits) {
@@ -76,6 +77,8 @@ void Engine::Commit(size_t chunk_index) {
   const bool prefill = chunk.begin < sequence.prompt_tokens();
   (prefill ? stats_.prefill_rows : stats_.decode_rows) += static_cast<uint64_t>(chunk.count);
   sequence.computed = chunk.begin + chunk.count;
+  kv_->Commit(chunk.id,
+              std::span<const int32_t>(sequence.tokens).first(static_cast<size_t>(sequence.computed)));
 
   SequenceUpdate update;
   if (sequence.scores()) {

@@ -38,6 +38,7 @@ struct Flags {
   BackendOptions backend;
   std::string kv_type = "f16";
   uint64_t kv_memory_bytes = uint64_t{1} << 30;
+  std::string prefix_cache = "on";
   int context_tokens = 0;
   int step_tokens = 512;
   int max_running = 64;
@@ -63,6 +64,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16 or f32")->capture_default_str();
   app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")
       ->transform(CLI::AsSizeValue(false));
+  app->add_option("--prefix-cache", flags->prefix_cache,
+                  "Keep prefixes in the KV cache for later requests: on or off")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app->add_option("--context-tokens", flags->context_tokens, "Longest sequence; 0: the model's own limit")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--step-tokens", flags->step_tokens, "Rows of a step at most")
@@ -114,6 +119,7 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
   options.limits.max_running = flags.max_running;
   options.max_waiting = flags.max_waiting;
   options.kv_bytes = flags.kv_memory_bytes;
+  options.prefix_cache = flags.prefix_cache == "on";
   options.context_tokens = flags.context_tokens;
   options.no_holder_timeout = absl::Seconds(flags.holder_timeout_s);
   options.dispatch.base = absl::Seconds(flags.dispatch_timeout_s);

@@ -33,7 +33,8 @@ class RequestQueue {
   // Waits until there is something, or for `patience`. `engine_waiting`: sequences that the engine holds and
   // has not admitted, for the bound of Push.
   Batch Take(absl::Duration patience, int engine_waiting);
-  // Between two Takes: the engine has admitted some, so that their places are free while a step runs.
+  // Between two Takes: the engine has admitted some, so that their places are free while a step runs, or
+  // preempted some.
   void SetEngineWaiting(int engine_waiting);
 
  private:

@@ -3,12 +3,14 @@
 
 #include <atomic>
 #include <memory>
+#include <span>
 #include <thread>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "common/base/strong_id.h"
+#include "common/model/config.h"
 #include "common/trunk/trunk.h"
 
 namespace moepool {
@@ -50,15 +52,23 @@ struct Sequence {
   SequenceRequest request;
   std::shared_ptr<UpdateGate> gate;
   std::vector<int32_t> tokens;  // prompt, then what was sampled
-  int computed = 0;             // leading tokens in the KV cache
+  int computed = 0;             // leading tokens in the KV cache; 0 while it waits
+  RopeSet rope = RopeSet::kShort;
+  int next_logits = -1;  // of a scoring sequence: the first position whose logits its caller lacks
   absl::Time arrived;
-  absl::Time admitted = absl::InfiniteFuture();
+  absl::Time admitted = absl::InfiniteFuture();  // for the first time
+  int cached_tokens = 0;                         // that came from the prefix cache then
   double prefill_ms = 0;
 
   bool scores() const { return request.first_logits >= 0; }
   int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }
   int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens(); }
-  int reserve_tokens() const { return prompt_tokens() + (scores() ? 0 : request.max_tokens); }
+  // Most it can ever hold, which decides its rotation.
+  int reach_tokens() const { return prompt_tokens() + (scores() ? 0 : request.max_tokens); }
+  // What may come from the prefix cache: at least one position is computed, for its logits.
+  std::span<const int32_t> reusable() const {
+    return std::span(tokens).first(scores() ? static_cast<size_t>(next_logits) : tokens.size() - 1);
+  }
 };
 
 }  // namespace moepool

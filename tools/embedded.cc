@@ -18,6 +18,8 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")
       ->transform(CLI::AsSizeValue(false));
+  app->add_option("--prefix-cache", flags->prefix_cache, "keep prefixes in the KV cache: on or off")
+      ->check(CLI::IsMember({"on", "off"}));
   app->add_option("--context-tokens", flags->context_tokens, "0: the model's own")
       ->check(CLI::NonNegativeNumber);
   app->add_option("--step-tokens", flags->step_tokens, "rows of a step at most")->check(CLI::Range(1, 65536));
@@ -37,6 +39,7 @@ absl::StatusOr<std::unique_ptr<Embedded>> MakeEmbedded(const EmbeddedFlags& flag
   options.max_waiting = flags.max_waiting;
   MOEPOOL_ASSIGN_OR_RETURN(options.kv_type, ParseKvType(flags.kv_type));
   options.kv_bytes = flags.kv_memory_bytes;
+  options.prefix_cache = flags.prefix_cache == "on";
   options.context_tokens = flags.context_tokens;
   MOEPOOL_ASSIGN_OR_RETURN(embedded->engine, Engine::Create(embedded->backend.get(), embedded->source,
                                                             embedded->pool.get(), options));

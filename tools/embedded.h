@@ -25,14 +25,15 @@ struct EmbeddedFlags {
   BackendOptions backend;
   std::string kv_type = "f16";
   uint64_t kv_memory_bytes = uint64_t{1} << 30;
+  std::string prefix_cache = "on";
   int context_tokens = 0;
   int step_tokens = 512;
   int max_running = 64;
   int max_waiting = 1024;
 };
 
-// --model --workers --backend --isa --threads --kv-type --kv-memory --context-tokens --step-tokens
-// --max-running
+// --model --workers --backend --isa --threads --kv-type --kv-memory --prefix-cache --context-tokens
+// --step-tokens --max-running
 void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);
 
 struct Embedded {
