@@ -1,5 +1,6 @@
 // See synthetic_weights.h. Quantised blocks are drawn as codes and scales, not quantised from floats: a
-// gigabyte takes about a second. Codes that would give the weights a mean are replaced.
+// gigabyte takes about a second. What would give the weights a mean is replaced, or cancelled by minima or by
+// scales of either sign.
 #include "common/model/synthetic_weights.h"
 
 #include <algorithm>
@@ -183,63 +184,79 @@ void BlockQ6_K(const Words& words, uint64_t block, float deviation, uint8_t* out
   PutHalf(deviation / kDeviationQ6_K, out + 208);
 }
 
+using BlockWriter = void (*)(const Words& words, uint64_t block, float deviation, uint8_t* out);
+
+// A loop of its own for each format, so that the block's code is inlined.
+template <BlockWriter kWrite>
+void Repeat(const Words& words, DType dtype, float deviation, uint64_t first, int64_t count, uint8_t* out) {
+  const int block_bytes = Info(dtype).block_bytes;
+  for (int64_t i = 0; i < count; ++i, out += block_bytes) {
+    kWrite(words, first + static_cast<uint64_t>(i), deviation, out);
+  }
+}
+
+// Elements of 16 bits, four a word.
+template <uint16_t (*kRound)(float)>
+void FillSixteenBits(const Words& words, const SynthTensor& tensor, uint64_t first, int64_t count,
+                     uint8_t* out) {
+  const float step = tensor.deviation / kUniformDeviation * 0x1p-15f;
+  const uint64_t end = first + static_cast<uint64_t>(count);
+  for (uint64_t i = first; i < end;) {
+    uint64_t word = words.At(i / 4) >> (16 * (i % 4));
+    const uint64_t word_end = std::min(i / 4 * 4 + 4, end);
+    for (; i < word_end; ++i, word >>= 16, out += 2) {
+      const uint16_t bits = kRound(tensor.mean + step * static_cast<float>(static_cast<int16_t>(word)));
+      std::memcpy(out, &bits, 2);
+    }
+  }
+}
+
+void FillFloats(const Words& words, const SynthTensor& tensor, uint64_t first, int64_t count, uint8_t* out) {
+  const float amplitude = tensor.deviation / kUniformDeviation;
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = tensor.mean + amplitude * Uniform(words.At(first + static_cast<uint64_t>(i)));
+    std::memcpy(out + 4 * i, &value, 4);
+  }
+}
+
 }  // namespace
 
-void FillBlocks(const SynthTensor& tensor, uint64_t seed, int64_t first, int64_t count, std::byte* out) {
+void FillBlocks(const SynthTensor& tensor, uint64_t seed, int64_t first_block, int64_t count,
+                std::byte* out) {
   const Words words(seed, tensor.info.name);
-  const DTypeInfo& info = Info(tensor.info.dtype);
+  const DType dtype = tensor.info.dtype;
+  const float deviation = tensor.deviation;
+  const auto first = static_cast<uint64_t>(first_block);
   auto* bytes = reinterpret_cast<uint8_t*>(out);
-  const float amplitude = tensor.deviation / kUniformDeviation;
-  for (int64_t i = first; i < first + count; ++i, bytes += info.block_bytes) {
-    const auto block = static_cast<uint64_t>(i);
-    switch (tensor.info.dtype) {
-      case DType::kQ4_0:
-        BlockQ4_0(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ4_1:
-        BlockQ4_1(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ8_0:
-        BlockQ8_0(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ5_0:
-        BlockQ5_0(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ5_1:
-        BlockQ5_1(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kIQ4_NL:
-        BlockIQ4_NL(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ2_K:
-        BlockQ2_K(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ3_K:
-        BlockQ3_K(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ5_K:
-        BlockQ5_K(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ4_K:
-        BlockQ4_K(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kQ6_K:
-        BlockQ6_K(words, block, tensor.deviation, bytes);
-        break;
-      case DType::kF32: {
-        const float value = tensor.mean + amplitude * Uniform(words.At(block));
-        std::memcpy(bytes, &value, 4);
-        break;
-      }
-      case DType::kF16:
-        PutHalf(tensor.mean + amplitude * Uniform(words.At(block)), bytes);
-        break;
-      case DType::kBF16: {
-        const uint16_t value = FloatToBFloat16(tensor.mean + amplitude * Uniform(words.At(block)));
-        std::memcpy(bytes, &value, 2);
-        break;
-      }
-    }
+  switch (dtype) {
+    case DType::kF32:
+      return FillFloats(words, tensor, first, count, bytes);
+    case DType::kF16:
+      return FillSixteenBits<FloatToHalf>(words, tensor, first, count, bytes);
+    case DType::kBF16:
+      return FillSixteenBits<FloatToBFloat16>(words, tensor, first, count, bytes);
+    case DType::kQ4_0:
+      return Repeat<BlockQ4_0>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ4_1:
+      return Repeat<BlockQ4_1>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ5_0:
+      return Repeat<BlockQ5_0>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ5_1:
+      return Repeat<BlockQ5_1>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ8_0:
+      return Repeat<BlockQ8_0>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ2_K:
+      return Repeat<BlockQ2_K>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ3_K:
+      return Repeat<BlockQ3_K>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ4_K:
+      return Repeat<BlockQ4_K>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ5_K:
+      return Repeat<BlockQ5_K>(words, dtype, deviation, first, count, bytes);
+    case DType::kQ6_K:
+      return Repeat<BlockQ6_K>(words, dtype, deviation, first, count, bytes);
+    case DType::kIQ4_NL:
+      return Repeat<BlockIQ4_NL>(words, dtype, deviation, first, count, bytes);
   }
 }
 
