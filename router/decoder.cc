@@ -2,7 +2,9 @@
 #include "router/decoder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "common/base/math.h"
 #include "common/base/status_macros.h"
@@ -15,133 +17,29 @@ namespace {
 // floats.
 constexpr int kHeadRows = 32;
 
+float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
+
 }  // namespace
 
 Decoder::Decoder(Backend* backend, std::shared_ptr<const ModelSource> source, int max_rows)
-    : backend_(backend), source_(std::move(source)), config_(source_->Config()), max_rows_(max_rows) {}
+    : backend_(backend),
+      source_(std::move(source)),
+      config_(source_->Config()),
+      max_rows_(max_rows),
+      rope_(config_.rope) {}
 
 absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(Backend* backend,
                                                          std::shared_ptr<const ModelSource> source,
-                                                         int max_rows) {
+                                                         int max_rows, DecoderHooks hooks) {
   if (max_rows < 1)
     return absl::InvalidArgumentError(StrCat("rows of a step are ", max_rows, ", must be at least 1"));
   std::unique_ptr<Decoder> decoder(new Decoder(backend, std::move(source), max_rows));
-  MOEPOOL_RETURN_IF_ERROR(decoder->Load());
+  MOEPOOL_ASSIGN_OR_RETURN(decoder->gate_policy_, MakeGatePolicy(decoder->config_));
+  if (hooks.gate != nullptr) decoder->gate_policy_ = std::move(hooks.gate);
+  decoder->on_gate_ = std::move(hooks.on_gate);
+  MOEPOOL_ASSIGN_OR_RETURN(decoder->weights_, LoadTrunkWeights(backend, *decoder->source_));
   MOEPOOL_RETURN_IF_ERROR(decoder->AllocateActivations());
   return decoder;
-}
-
-absl::StatusOr<std::unique_ptr<Matrix>> Decoder::LoadMatrix(std::string_view name, int64_t rows,
-                                                            int64_t cols) {
-  const TensorInfo* info = source_->Find(name);
-  if (info == nullptr) return absl::NotFoundError(StrCat("tensor ", name, " is missing"));
-  if (info->dims[0] != cols || info->dims[1] != rows) {
-    return absl::InvalidArgumentError(StrCat("tensor ", name, " is [", info->dims[0], ", ", info->dims[1],
-                                             "], expected [", cols, ", ", rows, "]"));
-  }
-  MOEPOOL_ASSIGN_OR_RETURN(const TensorBytes bytes, source_->Range(name, 0, info->bytes));
-  MatrixView view;
-  view.dtype = info->dtype;
-  view.rows = rows;
-  view.cols = cols;
-  view.data = bytes.bytes.data();
-  view.row_stride_bytes = RowBytes(info->dtype, cols);
-  absl::StatusOr<std::unique_ptr<Matrix>> matrix = backend_->Load(view);
-  if (!matrix.ok()) {
-    return absl::Status(matrix.status().code(),
-                        StrCat("tensor ", name, ": ", ToStd(matrix.status().message())));
-  }
-  return matrix;
-}
-
-absl::StatusOr<const float*> Decoder::LoadVector(std::string_view name, int64_t size, bool required) {
-  const TensorInfo* info = source_->Find(name);
-  if (info == nullptr && !required) return nullptr;
-  if (info == nullptr) return absl::NotFoundError(StrCat("tensor ", name, " is missing"));
-  if (info->dims[0] != size || info->dims[1] != 1) {
-    return absl::InvalidArgumentError(
-        StrCat("tensor ", name, " is [", info->dims[0], ", ", info->dims[1], "], expected [", size, "]"));
-  }
-  MOEPOOL_ASSIGN_OR_RETURN(const TensorBytes bytes, source_->Range(name, 0, info->bytes));
-  MatrixView view;
-  view.dtype = info->dtype;
-  view.rows = 1;
-  view.cols = size;
-  view.data = bytes.bytes.data();
-  view.row_stride_bytes = static_cast<int64_t>(info->bytes);
-  MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
-                           backend_->Allocate(static_cast<size_t>(size) * sizeof(float)));
-  DequantizeRow(view, 0, buffer->f32());
-  buffers_.push_back(std::move(buffer));
-  return buffers_.back()->f32();
-}
-
-absl::StatusOr<WireDType> Decoder::ExpertWire(int layer) const {
-  const std::string suffix = config_.dense() ? ".weight" : "_exps.weight";
-  const std::string gate_name = StrCat("blk.", layer, ".ffn_gate", suffix);
-  const std::string up_name = StrCat("blk.", layer, ".ffn_up", suffix);
-  const TensorInfo* gate = source_->Find(gate_name);
-  const TensorInfo* up = source_->Find(up_name);
-  if (gate == nullptr) return absl::NotFoundError(StrCat("tensor ", gate_name, " is missing"));
-  if (up == nullptr) return absl::NotFoundError(StrCat("tensor ", up_name, " is missing"));
-  const bool quantized = Info(gate->dtype).quantized;
-  if (quantized != Info(up->dtype).quantized) {
-    return absl::UnimplementedError(StrCat("tensor ", gate_name, " is of type ", Info(gate->dtype).name,
-                                           " and ", up_name, " of ", Info(up->dtype).name,
-                                           ": one row cannot be sent in a form that both read"));
-  }
-  return quantized ? WireDType::kInt8Block32 : WireDType::kF32;
-}
-
-absl::Status Decoder::Load() {
-  MOEPOOL_ASSIGN_OR_RETURN(gate_policy_, MakeGatePolicy(config_));
-  const int64_t hidden = config_.hidden;
-  const int64_t q_dim = int64_t{config_.heads} * config_.head_dim;
-  const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
-
-  const TensorInfo* embedding = source_->Find("token_embd.weight");
-  if (embedding == nullptr) return absl::NotFoundError("tensor token_embd.weight is missing");
-  MOEPOOL_ASSIGN_OR_RETURN(embedding_bytes_, source_->Range("token_embd.weight", 0, embedding->bytes));
-  embedding_.dtype = embedding->dtype;
-  embedding_.rows = config_.vocab_size;
-  embedding_.cols = hidden;
-  embedding_.data = embedding_bytes_.bytes.data();
-  embedding_.row_stride_bytes = RowBytes(embedding->dtype, hidden);
-
-  MOEPOOL_ASSIGN_OR_RETURN(output_norm_, LoadVector("output_norm.weight", hidden, true));
-  MOEPOOL_ASSIGN_OR_RETURN(head_, LoadMatrix(config_.tied_embeddings ? "token_embd.weight" : "output.weight",
-                                             config_.vocab_size, hidden));
-  layers_.resize(static_cast<size_t>(config_.layers));
-  for (int i = 0; i < config_.layers; ++i) {
-    Layer& layer = layers_[static_cast<size_t>(i)];
-    const auto name = [i](std::string_view tensor) { return StrCat("blk.", i, ".", tensor); };
-    MOEPOOL_ASSIGN_OR_RETURN(layer.attn_norm, LoadVector(name("attn_norm.weight"), hidden, true));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.ffn_norm, LoadVector(name("ffn_norm.weight"), hidden, true));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.q, LoadMatrix(name("attn_q.weight"), q_dim, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.k, LoadMatrix(name("attn_k.weight"), kv_dim, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.v, LoadMatrix(name("attn_v.weight"), kv_dim, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.o, LoadMatrix(name("attn_output.weight"), hidden, q_dim));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.q_bias, LoadVector(name("attn_q.bias"), q_dim, false));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.k_bias, LoadVector(name("attn_k.bias"), kv_dim, false));
-    MOEPOOL_ASSIGN_OR_RETURN(layer.v_bias, LoadVector(name("attn_v.bias"), kv_dim, false));
-    if (config_.qk_norm != QkNorm::kNone) {
-      MOEPOOL_ASSIGN_OR_RETURN(layer.q_norm, LoadVector(name("attn_q_norm.weight"), config_.head_dim, true));
-      MOEPOOL_ASSIGN_OR_RETURN(layer.k_norm, LoadVector(name("attn_k_norm.weight"), config_.head_dim, true));
-    }
-    if (!config_.dense()) {
-      MOEPOOL_ASSIGN_OR_RETURN(layer.gate, LoadMatrix(name("ffn_gate_inp.weight"), config_.experts, hidden));
-    }
-    MOEPOOL_ASSIGN_OR_RETURN(layer.wire, ExpertWire(i));
-  }
-
-  const RopeConfig& rope = config_.rope;
-  rope_frequency_.resize(static_cast<size_t>(rope.dims / 2));
-  for (size_t i = 0; i < rope_frequency_.size(); ++i) {
-    double frequency = Pow(rope.base, -2.0 * static_cast<double>(i) / rope.dims) / rope.linear_factor;
-    if (!rope.freq_factors.empty()) frequency /= static_cast<double>(rope.freq_factors[i]);
-    rope_frequency_[i] = frequency;
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<Activations> Decoder::MakeActivations(int cols) {
@@ -175,33 +73,28 @@ absl::Status Decoder::AllocateActivations() {
   MOEPOOL_RETURN_IF_ERROR(floats(rows * (q_dim + 2 * kv_dim), &qkv_));
   MOEPOOL_RETURN_IF_ERROR(floats(rows * static_cast<size_t>(config_.experts), &gate_logits_));
   MOEPOOL_RETURN_IF_ERROR(floats(kHeadRows * static_cast<size_t>(config_.vocab_size), &logits_));
-  MOEPOOL_RETURN_IF_ERROR(floats(rows * rope_frequency_.size(), &cos_));
-  MOEPOOL_RETURN_IF_ERROR(floats(rows * rope_frequency_.size(), &sin_));
+  MOEPOOL_RETURN_IF_ERROR(floats(rows * rope_.pairs(), &cos_));
+  MOEPOOL_RETURN_IF_ERROR(floats(rows * rope_.pairs(), &sin_));
   MOEPOOL_ASSIGN_OR_RETURN(normed_, MakeActivations(config_.hidden));
   MOEPOOL_ASSIGN_OR_RETURN(attended_, MakeActivations(static_cast<int>(q_dim)));
   selected_.resize(rows * static_cast<size_t>(config_.experts_per_token));
-  return absl::OkStatus();
+  if (config_.shared_ffn == 0) return absl::OkStatus();
+  MOEPOOL_RETURN_IF_ERROR(floats(rows * static_cast<size_t>(config_.hidden), &shared_));
+  return floats(rows, &shared_logits_);
 }
 
 void Decoder::FillRope(std::span<const StepRow> rows) {
-  const size_t half = rope_frequency_.size();
   for (size_t t = 0; t < rows.size(); ++t) {
-    for (size_t i = 0; i < half; ++i) {
-      double sine = 0;
-      double cosine = 0;
-      SinCos(rows[t].position * rope_frequency_[i], &sine, &cosine);
-      sin_[t * half + i] = static_cast<float>(sine);
-      cos_[t * half + i] = static_cast<float>(cosine);
-    }
+    rope_.Fill(rows[t].position, rows[t].rope, cos_ + t * rope_.pairs(), sin_ + t * rope_.pairs());
   }
 }
 
-void Decoder::AttentionBlock(const Layer& layer, int index, const KvCache& kv, RowFaults faults) {
+void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, RowFaults faults) {
   TrunkOps& ops = backend_->Trunk();
   const int64_t q_dim = int64_t{config_.heads} * config_.head_dim;
   const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
   const int64_t stride = q_dim + 2 * kv_dim;
-  ops.Norm({config_.norm, layer.attn_norm, nullptr, config_.norm_eps}, x_, &normed_, faults);
+  ops.Norm(layer.attn_norm, x_, &normed_, faults);
   ops.MatMul(*layer.q, normed_, layer.q_bias, nullptr, qkv_, stride);
   ops.MatMul(*layer.k, normed_, layer.k_bias, nullptr, qkv_ + q_dim, stride);
   ops.MatMul(*layer.v, normed_, layer.v_bias, nullptr, qkv_ + q_dim + kv_dim, stride);
@@ -225,24 +118,48 @@ void Decoder::AttentionBlock(const Layer& layer, int index, const KvCache& kv, R
   batch.sin = sin_;
   ops.Attention(shape, batch, kv.Layer(index), qkv_, attended_.f32);
   if (Info(layer.o->dtype()).quantized) ops.Quantize(&attended_, faults);
-  ops.MatMul(*layer.o, attended_, nullptr, x_, x_, config_.hidden);
+  ops.MatMul(*layer.o, attended_, layer.o_bias, x_, x_, config_.hidden);
 }
 
-absl::Status Decoder::ExpertBlock(const Layer& layer, int index, Dispatcher* dispatcher,
-                                  const std::shared_ptr<const RoutingTable>& routes, RowFaults faults) {
+const float* Decoder::SharedExpert(const TrunkLayer& layer, RowFaults faults) {
+  if (layer.shared == nullptr) return nullptr;
+  if (layer.shared_gate != nullptr) {
+    backend_->Trunk().MatMul(*layer.shared_gate, normed_, nullptr, nullptr, shared_logits_, 1);
+  }
+  shared_parts_.clear();
+  shared_entries_.clear();
+  for (int32_t row = 0; row < rows_; ++row) {
+    float weight = 1;
+    if (layer.shared_gate != nullptr) {
+      if (!std::isfinite(shared_logits_[row])) faults[row] = 1;
+      weight = Sigmoid(shared_logits_[row]);
+    }
+    shared_entries_.push_back({0, weight});
+    shared_parts_.push_back({row, row, row + 1});
+  }
+  const ExpertWeights* const expert = layer.shared.get();
+  backend_->Experts().Run({&expert, 1}, {normed_, shared_parts_, shared_entries_}, shared_, faults);
+  return shared_;
+}
+
+absl::Status Decoder::ExpertBlock(const TrunkLayer& layer, int index, std::span<const StepRow> rows,
+                                  Dispatcher* dispatcher, const std::shared_ptr<const RoutingTable>& routes,
+                                  RowFaults faults) {
   TrunkOps& ops = backend_->Trunk();
   const size_t experts = static_cast<size_t>(config_.experts);
   const size_t k = static_cast<size_t>(config_.experts_per_token);
-  ops.Norm({config_.norm, layer.ffn_norm, nullptr, config_.norm_eps}, x_, &normed_, faults);
+  ops.Norm(layer.ffn_norm, x_, &normed_, faults);
   if (layer.gate != nullptr)
     ops.MatMul(*layer.gate, normed_, nullptr, nullptr, gate_logits_, config_.experts);
-  for (size_t t = 0; t < static_cast<size_t>(rows_); ++t) {
+  for (size_t t = 0; t < rows.size(); ++t) {
     if (faults[t]) continue;
     if (!gate_policy_->Select({gate_logits_ + t * experts, experts}, {&selected_[t * k], k})) faults[t] = 1;
   }
-  MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(
-      index, layer.wire, normed_, {selected_.data(), static_cast<size_t>(rows_) * k}, faults, routes));
-  return dispatcher->Finish(x_, faults);
+  const std::span<const SelectedExpert> selected(selected_.data(), rows.size() * k);
+  if (on_gate_) on_gate_(index, rows, selected);
+  MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(index, layer.wire, normed_, selected, faults, routes));
+  const float* const shared = SharedExpert(layer, faults);  // while the workers are at it
+  return dispatcher->Finish(shared, x_, faults);
 }
 
 void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink) {
@@ -262,9 +179,8 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
     const size_t count = std::min<size_t>(kHeadRows, head_rows_.size() - begin);
     head_faults_.assign(count, 0);
     normed_.rows = static_cast<int>(count);
-    ops.Norm({config_.norm, output_norm_, nullptr, config_.norm_eps}, x_ + begin * hidden, &normed_,
-             head_faults_);
-    ops.MatMul(*head_, normed_, nullptr, nullptr, logits_, config_.vocab_size);
+    ops.Norm(weights_.output_norm, x_ + begin * hidden, &normed_, head_faults_);
+    ops.MatMul(*weights_.head, normed_, weights_.head_bias, nullptr, logits_, config_.vocab_size);
     for (size_t i = 0; i < count; ++i) {
       const int row = head_rows_[begin + i];
       if (head_faults_[i]) {
@@ -292,12 +208,12 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
     positions_.push_back(row.position);
     tables_.push_back(row.block_table);
   }
-  backend_->Trunk().Embed(embedding_, tokens_, x_);
+  backend_->Trunk().Embed(weights_.embedding, tokens_, x_);
   FillRope(rows);
   for (int i = 0; i < config_.layers; ++i) {
-    const Layer& layer = layers_[static_cast<size_t>(i)];
+    const TrunkLayer& layer = weights_.layers[static_cast<size_t>(i)];
     AttentionBlock(layer, i, kv, faults);
-    MOEPOOL_RETURN_IF_ERROR(ExpertBlock(layer, i, dispatcher, routes, faults));
+    MOEPOOL_RETURN_IF_ERROR(ExpertBlock(layer, i, rows, dispatcher, routes, faults));
   }
   Head(rows, faults, sink);
   return absl::OkStatus();

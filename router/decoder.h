@@ -13,8 +13,10 @@
 #include "common/backend/backend.h"
 #include "common/model/gate_policy.h"
 #include "common/model/model_source.h"
+#include "router/decoder_weights.h"
 #include "router/dispatch.h"
 #include "router/kv_cache.h"
+#include "router/rope_tables.h"
 
 namespace moepool {
 
@@ -30,12 +32,23 @@ struct StepRow {
 // Called for each row that wants logits, in order; `logits` [vocab] may be overwritten.
 using LogitsSink = std::function<void(int row, std::span<float> logits)>;
 
+// Sees what the gate chose: selected [rows * experts_per_token], ascending within a row. A row that is
+// faulty has been given nothing.
+using GateObserver =
+    std::function<void(int layer, std::span<const StepRow> rows, std::span<const SelectedExpert> selected)>;
+
+// Seams for tests.
+struct DecoderHooks {
+  std::shared_ptr<const GatePolicy> gate;  // in the place of the model's own
+  GateObserver on_gate;
+};
+
 class Decoder {
  public:
-  // Loads the trunk's weights. Opens no expert tensor. `backend` outlives this.
+  // Loads the trunk's weights. Opens no tensor of a shared-out expert. `backend` outlives this.
   static absl::StatusOr<std::unique_ptr<Decoder>> Create(Backend* backend,
                                                          std::shared_ptr<const ModelSource> source,
-                                                         int max_rows);
+                                                         int max_rows, DecoderHooks hooks = {});
 
   // Runs one step of at most max_rows rows. Unavailable: a worker was lost or `routes` is stale; nothing was
   // given to the sink, and the same step can be run again. A row whose numbers are not finite has faults[row]
@@ -47,62 +60,48 @@ class Decoder {
   int max_rows() const { return max_rows_; }
 
  private:
-  struct Layer {
-    const float* attn_norm = nullptr;
-    const float* ffn_norm = nullptr;
-    const float* q_norm = nullptr;
-    const float* k_norm = nullptr;
-    const float* q_bias = nullptr;
-    const float* k_bias = nullptr;
-    const float* v_bias = nullptr;
-    std::unique_ptr<Matrix> q, k, v, o;
-    std::unique_ptr<Matrix> gate;  // null: dense
-    WireDType wire = WireDType::kF32;
-  };
-
   Decoder(Backend* backend, std::shared_ptr<const ModelSource> source, int max_rows);
-  absl::Status Load();
-  absl::StatusOr<std::unique_ptr<Matrix>> LoadMatrix(std::string_view name, int64_t rows, int64_t cols);
-  // Null where the model has no such tensor and `required` is false.
-  absl::StatusOr<const float*> LoadVector(std::string_view name, int64_t size, bool required);
-  absl::StatusOr<WireDType> ExpertWire(int layer) const;
   absl::Status AllocateActivations();
   absl::StatusOr<Activations> MakeActivations(int cols);
 
   void FillRope(std::span<const StepRow> rows);
-  void AttentionBlock(const Layer& layer, int index, const KvCache& kv, RowFaults faults);
-  absl::Status ExpertBlock(const Layer& layer, int index, Dispatcher* dispatcher,
-                           const std::shared_ptr<const RoutingTable>& routes, RowFaults faults);
+  void AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, RowFaults faults);
+  absl::Status ExpertBlock(const TrunkLayer& layer, int index, std::span<const StepRow> rows,
+                           Dispatcher* dispatcher, const std::shared_ptr<const RoutingTable>& routes,
+                           RowFaults faults);
+  // What the trunk's own expert gives each row of normed_, or null where the model has none.
+  const float* SharedExpert(const TrunkLayer& layer, RowFaults faults);
   void Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink);
 
   Backend* const backend_;
   const std::shared_ptr<const ModelSource> source_;
   const ModelConfig& config_;
   const int max_rows_;
-  std::unique_ptr<GatePolicy> gate_policy_;
+  std::shared_ptr<const GatePolicy> gate_policy_;
+  GateObserver on_gate_;
 
-  std::vector<Layer> layers_;
-  MatrixView embedding_;
-  TensorBytes embedding_bytes_;
-  std::unique_ptr<Matrix> head_;
-  const float* output_norm_ = nullptr;
-  std::vector<std::unique_ptr<Buffer>> buffers_;  // what the pointers here and in layers_ point into
-  std::vector<double> rope_frequency_;            // [rope dims / 2] radians a position
+  TrunkWeights weights_;
+  RopeTables rope_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;  // what the pointers below point into
 
   // Activations of a step, sized for max_rows.
   int rows_ = 0;
-  float* x_ = nullptr;            // [rows, hidden] residual stream
-  Activations normed_;            // [rows, hidden]
-  float* qkv_ = nullptr;          // [rows, (heads + 2 kv_heads) * head_dim]
-  Activations attended_;          // [rows, heads * head_dim]
-  float* gate_logits_ = nullptr;  // [rows, experts]
-  float* logits_ = nullptr;       // [kHeadRows, vocab]
-  float* cos_ = nullptr;          // [rows, rope dims / 2]
+  float* x_ = nullptr;              // [rows, hidden] residual stream
+  Activations normed_;              // [rows, hidden]
+  float* qkv_ = nullptr;            // [rows, (heads + 2 kv_heads) * head_dim]
+  Activations attended_;            // [rows, heads * head_dim]
+  float* gate_logits_ = nullptr;    // [rows, experts]
+  float* shared_ = nullptr;         // [rows, hidden] of the shared expert
+  float* shared_logits_ = nullptr;  // [rows]
+  float* logits_ = nullptr;         // [kHeadRows, vocab]
+  float* cos_ = nullptr;            // [rows, rope dims / 2]
   float* sin_ = nullptr;
   std::vector<int32_t> tokens_;
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
   std::vector<SelectedExpert> selected_;  // [rows * experts_per_token]
+  std::vector<ExpertPart> shared_parts_;
+  std::vector<ExpertEntry> shared_entries_;
   std::vector<uint8_t> head_faults_;
   std::vector<int> head_rows_;
 };

@@ -203,7 +203,7 @@ absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
       StrCat("worker ", lost.worker.value(), " ", what, " in layer ", layer_, ": ", ToStd(cause.message())));
 }
 
-absl::Status Dispatcher::Finish(float* residual, RowFaults faults) {
+absl::Status Dispatcher::Finish(const float* shared, float* residual, RowFaults faults) {
   const absl::Time begin = absl::Now();
   for (size_t m = 0; m < shares_.size(); ++m) {
     if (shares_[m].dispatch_id == 0) continue;
@@ -224,7 +224,12 @@ absl::Status Dispatcher::Finish(float* residual, RowFaults faults) {
     if (first_part_[row] < 0) continue;
     const float* sum = &data_[static_cast<size_t>(first_part_[row]) * hidden];
     float* out = residual + row * hidden;
-    for (size_t c = 0; c < hidden; ++c) out[c] += sum[c];
+    if (shared == nullptr) {
+      for (size_t c = 0; c < hidden; ++c) out[c] += sum[c];
+    } else {
+      const float* own = shared + row * hidden;
+      for (size_t c = 0; c < hidden; ++c) out[c] += sum[c] + own[c];
+    }
   }
   table_.reset();
   return absl::OkStatus();

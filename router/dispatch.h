@@ -56,9 +56,10 @@ class Dispatcher {
                      std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
                      std::shared_ptr<const RoutingTable> table);
 
-  // Waits for the parts, adds them, and adds each row's sum to residual [rows, hidden]. Sets faults[row]
-  // where a part is not finite. Unavailable as above; residual is then unchanged.
-  absl::Status Finish(float* residual, RowFaults faults);
+  // Waits for the parts, adds them, and adds each row's sum to residual [rows, hidden]: residual + (routed +
+  // shared).  `shared` [rows, hidden] or null: what the rows get from the trunk's own expert.  Sets
+  // faults[row] where a part is not finite. Unavailable as above; residual is then unchanged.
+  absl::Status Finish(const float* shared, float* residual, RowFaults faults);
 
   const DispatchTotals& totals() const { return totals_; }
 

@@ -67,7 +67,8 @@ absl::Status Engine::Start() {
                                              " rows of ", row_bytes, " bytes"));
   }
   MOEPOOL_ASSIGN_OR_RETURN(digest_, source_->Digest());
-  MOEPOOL_ASSIGN_OR_RETURN(decoder_, Decoder::Create(backend_, source_, options_.limits.token_budget));
+  MOEPOOL_ASSIGN_OR_RETURN(
+      decoder_, Decoder::Create(backend_, source_, options_.limits.token_budget, options_.decoder));
 
   MOEPOOL_RETURN_IF_ERROR(StartKvCache());
   uint64_t digest8 = 0;

@@ -47,6 +47,7 @@ struct EngineOptions {
   DispatchTimeouts dispatch;
   RouterIdentity identity = RandomIdentity();
   LogitsObserver on_logits;  // called on the engine's thread
+  DecoderHooks decoder;
 };
 
 struct EngineStats {

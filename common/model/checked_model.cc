@@ -9,8 +9,8 @@
 namespace moepool {
 namespace {
 
-absl::Status ReadFreqFactors(GgufReadAt read, CheckedModel* model) {
-  const TensorInfo* tensor = model->tensors.Find(kRopeFreqsTensor);
+absl::Status ReadRopeFactors(std::string_view name, GgufReadAt read, CheckedModel* model) {
+  const TensorInfo* tensor = model->tensors.Find(name);
   if (tensor == nullptr) return absl::OkStatus();
   if (tensor->dtype != DType::kF32) {
     return absl::InvalidArgumentError(
@@ -19,7 +19,7 @@ absl::Status ReadFreqFactors(GgufReadAt read, CheckedModel* model) {
   std::vector<float> factors(tensor->bytes / sizeof(float));  // CheckTensors has bounded it
   MOEPOOL_RETURN_IF_ERROR(read(model->offsets[model->tensors.IndexOf(*tensor)], tensor->bytes,
                                reinterpret_cast<char*>(factors.data())));
-  return SetFreqFactors(factors, &model->config);
+  return SetRopeFactors(name, factors, &model->config);
 }
 
 }  // namespace
@@ -35,7 +35,9 @@ absl::StatusOr<CheckedModel> CheckModel(GgufFile file, std::string_view fallback
   MOEPOOL_ASSIGN_OR_RETURN(model.config, DescribeModel(file.metadata, model.tensors, fallback_name));
   MOEPOOL_RETURN_IF_ERROR(CheckTensors(model.config, model.tensors));
   MOEPOOL_ASSIGN_OR_RETURN(model.tokenizer, ReadTokenizer(file.metadata, model.config.vocab_size));
-  MOEPOOL_RETURN_IF_ERROR(ReadFreqFactors(read, &model));
+  for (const std::string_view name : {kRopeFreqsTensor, kRopeShortTensor, kRopeLongTensor}) {
+    MOEPOOL_RETURN_IF_ERROR(ReadRopeFactors(name, read, &model));
+  }
   return model;
 }
 

@@ -19,7 +19,7 @@ enum class GateKind : uint8_t {
   kDense,    // every expert slice, weight 1
   kSoftmax,  // softmax over all experts, then top-k
   kSigmoid,
-  kSparseMixer,
+  kSparseMixer,  // two experts, each weighted by a softmax over those that come near it
 };
 
 enum class QkNorm : uint8_t {
@@ -32,6 +32,7 @@ struct GateConfig {
   GateKind kind = GateKind::kDense;
   bool renormalize = false;  // weights of the chosen k divided by their sum
   float scale = 1.0f;
+  float jitter_eps = 0;  // sparsemixer keeps experts within 2 * jitter_eps of the largest, relatively
 };
 
 struct RopeConfig {
@@ -58,7 +59,7 @@ inline RopeSet RopeSetFor(const RopeConfig& rope, int64_t reach_tokens) {
 }
 
 struct ModelConfig {
-  std::string family;  // "llama", "qwen3moe"
+  std::string family;  // "llama", "qwen3moe": a row of families.h
   std::string name;    // general.name, or the file's stem
   int vocab_size = 0;
   int hidden = 0;
@@ -69,7 +70,10 @@ struct ModelConfig {
   int context_tokens = 0;  // the model's own limit
   NormKind norm = NormKind::kRms;
   float norm_eps = 1e-5f;
+  bool norm_bias = false;
   bool qkv_bias = false;
+  bool attn_output_bias = false;
+  bool output_bias = false;        // of the LM head
   QkNorm qk_norm = QkNorm::kNone;  // before the rotation
   int sliding_window = 0;          // a position sees itself and the window - 1 before it; 0: all before it
   bool tied_embeddings = false;
@@ -79,6 +83,8 @@ struct ModelConfig {
   int experts = 0;            // a layer; kDenseSlices where the model is dense
   int experts_per_token = 0;  // = experts where the model is dense
   int ffn = 0;                // intermediate size of one expert; of the whole FFN where the model is dense
+  int shared_ffn = 0;         // of the expert that every token takes besides, on the trunk; 0: none
+  bool shared_gated = false;  // its output is multiplied by sigmoid(x . g), by 1 otherwise
 
   bool dense() const { return gate.kind == GateKind::kDense; }
 };

@@ -7,27 +7,10 @@
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/base/utf8.h"
+#include "common/model/families.h"
 
 namespace moepool {
 namespace {
-
-// How one family differs from another, as far as its files do not say.
-struct Family {
-  std::string_view name;
-  RopeKind rope;
-  QkNorm qk_norm;
-  bool dense;                       // may be dense
-  std::string_view expert_ffn_key;  // intermediate size of one expert
-  GateKind gate;                    // where it has experts
-  bool renormalize;
-};
-
-constexpr Family kFamilies[] = {
-    // Llama 1 to 3, Mistral, SmolLM, and with experts Mixtral.
-    {"llama", RopeKind::kInterleaved, QkNorm::kNone, true, "feed_forward_length", GateKind::kSoftmax, true},
-    {"qwen3moe", RopeKind::kNeox, QkNorm::kHead, false, "expert_feed_forward_length", GateKind::kSoftmax,
-     true},
-};
 
 // Options that no family built in here has: each key must be absent or hold a value that changes nothing.
 struct NeutralKey {
@@ -36,15 +19,14 @@ struct NeutralKey {
   double also_neutral;
 };
 constexpr NeutralKey kNeutralKeys[] = {
-    {"expert_gating_func", 0, 1},  // 1: softmax
-    {"expert_shared_count", 0, 0},
     {"expert_group_count", 0, 1},
     {"leading_dense_block_count", 0, 0},
     {"attention.scale", 0, 0},
+    {"attention.clamp_kqv", 0, 0},
+    {"attention.sliding_window_pattern", 0, 0},  // 0: every layer
     {"logit_scale", 0, 1},
     {"residual_scale", 0, 1},
     {"embedding_scale", 0, 1},
-    {"rope.scaling.attn_factor", 0, 1},
 };
 
 constexpr int64_t kMaxHidden = 1 << 20;
@@ -86,6 +68,9 @@ class Reader {
     return absl::InvalidArgumentError(
         StrCat("key ", Quoted(Key(suffix)), " is ", value, ", expected ", expected));
   }
+  absl::Status Unsupported(std::string_view suffix, std::string_view value, std::string_view expected) const {
+    return absl::UnimplementedError(StrCat("key ", Quoted(Key(suffix)), " is ", value, ", not ", expected));
+  }
   absl::Status CheckNeutral(const NeutralKey& key) const {
     const GgufValue* value = metadata_.Find(Key(key.suffix));
     if (value == nullptr) return absl::OkStatus();
@@ -110,20 +95,18 @@ class Reader {
   const std::string prefix_;
 };
 
-absl::StatusOr<const Family*> FindFamily(const GgufMetadata& metadata) {
+absl::StatusOr<const Family*> ReadFamily(const GgufMetadata& metadata) {
   absl::StatusOr<std::string> architecture = metadata.String("general.architecture");
   if (absl::IsNotFound(architecture.status()))
     return absl::InvalidArgumentError(architecture.status().message());
   MOEPOOL_RETURN_IF_ERROR(architecture.status());
-  std::string known;
-  for (const Family& family : kFamilies) {
-    if (family.name == *architecture) return &family;
-    known += StrCat(known.empty() ? "" : ", ", family.name);
-  }
-  return absl::UnimplementedError(StrCat("architecture ", Quoted(*architecture), " is not one of ", known));
+  const Family* family = FindFamily(*architecture);
+  if (family != nullptr) return family;
+  return absl::UnimplementedError(
+      StrCat("architecture ", Quoted(*architecture), " is not one of ", FamilyNames()));
 }
 
-absl::Status ReadAttention(const Reader& in, ModelConfig* config) {
+absl::Status ReadAttention(const Reader& in, const Family& family, ModelConfig* config) {
   MOEPOOL_ASSIGN_OR_RETURN(config->heads, in.Int("attention.head_count", 1, kMaxHeads));
   MOEPOOL_ASSIGN_OR_RETURN(config->kv_heads,
                            in.IntOr("attention.head_count_kv", config->heads, 1, config->heads));
@@ -144,25 +127,48 @@ absl::Status ReadAttention(const Reader& in, ModelConfig* config) {
     return in.Bad("attention.value_length", value_length, StrCat("the key length ", config->head_dim));
   }
   MOEPOOL_ASSIGN_OR_RETURN(const int window, in.IntOr("attention.sliding_window", 0, 0, kMaxContext));
-  if (window != 0 && window < config->context_tokens) {
+  if (window == 0 || window >= config->context_tokens) return absl::OkStatus();  // hides nothing
+  if (!family.sliding_window) {
     return absl::UnimplementedError(StrCat("key ", Quoted(in.Key("attention.sliding_window")), " is ", window,
-                                           ", under the context of ", config->context_tokens,
-                                           "; sliding windows are not built in"));
+                                           ", under the context of ", config->context_tokens, "; family '",
+                                           family.name, "' is built in without windows"));
   }
+  config->sliding_window = window;
   return absl::OkStatus();
 }
 
-absl::Status ReadRope(const Reader& in, ModelConfig* config) {
+// LongRoPE: two sets of factors, and what cos and sin are multiplied by, from the family (families.h). The
+// file's rope.scaling.attn_factor, sqrt(1 + ln(context / original) / ln(original)), is llama.cpp's stand-in
+// for it, 1.19 where the model was trained with 1.243, and is left unread.
+absl::Status ReadLongRope(const Reader& in, const Family& family, ModelConfig* config) {
+  RopeConfig& rope = config->rope;
+  MOEPOOL_ASSIGN_OR_RETURN(const std::string type,
+                           in.metadata().StringOr(in.Key("rope.scaling.type"), "longrope"));
+  if (type != "longrope") {
+    return in.Unsupported("rope.scaling.type", Quoted(type), "longrope, whose factors the file has");
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(rope.original_context_tokens,
+                           in.Int("rope.scaling.original_context_length", 1, kMaxContext));
+  rope.mscale = rope.long_mscale = family.longrope_mscale;
+  return absl::OkStatus();
+}
+
+absl::Status ReadRope(const Reader& in, const Family& family, const TensorTable& tensors,
+                      ModelConfig* config) {
   RopeConfig& rope = config->rope;
   MOEPOOL_ASSIGN_OR_RETURN(rope.dims,
                            in.IntOr("rope.dimension_count", config->head_dim, 2, config->head_dim));
   if (rope.dims % 2 != 0) return in.Bad("rope.dimension_count", rope.dims, "an even number");
   MOEPOOL_ASSIGN_OR_RETURN(rope.base, in.PositiveOr("rope.freq_base", 10000.0));
+  rope.kind = family.rope;
+  const bool has_factors =
+      tensors.Find(kRopeShortTensor) != nullptr || tensors.Find(kRopeLongTensor) != nullptr;
+  if (has_factors && family.longrope_mscale > 0) return ReadLongRope(in, family, config);
+  MOEPOOL_RETURN_IF_ERROR(in.CheckNeutral({"rope.scaling.attn_factor", 0, 1}));
   MOEPOOL_ASSIGN_OR_RETURN(const std::string type,
                            in.metadata().StringOr(in.Key("rope.scaling.type"), "linear"));
   if (type != "linear" && type != "none") {
-    return absl::UnimplementedError(StrCat("key ", Quoted(in.Key("rope.scaling.type")), " is ", Quoted(type),
-                                           ", not one of none, linear"));
+    return in.Unsupported("rope.scaling.type", Quoted(type), "one of none, linear");
   }
   if (type == "none") return absl::OkStatus();
   const bool old_key = !in.Has("rope.scaling.factor") && in.Has("rope.scale_linear");
@@ -174,7 +180,8 @@ absl::Status ReadRope(const Reader& in, ModelConfig* config) {
 }
 
 absl::Status ReadFfn(const Reader& in, const Family& family, ModelConfig* config) {
-  MOEPOOL_ASSIGN_OR_RETURN(const int experts, in.IntOr("expert_count", 0, family.dense ? 0 : 1, kMaxExperts));
+  MOEPOOL_ASSIGN_OR_RETURN(
+      const int experts, in.IntOr("expert_count", 0, family.dense ? 0 : 1, family.experts ? kMaxExperts : 0));
   if (experts == 0) {
     config->gate.kind = GateKind::kDense;
     config->experts = config->experts_per_token = kDenseSlices;
@@ -183,16 +190,30 @@ absl::Status ReadFfn(const Reader& in, const Family& family, ModelConfig* config
   }
   config->experts = experts;
   config->gate.kind = family.gate;
-  MOEPOOL_ASSIGN_OR_RETURN(config->experts_per_token, in.Int("expert_used_count", 1, experts));
+  config->gate.jitter_eps = family.jitter_eps;
+  // 1: softmax. Files of a sparsemixer say so too, or nothing: they have no number for it.
+  MOEPOOL_RETURN_IF_ERROR(
+      in.CheckNeutral({"expert_gating_func", 0, family.gate == GateKind::kSigmoid ? 2.0 : 1.0}));
+  MOEPOOL_RETURN_IF_ERROR(in.CheckNeutral({"expert_shared_count", 0, family.shared_expert ? 1.0 : 0.0}));
+  const int least_used = family.gate == GateKind::kSparseMixer ? 2 : 1;
+  const int most_used = family.gate == GateKind::kSparseMixer ? 2 : experts;
+  MOEPOOL_ASSIGN_OR_RETURN(config->experts_per_token, in.Int("expert_used_count", least_used, most_used));
   MOEPOOL_ASSIGN_OR_RETURN(config->ffn, in.Int(family.expert_ffn_key, 1, kMaxFfn));
   MOEPOOL_ASSIGN_OR_RETURN(config->gate.renormalize,
                            in.metadata().BoolOr(in.Key("expert_weights_norm"), family.renormalize));
   MOEPOOL_ASSIGN_OR_RETURN(const double scale, in.PositiveOr("expert_weights_scale", 1.0));
   config->gate.scale = static_cast<float>(scale);
+  if (!family.shared_expert) return absl::OkStatus();
+  config->shared_gated = true;
+  // Files older than the key give the shared expert's size as the FFN's.
+  const std::string_view shared_key = "expert_shared_feed_forward_length";
+  MOEPOOL_ASSIGN_OR_RETURN(config->shared_ffn,
+                           in.Int(in.Has(shared_key) ? shared_key : "feed_forward_length", 1, kMaxFfn));
   return absl::OkStatus();
 }
 
-absl::Status ReadVocabulary(const Reader& in, const TensorTable& tensors, ModelConfig* config) {
+absl::Status ReadVocabulary(const Reader& in, const Family& family, const TensorTable& tensors,
+                            ModelConfig* config) {
   const TensorInfo* embedding = tensors.Find("token_embd.weight");
   if (embedding == nullptr) return absl::InvalidArgumentError("tensor 'token_embd.weight' is missing");
   const int64_t rows = embedding->dims[1];
@@ -201,7 +222,7 @@ absl::Status ReadVocabulary(const Reader& in, const TensorTable& tensors, ModelC
         StrCat("tensor 'token_embd.weight' has ", rows, " rows, more than ", kMaxVocab));
   }
   MOEPOOL_ASSIGN_OR_RETURN(config->vocab_size, in.IntOr("vocab_size", rows, 1, kMaxVocab));
-  config->tied_embeddings = tensors.Find("output.weight") == nullptr;
+  config->tied_embeddings = family.tied_embeddings && tensors.Find("output.weight") == nullptr;
   return absl::OkStatus();
 }
 
@@ -209,7 +230,7 @@ absl::Status ReadVocabulary(const Reader& in, const TensorTable& tensors, ModelC
 
 absl::StatusOr<ModelConfig> DescribeModel(const GgufMetadata& metadata, const TensorTable& tensors,
                                           std::string_view fallback_name) {
-  MOEPOOL_ASSIGN_OR_RETURN(const Family* family, FindFamily(metadata));
+  MOEPOOL_ASSIGN_OR_RETURN(const Family* family, ReadFamily(metadata));
   const Reader in(metadata, family->name);
   ModelConfig config;
   config.family = std::string(family->name);
@@ -222,28 +243,32 @@ absl::StatusOr<ModelConfig> DescribeModel(const GgufMetadata& metadata, const Te
   MOEPOOL_ASSIGN_OR_RETURN(const double eps, in.PositiveOr("attention.layer_norm_rms_epsilon", 0));
   if (eps > 1) return in.Bad("attention.layer_norm_rms_epsilon", eps, "at most 1");
   config.norm_eps = static_cast<float>(eps);
+  config.norm = family->norm;
+  config.norm_bias = family->norm == NormKind::kLayer;
   config.qk_norm = family->qk_norm;
-  config.qkv_bias = tensors.Find("blk.0.attn_q.bias") != nullptr;
-  config.rope.kind = family->rope;
-  MOEPOOL_RETURN_IF_ERROR(ReadAttention(in, &config));
-  MOEPOOL_RETURN_IF_ERROR(ReadRope(in, &config));
+  config.qkv_bias = family->qkv_bias || tensors.Find("blk.0.attn_q.bias") != nullptr;
+  config.attn_output_bias = family->attn_output_bias || tensors.Find("blk.0.attn_output.bias") != nullptr;
+  config.output_bias = family->output_bias || tensors.Find("output.bias") != nullptr;
+  MOEPOOL_RETURN_IF_ERROR(ReadAttention(in, *family, &config));
+  MOEPOOL_RETURN_IF_ERROR(ReadRope(in, *family, tensors, &config));
   MOEPOOL_RETURN_IF_ERROR(ReadFfn(in, *family, &config));
-  MOEPOOL_RETURN_IF_ERROR(ReadVocabulary(in, tensors, &config));
+  MOEPOOL_RETURN_IF_ERROR(ReadVocabulary(in, *family, tensors, &config));
   return config;
 }
 
-absl::Status SetFreqFactors(std::span<const float> factors, ModelConfig* config) {
+absl::Status SetRopeFactors(std::string_view tensor, std::span<const float> factors, ModelConfig* config) {
   if (factors.size() != static_cast<size_t>(config->rope.dims / 2)) {
-    return absl::InvalidArgumentError(StrCat("tensor ", Quoted(kRopeFreqsTensor), " has ", factors.size(),
+    return absl::InvalidArgumentError(StrCat("tensor ", Quoted(tensor), " has ", factors.size(),
                                              " factors, expected ", config->rope.dims / 2));
   }
   for (size_t i = 0; i < factors.size(); ++i) {
     if (!(factors[i] > 0) || !std::isfinite(factors[i])) {
-      return absl::InvalidArgumentError(StrCat("tensor ", Quoted(kRopeFreqsTensor), ": factor ", i, " is ",
-                                               factors[i], ", expected positive and finite"));
+      return absl::InvalidArgumentError(StrCat("tensor ", Quoted(tensor), ": factor ", i, " is ", factors[i],
+                                               ", expected positive and finite"));
     }
   }
-  config->rope.freq_factors.assign(factors.begin(), factors.end());
+  (tensor == kRopeLongTensor ? config->rope.long_factors : config->rope.freq_factors)
+      .assign(factors.begin(), factors.end());
   return absl::OkStatus();
 }
 

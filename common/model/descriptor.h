@@ -1,5 +1,5 @@
-// From a file's metadata to a ModelConfig: one row of a table for each family, and one check that every
-// tensor the family needs is there in the shape that the configuration gives it.
+// From a file's metadata to a ModelConfig, by the family's row (families.h), and one check that every tensor
+// the family needs is there in the shape that the configuration gives it.
 #pragma once
 
 #include <span>
@@ -14,7 +14,8 @@
 
 namespace moepool {
 
-// `fallback_name` stands in for an absent general.name. freq_factors are left empty (SetFreqFactors).
+// `fallback_name` stands in for an absent general.name. Factors of the frequencies are left empty
+// (SetRopeFactors).
 //   InvalidArgument: a hyperparameter is missing, of the wrong type or out of range: the key and both values.
 //   Unimplemented: a family or an option that is not built in, which is named.
 absl::StatusOr<ModelConfig> DescribeModel(const GgufMetadata& metadata, const TensorTable& tensors,
@@ -25,9 +26,13 @@ absl::StatusOr<ModelConfig> DescribeModel(const GgufMetadata& metadata, const Te
 // answers.
 absl::Status CheckTensors(const ModelConfig& config, const TensorTable& tensors);
 
-inline constexpr std::string_view kRopeFreqsTensor = "rope_freqs.weight";  // F32 [rope.dims / 2], optional
+// Divisors of the rotary frequencies, F32 [rope.dims / 2]: Llama 3's, optional, or LongRoPE's, both or none.
+inline constexpr std::string_view kRopeFreqsTensor = "rope_freqs.weight";
+inline constexpr std::string_view kRopeShortTensor = "rope_factors_short.weight";
+inline constexpr std::string_view kRopeLongTensor = "rope_factors_long.weight";
 
-// InvalidArgument where a factor is not positive and finite, or their number is not rope.dims / 2.
-absl::Status SetFreqFactors(std::span<const float> factors, ModelConfig* config);
+// Sets rope.long_factors from the last of these, rope.freq_factors from the others. InvalidArgument where a
+// factor is not positive and finite, or their number is not rope.dims / 2.
+absl::Status SetRopeFactors(std::string_view tensor, std::span<const float> factors, ModelConfig* config);
 
 }  // namespace moepool

@@ -13,7 +13,7 @@ namespace moepool {
 namespace {
 
 constexpr uint64_t kChunkBytes = 1 << 20;
-constexpr std::string_view kFormat = "moepool model 1";  // changes with anything below
+constexpr std::string_view kFormat = "moepool model 2";  // changes with anything below
 
 // Fields in a fixed order and width, little-endian; strings and lists behind their length.
 class Canonical {
@@ -38,23 +38,29 @@ void AddConfig(const ModelConfig& config, Canonical* out) {
   out->Add(std::string_view(config.family));
   for (const int value :
        {config.vocab_size, config.hidden, config.layers, config.heads, config.kv_heads, config.head_dim,
-        config.context_tokens, config.experts, config.experts_per_token, config.ffn, config.rope.dims}) {
+        config.context_tokens, config.sliding_window, config.experts, config.experts_per_token, config.ffn,
+        config.shared_ffn, config.rope.dims, config.rope.original_context_tokens}) {
     out->Add(static_cast<int32_t>(value));
   }
-  out->Add(static_cast<uint8_t>(config.norm));
-  out->Add(config.norm_eps);
-  for (const bool flag :
-       {config.qkv_bias, config.qk_norm != QkNorm::kNone, config.tied_embeddings, config.gate.renormalize}) {
+  for (const bool flag : {config.norm_bias, config.qkv_bias, config.attn_output_bias, config.output_bias,
+                          config.tied_embeddings, config.gate.renormalize, config.shared_gated}) {
     out->Add(static_cast<uint8_t>(flag));
   }
-  out->Add(static_cast<uint8_t>(config.rope.kind));
-  out->Add(config.rope.base);
-  out->Add(config.rope.linear_factor);
-  out->Add(static_cast<uint64_t>(config.rope.freq_factors.size()));
-  for (const float factor : config.rope.freq_factors) out->Add(factor);
-  out->Add(static_cast<uint8_t>(config.activation));
-  out->Add(static_cast<uint8_t>(config.gate.kind));
-  out->Add(config.gate.scale);
+  for (const uint8_t choice :
+       {static_cast<uint8_t>(config.norm), static_cast<uint8_t>(config.qk_norm),
+        static_cast<uint8_t>(config.rope.kind), static_cast<uint8_t>(config.activation),
+        static_cast<uint8_t>(config.gate.kind)}) {
+    out->Add(choice);
+  }
+  for (const float value : {config.norm_eps, config.gate.scale, config.gate.jitter_eps}) out->Add(value);
+  for (const double value :
+       {config.rope.base, config.rope.linear_factor, config.rope.mscale, config.rope.long_mscale}) {
+    out->Add(value);
+  }
+  for (const std::vector<float>* factors : {&config.rope.freq_factors, &config.rope.long_factors}) {
+    out->Add(static_cast<uint64_t>(factors->size()));
+    for (const float factor : *factors) out->Add(factor);
+  }
 }
 
 absl::StatusOr<ModelDigest> TensorDigest(const TensorInfo& tensor, std::span<std::byte> buffer,

@@ -23,7 +23,7 @@ std::string Hex(const ModelDigest& digest) {
 // Changes with the identity's fields or with the digest's own format.
 std::string EntryName(const FileIdentity& file) {
   Sha256 sha;
-  sha.Update(StrCat("1|", file.device, "|", file.inode, "|", file.bytes, "|", file.modified_ns, "|",
+  sha.Update(StrCat("2|", file.device, "|", file.inode, "|", file.bytes, "|", file.modified_ns, "|",
                     file.changed_ns, "|", file.path));
   return Hex(sha.Finish());
 }

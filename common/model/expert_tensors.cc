@@ -12,10 +12,6 @@ namespace {
 
 constexpr std::string_view kMatrices[] = {"ffn_gate", "ffn_up", "ffn_down"};
 
-std::string TensorName(const ModelConfig& config, int layer, std::string_view matrix) {
-  return StrCat("blk.", layer, ".", matrix, config.dense() ? ".weight" : "_exps.weight");
-}
-
 absl::StatusOr<const TensorInfo*> FindTensor(const ModelSource& source, const std::string& name) {
   const TensorInfo* tensor = source.Find(name);
   if (tensor == nullptr) return absl::NotFoundError(StrCat("tensor '", name, "' is missing"));
@@ -62,24 +58,46 @@ absl::StatusOr<ExpertTensors> OpenExpert(const ModelSource& source, int layer, i
   if (expert < 0 || expert >= config.experts) {
     return absl::InvalidArgumentError(StrCat("expert ", expert, " of a model of ", config.experts));
   }
-  const std::string gate = TensorName(config, layer, "ffn_gate");
-  const std::string up = TensorName(config, layer, "ffn_up");
-  const std::string down = TensorName(config, layer, "ffn_down");
+  const bool split = SplitExperts(config, source, layer);
+  const auto name = [&](std::string_view matrix) {
+    return ExpertTensorName(config, layer, matrix, split ? expert : kAllExperts);
+  };
   ExpertTensors out;
   if (config.dense()) {
     const SliceRange slice = DenseSlice(config.ffn, expert);
-    MOEPOOL_ASSIGN_OR_RETURN(out.gate, OpenRows(source, gate, slice.begin, slice.end, &out.owners));
-    MOEPOOL_ASSIGN_OR_RETURN(out.up, OpenRows(source, up, slice.begin, slice.end, &out.owners));
-    MOEPOOL_ASSIGN_OR_RETURN(out.down, OpenColumns(source, down, slice, &out.owners));
+    MOEPOOL_ASSIGN_OR_RETURN(out.gate,
+                             OpenRows(source, name("ffn_gate"), slice.begin, slice.end, &out.owners));
+    MOEPOOL_ASSIGN_OR_RETURN(out.up, OpenRows(source, name("ffn_up"), slice.begin, slice.end, &out.owners));
+    MOEPOOL_ASSIGN_OR_RETURN(out.down, OpenColumns(source, name("ffn_down"), slice, &out.owners));
     return out;
   }
   const int64_t ffn = config.ffn;
   const int64_t hidden = config.hidden;
-  MOEPOOL_ASSIGN_OR_RETURN(out.gate, OpenRows(source, gate, expert * ffn, (expert + 1) * ffn, &out.owners));
-  MOEPOOL_ASSIGN_OR_RETURN(out.up, OpenRows(source, up, expert * ffn, (expert + 1) * ffn, &out.owners));
+  const int64_t at = split ? 0 : expert;
+  MOEPOOL_ASSIGN_OR_RETURN(out.gate,
+                           OpenRows(source, name("ffn_gate"), at * ffn, (at + 1) * ffn, &out.owners));
+  MOEPOOL_ASSIGN_OR_RETURN(out.up, OpenRows(source, name("ffn_up"), at * ffn, (at + 1) * ffn, &out.owners));
   MOEPOOL_ASSIGN_OR_RETURN(out.down,
-                           OpenRows(source, down, expert * hidden, (expert + 1) * hidden, &out.owners));
+                           OpenRows(source, name("ffn_down"), at * hidden, (at + 1) * hidden, &out.owners));
   return out;
+}
+
+absl::StatusOr<bool> ExpertsReadQuantized(const ModelSource& source, int layer) {
+  const ModelConfig& config = source.Config();
+  const bool split = SplitExperts(config, source, layer);
+  const TensorInfo* first = nullptr;
+  for (int e = split ? 0 : kAllExperts; e < (split ? config.experts : 0); ++e) {
+    for (const std::string_view matrix : {"ffn_gate", "ffn_up"}) {
+      MOEPOOL_ASSIGN_OR_RETURN(const TensorInfo* tensor,
+                               FindTensor(source, ExpertTensorName(config, layer, matrix, e)));
+      if (first == nullptr) first = tensor;
+      if (Info(tensor->dtype).quantized == Info(first->dtype).quantized) continue;
+      return absl::UnimplementedError(StrCat("tensor ", first->name, " is of type ", Info(first->dtype).name,
+                                             " and ", tensor->name, " of ", Info(tensor->dtype).name,
+                                             ": one row cannot be sent in a form that both read"));
+    }
+  }
+  return Info(first->dtype).quantized;
 }
 
 bool IsExpertTensor(const ModelConfig& config, std::string_view name) {
@@ -89,7 +107,17 @@ bool IsExpertTensor(const ModelConfig& config, std::string_view name) {
   const auto [end, error] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), layer);
   if (error != std::errc() || layer < 0 || layer >= config.layers) return false;
   for (const std::string_view matrix : kMatrices) {
-    if (name == TensorName(config, layer, matrix)) return true;
+    if (name == ExpertTensorName(config, layer, matrix, kAllExperts)) return true;
+    if (config.dense()) continue;
+    // blk.N.<matrix>.E.weight
+    const std::string prefix = StrCat("blk.", layer, ".", matrix, ".");
+    if (name.substr(0, prefix.size()) != prefix) continue;
+    int expert = 0;
+    const auto parsed = std::from_chars(name.data() + prefix.size(), name.data() + name.size(), expert);
+    if (parsed.ec == std::errc() && expert >= 0 && expert < config.experts &&
+        name == ExpertTensorName(config, layer, matrix, expert)) {
+      return true;
+    }
   }
   return false;
 }
@@ -98,15 +126,17 @@ std::vector<uint64_t> ExpertBytes(const ModelSource& source) {
   const ModelConfig& config = source.Config();
   std::vector<uint64_t> bytes(static_cast<size_t>(config.layers) * config.experts);
   for (int layer = 0; layer < config.layers; ++layer) {
+    uint64_t* const of_layer = &bytes[static_cast<size_t>(layer) * config.experts];
+    const bool split = SplitExperts(config, source, layer);
     for (const std::string_view matrix : kMatrices) {
-      const TensorInfo* tensor = source.Find(TensorName(config, layer, matrix));
-      if (tensor == nullptr) continue;
-      // An expert's share of each matrix is its share of the intermediate columns, whichever way these run.
-      const uint64_t column_bytes = tensor->bytes / static_cast<uint64_t>(config.ffn);
+      const TensorInfo* merged = source.Find(ExpertTensorName(config, layer, matrix, kAllExperts));
       for (int e = 0; e < config.experts; ++e) {
-        bytes[static_cast<size_t>(layer) * config.experts + e] +=
-            config.dense() ? column_bytes * static_cast<uint64_t>(ExpertFfn(config, e))
-                           : tensor->bytes / static_cast<uint64_t>(config.experts);
+        const TensorInfo* tensor = split ? source.Find(ExpertTensorName(config, layer, matrix, e)) : merged;
+        if (tensor == nullptr) continue;
+        // A slice's share of each matrix is its share of the intermediate columns, whichever way these run.
+        of_layer[e] += config.dense() ? tensor->bytes / static_cast<uint64_t>(config.ffn) *
+                                            static_cast<uint64_t>(ExpertFfn(config, e))
+                                      : tensor->bytes / static_cast<uint64_t>(split ? 1 : config.experts);
       }
     }
   }

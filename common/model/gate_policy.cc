@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
@@ -67,6 +68,44 @@ class SoftmaxGate final : public GatePolicy {
   const GateConfig config_;
 };
 
+// Sparsemixer at inference (arXiv 2409.12136 and transformers' phimoe): e1 is the largest logit, weighted by
+// a softmax over those that lie within 2 eps of it; e2 the same among the others. The weights are not
+// renormalised, and the first is not the larger by rule: of two equal logits the first weighs 1/2, the second
+// 1.
+class SparseMixerGate final : public GatePolicy {
+ public:
+  explicit SparseMixerGate(float jitter_eps) : most_apart_(2 * jitter_eps) {}
+
+  bool Select(std::span<const float> logits, std::span<SelectedExpert> selected) const override {
+    for (const float logit : logits) {
+      if (!std::isfinite(logit)) return false;
+    }
+    selected[0] = Pick(logits, -1);
+    selected[1] = Pick(logits, selected[0].expert);
+    if (selected[1].expert < selected[0].expert) std::swap(selected[0], selected[1]);
+    return true;
+  }
+
+ private:
+  // The largest logit beside `taken`, and its weight among those j with (m - s_j) / max(|s_j|, m) <= 2 eps.
+  SelectedExpert Pick(std::span<const float> logits, int32_t taken) const {
+    int32_t largest = -1;
+    for (int32_t e = 0; e < static_cast<int32_t>(logits.size()); ++e) {
+      if (e != taken && (largest < 0 || logits[e] > logits[largest])) largest = e;
+    }
+    const float m = logits[largest];
+    float sum = 0;
+    for (int32_t e = 0; e < static_cast<int32_t>(logits.size()); ++e) {
+      const float s = logits[e];
+      // Where m and s_j are 0 the quotient is none, and the expert stays.
+      if (e != taken && !((m - s) / std::max(std::fabs(s), m) > most_apart_)) sum += Exp(s - m);
+    }
+    return {largest, 1.0f / sum};
+  }
+
+  const float most_apart_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GatePolicy>> MakeGatePolicy(const ModelConfig& config) {
@@ -80,7 +119,10 @@ absl::StatusOr<std::unique_ptr<GatePolicy>> MakeGatePolicy(const ModelConfig& co
       return std::make_unique<DenseGate>();
     case GateKind::kSoftmax:
       return std::make_unique<SoftmaxGate>(config.gate);
-    default:
+    case GateKind::kSparseMixer:
+      if (config.experts_per_token != 2) break;
+      return std::make_unique<SparseMixerGate>(config.gate.jitter_eps);
+    case GateKind::kSigmoid:
       break;
   }
   return absl::InvalidArgumentError(StrCat("gate rule ", static_cast<int>(config.gate.kind), " picking ",

@@ -20,7 +20,8 @@ std::string Size(uint64_t bytes) {
   double value = static_cast<double>(bytes);
   size_t unit = 0;
   for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
-  return absl::StrFormat(unit == 0 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
+  return unit == 0 ? absl::StrFormat("%.0f %s", value, kUnits[unit])
+                   : absl::StrFormat("%.1f %s", value, kUnits[unit]);
 }
 
 std::string Shape(const TensorInfo& tensor) {
@@ -66,20 +67,53 @@ void AddServing(const ModelSource& source, ModelReport* report) {
     report->warnings.push_back("some expert slices are empty: the FFN has under 16 blocks of 32");
 }
 
+std::string_view GateName(const GateConfig& gate) {
+  switch (gate.kind) {
+    case GateKind::kDense:
+      return "all";
+    case GateKind::kSoftmax:
+      return gate.renormalize ? "softmax, renormalised" : "softmax";
+    case GateKind::kSigmoid:
+      return gate.renormalize ? "sigmoid, renormalised" : "sigmoid";
+    case GateKind::kSparseMixer:
+      return "sparsemixer";
+  }
+  return "";
+}
+
+std::string AttentionLine(const ModelConfig& c) {
+  std::string out =
+      StrCat("attention     ", c.heads, " heads, ", c.kv_heads, " kv heads, head size ", c.head_dim);
+  if (c.qk_norm != QkNorm::kNone) out += c.qk_norm == QkNorm::kHead ? ", qk norm" : ", qk norm of the row";
+  if (c.qkv_bias) out += ", qkv bias";
+  if (c.attn_output_bias) out += ", output bias";
+  if (c.sliding_window > 0) out += StrCat(", window ", c.sliding_window);
+  return StrCat(out, ", context ", c.context_tokens, "\n");
+}
+
+std::string RopeLine(const RopeConfig& rope) {
+  std::string out = StrCat("rope          ", rope.kind == RopeKind::kNeox ? "neox" : "interleaved", ", ",
+                           rope.dims, " dimensions, base ", rope.base);
+  if (rope.linear_factor != 1) out += StrCat(", linear factor ", rope.linear_factor);
+  if (!rope.long_factors.empty()) {
+    out += StrCat(", long factors beyond ", rope.original_context_tokens, " tokens, scale ", rope.mscale);
+  } else if (!rope.freq_factors.empty()) {
+    out += ", frequency factors";
+  }
+  return out + "\n";
+}
+
 std::string ConfigLines(const ModelConfig& c) {
   std::string out =
       StrCat("family        ", c.family, c.dense() ? " (dense, served as expert slices)" : "", "\n");
   out += StrCat("layers        ", c.layers, ", hidden ", c.hidden, ", ffn ", c.ffn, ", vocabulary ",
-                c.vocab_size, c.tied_embeddings ? " (tied)" : "", "\n");
-  out += StrCat("attention     ", c.heads, " heads, ", c.kv_heads, " kv heads, head size ", c.head_dim,
-                c.qk_norm != QkNorm::kNone ? ", qk norm" : "", c.qkv_bias ? ", qkv bias" : "", ", context ",
-                c.context_tokens, "\n");
-  out += StrCat("experts       ", c.experts, " a layer, ", c.experts_per_token, " a token\n");
-  out += StrCat("rope          ", c.rope.kind == RopeKind::kNeox ? "neox" : "interleaved", ", ", c.rope.dims,
-                " dimensions, base ", c.rope.base);
-  if (c.rope.linear_factor != 1) out += StrCat(", linear factor ", c.rope.linear_factor);
-  if (!c.rope.freq_factors.empty()) out += ", frequency factors";
-  return out + "\n";
+                c.vocab_size, c.tied_embeddings ? " (tied)" : "", c.output_bias ? " (bias)" : "", ", ",
+                c.norm == NormKind::kRms ? "rms norm" : "layer norm", c.norm_bias ? " with bias" : "", "\n");
+  out += AttentionLine(c);
+  out += StrCat("experts       ", c.experts, " a layer, ", c.experts_per_token, " a token, gate ",
+                GateName(c.gate));
+  if (c.shared_ffn > 0) out += StrCat(", shared expert of ", c.shared_ffn, c.shared_gated ? " (gated)" : "");
+  return out + "\n" + RopeLine(c.rope);
 }
 
 }  // namespace

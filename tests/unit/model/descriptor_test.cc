@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "common/model/families.h"
 #include "common/model/synthetic_plan.h"
 #include "common/model/tokenizer_metadata.h"
 #include "tests/unit/model/test_files.h"
@@ -35,7 +36,9 @@ class Subject {
     SynthSpec spec;
     spec.family = std::move(family);
     spec.experts = 8;
-    spec.experts_per_token = 3;
+    spec.experts_per_token = FindFamily(spec.family)->gate == GateKind::kSparseMixer ? 2 : 3;
+    if (FindFamily(spec.family)->shared_expert) spec.shared_ffn = 96;
+    if (FindFamily(spec.family)->longrope_mscale > 0) spec.original_context = 128;
     return Subject(spec);
   }
 
@@ -145,8 +148,9 @@ TEST(Descriptor, StringsThatAreNotUtf8) {
 }
 
 TEST(Descriptor, FamiliesThatAreNotBuiltIn) {
-  ExpectUnimplemented(Subject::Dense().Set("general.architecture", Text("gpt2")),
-                      AllOf(HasSubstr("'gpt2'"), HasSubstr("llama, qwen3moe")));
+  ExpectUnimplemented(
+      Subject::Dense().Set("general.architecture", Text("gpt2")),
+      AllOf(HasSubstr("'gpt2'"), HasSubstr("llama, qwen2, qwen2moe, qwen3moe, olmoe, phimoe")));
   ExpectInvalid(Subject::Dense().Remove("general.architecture"),
                 HasSubstr("'general.architecture' is missing"));
   ExpectInvalid(Subject::Dense().Set("general.architecture", U32(1)),
@@ -241,18 +245,133 @@ TEST(Descriptor, OptionsThatWouldChangeTheAnswer) {
                       HasSubstr("is 1"));
   ExpectUnimplemented(Subject::Dense().Set("llama.logit_scale", F32(0.5)), HasSubstr("is 0.5"));
   ExpectUnimplemented(Subject::Dense().Set("llama.logit_scale", Text("1")), HasSubstr("is '1'"));
-  ExpectUnimplemented(Subject::Dense().Set("llama.attention.sliding_window", U32(128)), HasSubstr("is 128"));
-  EXPECT_TRUE(Subject::Dense().Set("llama.attention.sliding_window", U32(512)).Describe().ok());
+  ExpectUnimplemented(Subject::Experts("olmoe").Set("olmoe.attention.clamp_kqv", F32(8)),
+                      HasSubstr("'olmoe.attention.clamp_kqv' is 8"));
 }
 
-TEST(CheckTensors, MissingAndMisshapen) {
-  const Subject whole = Subject::Experts("qwen3moe");
+TEST(Descriptor, SlidingWindows) {
+  const auto window = [](uint64_t value) {
+    return Subject::Dense().Set("llama.attention.sliding_window", U32(value));
+  };
+  EXPECT_EQ(window(128).Describe()->sliding_window, 128);
+  EXPECT_EQ(window(511).Describe()->sliding_window, 511);
+  EXPECT_EQ(window(512).Describe()->sliding_window, 0);  // the context: it hides nothing
+  EXPECT_EQ(window(0).Describe()->sliding_window, 0);
+  ExpectUnimplemented(Subject::Experts("qwen3moe").Set("qwen3moe.attention.sliding_window", U32(128)),
+                      AllOf(HasSubstr("'qwen3moe.attention.sliding_window' is 128"), HasSubstr("of 512")));
+  ExpectUnimplemented(window(128).Set("llama.attention.sliding_window_pattern", U32(6)),
+                      HasSubstr("sliding_window_pattern' is 6"));
+}
+
+TEST(Descriptor, Qwen2) {
+  SynthSpec spec;
+  spec.family = "qwen2";
+  const ModelConfig config = *Subject(spec).Describe();
+  EXPECT_TRUE(config.dense());
+  EXPECT_EQ(config.experts, kDenseSlices);
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_FALSE(config.attn_output_bias);
+  EXPECT_EQ(config.rope.kind, RopeKind::kNeox);
+  ExpectInvalid(Subject(spec).Set("qwen2.expert_count", U32(4)),
+                HasSubstr("'qwen2.expert_count' is 4, expected within 0 to 0"));
+  Subject without = Subject(spec);
+  for (TensorInfo& tensor : without.tensors()) {
+    if (tensor.name == "blk.0.attn_q.bias") tensor.name = "blk.0.attn_p.bias";
+  }
+  ExpectInvalid(without, HasSubstr("'blk.0.attn_q.bias' is missing"));
+}
+
+TEST(Descriptor, Qwen2Moe) {
+  Subject subject = Subject::Experts("qwen2moe");
+  const ModelConfig config = *subject.Describe();
+  EXPECT_EQ(config.shared_ffn, 96);
+  EXPECT_TRUE(config.shared_gated);
+  EXPECT_TRUE(config.qkv_bias);
+  EXPECT_EQ(config.gate.kind, GateKind::kSoftmax);
+  EXPECT_FALSE(config.gate.renormalize);
+  EXPECT_TRUE(subject.Set("qwen2moe.expert_shared_count", U32(1)).Describe().ok());
+  ExpectUnimplemented(subject.Set("qwen2moe.expert_shared_count", U32(2)), HasSubstr("is 2; only 1"));
+  subject.Remove("qwen2moe.expert_shared_count");
+  ExpectInvalid(subject.Set("qwen2moe.expert_shared_feed_forward_length", U32(64)),
+                HasSubstr("'blk.0.ffn_gate_shexp.weight' has shape [64, 96], expected [64, 64]"));
+  // As before the key: the size of the FFN.
+  subject.Remove("qwen2moe.expert_shared_feed_forward_length").Set("qwen2moe.feed_forward_length", U32(96));
+  EXPECT_EQ(subject.Describe()->shared_ffn, 96);
+}
+
+TEST(Descriptor, Olmoe) {
+  Subject subject = Subject::Experts("olmoe");
+  const ModelConfig config = *subject.Describe();
+  EXPECT_EQ(config.qk_norm, QkNorm::kRow);
+  EXPECT_FALSE(config.gate.renormalize);
+  EXPECT_EQ(config.rope.kind, RopeKind::kNeox);
+  subject.Tensor("blk.1.attn_k_norm.weight")->dims[0] = 16;  // of one head
+  ExpectInvalid(subject, HasSubstr("'blk.1.attn_k_norm.weight' has shape [16], expected [32]"));
+}
+
+TEST(Descriptor, PhiMoe) {
+  Subject subject = Subject::Experts("phimoe");
+  const ModelConfig config = *subject.Describe();
+  EXPECT_EQ(config.norm, NormKind::kLayer);
+  EXPECT_TRUE(config.norm_bias && config.qkv_bias && config.attn_output_bias && config.output_bias);
+  EXPECT_EQ(config.gate.kind, GateKind::kSparseMixer);
+  EXPECT_EQ(config.gate.jitter_eps, 0.01f);
+  EXPECT_EQ(config.rope.original_context_tokens, 128);
+  EXPECT_EQ(config.rope.mscale, 1.243163121016122);  // whatever attn_factor says
+  EXPECT_EQ(config.rope.long_mscale, 1.243163121016122);
+  EXPECT_TRUE(subject.Set("phimoe.expert_gating_func", U32(1)).Describe().ok());
+  ExpectUnimplemented(subject.Set("phimoe.expert_gating_func", U32(2)), HasSubstr("is 2; only 1"));
+  subject.Remove("phimoe.expert_gating_func");
+  ExpectInvalid(subject.Set("phimoe.expert_used_count", U32(3)),
+                HasSubstr("'phimoe.expert_used_count' is 3, expected within 2 to 2"));
+}
+
+TEST(Descriptor, LongRope) {
+  const auto subject = [] { return Subject::Experts("phimoe"); };
+  EXPECT_TRUE(subject().Set("phimoe.rope.scaling.type", Text("longrope")).Describe().ok());
+  ExpectUnimplemented(subject().Set("phimoe.rope.scaling.type", Text("yarn")),
+                      HasSubstr("'phimoe.rope.scaling.type' is 'yarn', not longrope"));
+  ExpectInvalid(subject().Remove("phimoe.rope.scaling.original_context_length"),
+                HasSubstr("'phimoe.rope.scaling.original_context_length' is missing"));
+  for (const char* name : {"rope_factors_short.weight", "rope_factors_long.weight"}) {
+    Subject one = subject();
+    std::erase_if(one.tensors(), [&](const TensorInfo& tensor) { return tensor.name == name; });
+    ExpectInvalid(one, HasSubstr("'" + std::string(name) + "' is missing"));
+  }
+  // Without factors there is nothing to stretch, and attn_factor would change the answer.
+  Subject plain = subject();
+  std::erase_if(plain.tensors(), [](const TensorInfo& tensor) { return tensor.name.starts_with("rope_"); });
+  ExpectUnimplemented(plain, HasSubstr("'phimoe.rope.scaling.attn_factor' is"));
+  const ModelConfig config = *plain.Remove("phimoe.rope.scaling.attn_factor").Describe();
+  EXPECT_EQ(config.rope.mscale, 1.0);
+  // In a family that has none.
+  Subject llama = Subject::Dense();
+  llama.tensors().push_back({"rope_factors_long.weight", DType::kF32, 1, {8, 1, 1, 1}, 32});
+  ExpectUnimplemented(llama, HasSubstr("'rope_factors_long.weight' is not one that family 'llama' uses"));
+}
+
+TEST(Descriptor, FamiliesHaveNamesOfTheirOwn) {
+  for (const Family& family : Families()) {
+    EXPECT_EQ(FindFamily(family.name), &family);
+    EXPECT_TRUE(family.dense || family.experts);
+  }
+  EXPECT_EQ(FindFamily("llama4"), nullptr);
+}
+
+class CheckTensorsOf : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Families, CheckTensorsOf,
+                         ::testing::Values("llama", "qwen2moe", "qwen3moe", "olmoe", "phimoe"));
+
+TEST_P(CheckTensorsOf, MissingAndMisshapen) {
+  const Subject whole = Subject::Experts(GetParam());
+  const bool may_tie = FindFamily(GetParam())->tied_embeddings;
   for (size_t i = 0; i < Subject(whole).tensors().size(); ++i) {
     Subject missing = whole;
     const std::string name = missing.tensors()[i].name;
     SCOPED_TRACE(name);
     missing.tensors().erase(missing.tensors().begin() + static_cast<std::ptrdiff_t>(i));
-    if (name == "output.weight") {
+    if (name == "output.weight" && may_tie) {
       EXPECT_TRUE(missing.Describe()->tied_embeddings);
     } else {
       ExpectInvalid(missing, HasSubstr("'" + name + "' is missing"));
@@ -261,6 +380,27 @@ TEST(CheckTensors, MissingAndMisshapen) {
     misshapen.tensors()[i].dims[0] += 256;
     ExpectInvalid(misshapen, AllOf(HasSubstr("'" + name + "' has shape ["), HasSubstr("], expected [")));
   }
+}
+
+TEST(CheckTensors, SplitExperts) {
+  SynthSpec spec;
+  spec.experts = 3;
+  spec.experts_per_token = 2;
+  spec.split_experts = true;
+  Subject subject(spec);
+  EXPECT_TRUE(subject.Describe().ok());
+  subject.Tensor("blk.1.ffn_down.2.weight")->dims[0] = 64;
+  ExpectInvalid(subject, HasSubstr("'blk.1.ffn_down.2.weight' has shape [64, 64], expected [128, 64]"));
+  Subject missing(spec);
+  missing.Tensor("blk.0.ffn_up.1.weight")->name = "blk.0.ffn_up.3.weight";
+  ExpectInvalid(missing, HasSubstr("'blk.0.ffn_up.1.weight' is missing"));
+  Subject extra(spec);
+  extra.tensors().push_back({"blk.0.ffn_up.3.weight", DType::kF32, 2, {64, 128, 1, 1}, 32768});
+  ExpectUnimplemented(extra, HasSubstr("'blk.0.ffn_up.3.weight' is not one"));
+  // Gate and up in one tensor: some files have it; not built in.
+  Subject fused = Subject::Experts("llama");
+  fused.Tensor("blk.0.ffn_gate_exps.weight")->name = "blk.0.ffn_gate_up_exps.weight";
+  ExpectInvalid(fused, HasSubstr("'blk.0.ffn_gate_exps.weight' is missing"));
 }
 
 TEST(CheckTensors, SwappedDimensionsNameBothShapes) {
@@ -285,11 +425,27 @@ TEST(CheckTensors, QuantisedVectorsAndStrangers) {
 TEST(FreqFactors, NumberAndValues) {
   ModelConfig config = *Subject::Dense().Describe();
   std::vector<float> factors(8, 2.0f);
-  EXPECT_TRUE(SetFreqFactors(factors, &config).ok());
+  EXPECT_TRUE(SetRopeFactors(kRopeFreqsTensor, factors, &config).ok());
   EXPECT_EQ(config.rope.freq_factors, factors);
   factors[3] = 0;
-  EXPECT_THAT(std::string(SetFreqFactors(factors, &config).message()), HasSubstr("factor 3 is 0"));
-  EXPECT_FALSE(SetFreqFactors(std::vector<float>(7, 1.0f), &config).ok());
+  EXPECT_THAT(std::string(SetRopeFactors(kRopeFreqsTensor, factors, &config).message()),
+              HasSubstr("factor 3 is 0"));
+  EXPECT_FALSE(SetRopeFactors(kRopeFreqsTensor, std::vector<float>(7, 1.0f), &config).ok());
+  EXPECT_TRUE(config.rope.long_factors.empty());
+  EXPECT_TRUE(SetRopeFactors(kRopeLongTensor, std::vector<float>(8, 3.0f), &config).ok());
+  EXPECT_EQ(config.rope.long_factors, std::vector<float>(8, 3.0f));
+  EXPECT_EQ(config.rope.freq_factors, std::vector<float>(8, 2.0f));
+  EXPECT_THAT(std::string(SetRopeFactors(kRopeLongTensor, std::vector<float>(8, -1.0f), &config).message()),
+              AllOf(HasSubstr("'rope_factors_long.weight': factor 0 is -1")));
+}
+
+TEST(RopeSetFor, LongBeyondTheOriginalContext) {
+  RopeConfig rope;
+  rope.original_context_tokens = 64;
+  EXPECT_EQ(RopeSetFor(rope, 1000), RopeSet::kShort);  // no second set
+  rope.long_factors = {1.0f};
+  EXPECT_EQ(RopeSetFor(rope, 64), RopeSet::kShort);
+  EXPECT_EQ(RopeSetFor(rope, 65), RopeSet::kLong);
 }
 
 TEST(TokenizerMetadata, LengthsTypesAndIds) {

@@ -156,6 +156,81 @@ TEST(OpenExpert, AsksForItsOwnBytesAlone) {
   }
 }
 
+TEST(OpenExpert, SplitExpertsAreOpenedFromTheirOwnTensors) {
+  SynthSpec spec;
+  spec.experts = 3;
+  spec.experts_per_token = 2;
+  spec.ffn = 96;
+  spec.split_experts = true;
+  const std::unique_ptr<ModelSource> source = *MakeSyntheticSource(spec);
+  RecordingSource recorder(*source);
+  for (int e = 0; e < spec.experts; ++e) {
+    const ExpertTensors expert = *OpenExpert(recorder, 1, e);
+    const std::string number = std::to_string(e);
+    std::vector<std::string> names;
+    for (const Asked& range : recorder.TakeAsked()) {
+      EXPECT_EQ(range.offset, 0u);
+      EXPECT_EQ(range.bytes, source->Find(range.name)->bytes);
+      names.push_back(range.name);
+    }
+    EXPECT_THAT(names, ::testing::ElementsAre("blk.1.ffn_gate." + number + ".weight",
+                                              "blk.1.ffn_up." + number + ".weight",
+                                              "blk.1.ffn_down." + number + ".weight"));
+    EXPECT_EQ(Values(expert.gate), Whole(*source, names[0]));
+    EXPECT_EQ(Values(expert.up), Whole(*source, names[1]));
+    EXPECT_EQ(Values(expert.down), Whole(*source, names[2]));
+    for (const std::string& name : names) EXPECT_TRUE(IsExpertTensor(source->Config(), name)) << name;
+  }
+}
+
+// A source in which some tensors claim to be of another type.
+class RetypedSource final : public ModelSource {
+ public:
+  RetypedSource(const ModelSource& source, std::string name, DType dtype)
+      : source_(source), name_(std::move(name)), tensor_(*source.Find(name_)) {
+    tensor_.dtype = dtype;
+  }
+  const ModelConfig& Config() const override { return source_.Config(); }
+  const TokenizerSpec& Tokenizer() const override { return source_.Tokenizer(); }
+  const std::vector<TensorInfo>& Tensors() const override { return source_.Tensors(); }
+  const TensorInfo* Find(std::string_view name) const override {
+    return name == name_ ? &tensor_ : source_.Find(name);
+  }
+  absl::StatusOr<TensorBytes> Range(std::string_view name, uint64_t offset, uint64_t bytes) const override {
+    return source_.Range(name, offset, bytes);
+  }
+  absl::StatusOr<ModelDigest> Digest() const override { return source_.Digest(); }
+
+ private:
+  const ModelSource& source_;
+  const std::string name_;
+  TensorInfo tensor_;
+};
+
+TEST(ExpertsReadQuantized, OneFormALayer) {
+  for (const bool split : {false, true}) {
+    SynthSpec spec;
+    spec.experts = 3;
+    spec.experts_per_token = 2;
+    spec.split_experts = split;
+    const std::unique_ptr<ModelSource> source = *MakeSyntheticSource(spec);
+    EXPECT_TRUE(*ExpertsReadQuantized(*source, 1));
+    const std::string up = split ? "blk.1.ffn_up.2.weight" : "blk.1.ffn_up_exps.weight";
+    EXPECT_TRUE(*ExpertsReadQuantized(RetypedSource(*source, up, DType::kQ4_0), 1));
+    const RetypedSource mixed(*source, up, DType::kF16);
+    EXPECT_TRUE(*ExpertsReadQuantized(mixed, 0));
+    const absl::Status status = ExpertsReadQuantized(mixed, 1).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::AllOf(HasSubstr("is of type Q8_0"), HasSubstr(up + " of F16")));
+    // What the down projection reads is made by the worker: it may be of any type.
+    const std::string down = split ? "blk.1.ffn_down.2.weight" : "blk.1.ffn_down_exps.weight";
+    EXPECT_TRUE(ExpertsReadQuantized(RetypedSource(*source, down, DType::kF16), 1).ok());
+    spec.dtype = DType::kF16;
+    EXPECT_FALSE(*ExpertsReadQuantized(**MakeSyntheticSource(spec), 0));
+  }
+}
+
 TEST(OpenExpert, DenseRowsAreTheSlicesAlone) {
   const std::unique_ptr<ModelSource> source = *MakeSyntheticSource({.ffn = 1024});
   RecordingSource recorder(*source);
@@ -192,12 +267,21 @@ TEST(IsExpertTensor, ByFamilyAndLayer) {
   experts.gate.kind = GateKind::kSoftmax;
   EXPECT_TRUE(IsExpertTensor(experts, "blk.3.ffn_up_exps.weight"));
   EXPECT_FALSE(IsExpertTensor(experts, "blk.3.ffn_up.weight"));
+  experts.experts = 8;
+  EXPECT_TRUE(IsExpertTensor(experts, "blk.3.ffn_up.7.weight"));
+  EXPECT_FALSE(IsExpertTensor(dense, "blk.3.ffn_up.7.weight"));
+  for (const char* name :
+       {"blk.3.ffn_up.8.weight", "blk.3.ffn_up.-1.weight", "blk.3.ffn_up.07.weight", "blk.3.ffn_up.7.bias",
+        "blk.3.ffn_up_shexp.weight", "blk.3.ffn_gate_inp.weight", "blk.3.ffn_gate_inp_shexp.weight"}) {
+    EXPECT_FALSE(IsExpertTensor(experts, name)) << name;
+  }
 }
 
 TEST(ExpertBytes, SumToTheTensors) {
-  for (const int experts : {0, 6}) {
+  for (const auto& [experts, split] : {std::pair(0, false), {6, false}, {6, true}}) {
     SynthSpec spec;
     spec.experts = experts;
+    spec.split_experts = split;
     spec.experts_per_token = experts / 3;
     spec.ffn = 544;
     const std::unique_ptr<ModelSource> source = *MakeSyntheticSource(spec);

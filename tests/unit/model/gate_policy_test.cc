@@ -15,7 +15,7 @@ ModelConfig Softmax(int experts, int k, bool renormalize, float scale = 1) {
   ModelConfig config;
   config.experts = experts;
   config.experts_per_token = k;
-  config.gate = {GateKind::kSoftmax, renormalize, scale};
+  config.gate = {.kind = GateKind::kSoftmax, .renormalize = renormalize, .scale = scale};
   return config;
 }
 
@@ -93,7 +93,65 @@ TEST(GatePolicy, LogitsThatAreNotFinite) {
   }
 }
 
+ModelConfig SparseMixer(int experts, float eps = 0.01f) {
+  ModelConfig config;
+  config.experts = experts;
+  config.experts_per_token = 2;
+  config.gate.kind = GateKind::kSparseMixer;
+  config.gate.jitter_eps = eps;
+  return config;
+}
+
+// Weights by hand: 1 / (sum of exp(s_j - m) over those kept).
+TEST(GatePolicy, SparseMixerKeepsWhatIsNear) {
+  using Selected = std::vector<SelectedExpert>;
+  // Nothing within 2 % of either: both weigh 1.
+  EXPECT_EQ(Select(SparseMixer(4), {1, 4, 2, 3}), (Selected{{1, 1.0f}, {3, 1.0f}}));
+  // (4 - 3.95) / 4 = 1.25 %: kept in the first softmax, alone in the second.
+  const Selected near = Select(SparseMixer(4), {1, 3.95f, 4, 2});
+  EXPECT_EQ(near[0], (SelectedExpert{1, 1.0f}));
+  EXPECT_EQ(near[1].expert, 2);
+  EXPECT_NEAR(near[1].weight, 1 / (1 + std::exp(-0.05)), 1e-6);
+  // With a larger epsilon the third is kept too, in both.
+  const Selected wide = Select(SparseMixer(4, 0.3f), {1, 3.95f, 4, 2});
+  EXPECT_NEAR(wide[1].weight, 1 / (1 + std::exp(-0.05) + std::exp(-2.0)), 1e-6);
+  EXPECT_NEAR(wide[0].weight, 1 / (1 + std::exp(-1.95)), 1e-6);
+}
+
+TEST(GatePolicy, SparseMixerOfNegativeLogitsDividesByTheirSize) {
+  // (-2 + 2.03) / 2.03 = 1.5 %; (-2 + 2.06) / 2.06 = 2.9 %. Without |s_j| the divisor would be -2.
+  const std::vector<SelectedExpert> selected = Select(SparseMixer(4), {-2.06f, -2, -2.03f, -9});
+  EXPECT_EQ(selected[0].expert, 1);
+  EXPECT_NEAR(selected[0].weight, 1 / (1 + std::exp(-0.03)), 1e-6);
+  EXPECT_EQ(selected[1].expert, 2);
+  EXPECT_NEAR(selected[1].weight, 1 / (1 + std::exp(-0.03)), 1e-6);
+}
+
+TEST(GatePolicy, SparseMixerTiesGoToTheLowerExpertWhichWeighsLess) {
+  using Selected = std::vector<SelectedExpert>;
+  EXPECT_EQ(Select(SparseMixer(3), {1, 5, 5}), (Selected{{1, 0.5f}, {2, 1.0f}}));
+  EXPECT_EQ(Select(SparseMixer(4), {5, 5, 1, 5}), (Selected{{0, 1.0f / 3}, {1, 0.5f}}));
+  EXPECT_EQ(Select(SparseMixer(2), {0, 0}), (Selected{{0, 0.5f}, {1, 1.0f}}));  // 0 / 0 keeps
+}
+
+TEST(GatePolicy, SparseMixerLogitsThatAreNotFinite) {
+  std::vector<SelectedExpert> selected(2);
+  const auto policy = *MakeGatePolicy(SparseMixer(3));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    for (size_t at = 0; at < 3; ++at) {
+      std::vector<float> logits = {1, 2, 3};
+      logits[at] = bad;
+      EXPECT_FALSE(policy->Select(logits, selected)) << bad << " at " << at;
+    }
+  }
+}
+
 TEST(GatePolicy, DescriptorsThatAreNotBuiltIn) {
+  ModelConfig three = SparseMixer(8);
+  three.experts_per_token = 3;
+  EXPECT_FALSE(MakeGatePolicy(three).ok());
+  EXPECT_FALSE(MakeGatePolicy(SparseMixer(1)).ok());
+
   ModelConfig sigmoid = Softmax(8, 2, true);
   sigmoid.gate.kind = GateKind::kSigmoid;
   EXPECT_EQ(MakeGatePolicy(sigmoid).status().code(), absl::StatusCode::kInvalidArgument);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <set>
 
+#include "common/model/families.h"
 #include "common/model/gguf_source.h"
 #include "common/model/synthetic_weights.h"
 #include "common/tensor/matrix_view.h"
@@ -21,11 +22,19 @@ TEST(Synthetic, EveryFamilyAndTypeIsAModel) {
   const TempDirectory directory;
   const std::string path = directory.File("synth.gguf");
   for (int type = 0; type < kDTypeCount; ++type) {
-    for (const auto& [family, experts] : {std::pair("llama", 0), {"llama", 4}, {"qwen3moe", 4}}) {
+    for (const auto& [family, experts] : {std::pair("llama", 0),
+                                          {"llama", 4},
+                                          {"qwen2", 0},
+                                          {"qwen2moe", 4},
+                                          {"qwen3moe", 4},
+                                          {"olmoe", 4},
+                                          {"phimoe", 4}}) {
       SynthSpec spec;
       spec.family = family;
       spec.experts = experts;
       spec.experts_per_token = experts / 2;
+      spec.shared_ffn = FindFamily(family)->shared_expert ? 160 : 0;
+      spec.original_context = FindFamily(family)->longrope_mscale > 0 ? 64 : 0;
       spec.dtype = static_cast<DType>(type);
       spec.hidden = 256;
       spec.head_dim = 36;
@@ -64,6 +73,41 @@ TEST(Synthetic, OptionsReachTheConfiguration) {
     EXPECT_LE(factor, 7.1f);
   }
   EXPECT_EQ(source->Find("output.weight"), nullptr);
+}
+
+TEST(Synthetic, SplitExpertsMakeASourceOfTheSameExperts) {
+  SynthSpec spec;
+  spec.experts = 3;
+  spec.experts_per_token = 2;
+  spec.split_experts = true;
+  const std::unique_ptr<ModelSource> source = *MakeSyntheticSource(spec);
+  EXPECT_EQ(source->Find("blk.0.ffn_gate_exps.weight"), nullptr);
+  for (const char* name : {"blk.0.ffn_gate.0.weight", "blk.1.ffn_up.2.weight", "blk.1.ffn_down.1.weight"}) {
+    EXPECT_NE(source->Find(name), nullptr) << name;
+  }
+  spec.split_experts = false;
+  EXPECT_NE(*source->Digest(), *(*MakeSyntheticSource(spec))->Digest());
+}
+
+TEST(Synthetic, MoreBitsWhereLlamaCppGivesThem) {
+  SynthSpec spec;
+  spec.hidden = spec.ffn = 256;
+  spec.head_dim = 64;
+  spec.layers = 16;
+  spec.dtype = DType::kQ4_K;
+  spec.more_dtype = DType::kQ6_K;
+  const std::unique_ptr<ModelSource> source = *MakeSyntheticSource(spec);
+  std::vector<int> more;
+  for (int layer = 0; layer < spec.layers; ++layer) {
+    const std::string prefix = "blk." + std::to_string(layer) + ".";
+    const DType down = source->Find(prefix + "ffn_down.weight")->dtype;
+    EXPECT_EQ(source->Find(prefix + "attn_v.weight")->dtype, down);
+    EXPECT_EQ(source->Find(prefix + "ffn_up.weight")->dtype, DType::kQ4_K);
+    if (down == DType::kQ6_K) more.push_back(layer);
+  }
+  EXPECT_THAT(more, ::testing::ElementsAre(0, 1, 4, 7, 10, 13, 14, 15));
+  EXPECT_EQ(source->Find("output.weight")->dtype, DType::kQ6_K);
+  EXPECT_EQ(source->Find("token_embd.weight")->dtype, DType::kQ4_K);
 }
 
 TEST(Synthetic, FilesRepeatBitForBitAndSeedsDiffer) {
@@ -148,7 +192,23 @@ TEST(Synthetic, SpecsOutOfRangeNameTheField) {
   EXPECT_THAT(error([](SynthSpec* s) { s->vocab = 266; }), HasSubstr("vocab is 266"));
   EXPECT_THAT(error([](SynthSpec* s) { s->experts = 4; }), HasSubstr("experts_per_token is 0"));
   EXPECT_THAT(error([](SynthSpec* s) { s->family = "gpt2"; }), HasSubstr("'gpt2'"));
-  EXPECT_THAT(error([](SynthSpec* s) { s->family = "qwen3moe"; }), HasSubstr("has experts"));
+  EXPECT_THAT(error([](SynthSpec* s) { s->family = "qwen3moe"; }),
+              HasSubstr("experts is 0, expected within 1 to 65536 for family 'qwen3moe'"));
+  EXPECT_THAT(error([](SynthSpec* s) { s->shared_ffn = 32; }), HasSubstr("shared_ffn is 32"));
+  EXPECT_THAT(error([](SynthSpec* s) { s->split_experts = true; }), HasSubstr("split_experts is 1"));
+  EXPECT_THAT(error([](SynthSpec* s) { s->original_context = 64; }), HasSubstr("original_context is 64"));
+  EXPECT_THAT(error([](SynthSpec* s) {
+                s->family = "qwen2";
+                s->sliding_window = 24;
+              }),
+              HasSubstr("sliding_window is 24, expected within 0 to 0 for family 'qwen2'"));
+  EXPECT_THAT(error([](SynthSpec* s) {
+                s->family = "olmoe";
+                s->experts = 4;
+                s->experts_per_token = 2;
+                s->tied_embeddings = true;
+              }),
+              HasSubstr("tied_embeddings is 1"));
   EXPECT_THAT(error([](SynthSpec* s) { s->kv_heads = 3; }), HasSubstr("a divisor of the 4 heads"));
   EXPECT_THAT(error([](SynthSpec* s) { s->head_dim = 15; }), HasSubstr("is 15"));
   EXPECT_EQ(WriteSyntheticGguf({}, "/nonexistent/directory/file").code(), absl::StatusCode::kNotFound);

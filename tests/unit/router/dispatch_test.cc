@@ -14,6 +14,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "tests/unit/router/dispatch_testing.h"
@@ -85,7 +86,7 @@ class DispatchTest : public ::testing::Test {
     out_ = residual_;
     faults_.assign(kRows, 0);
     absl::Status status = Begin();
-    if (status.ok()) status = dispatcher_->Finish(out_.data(), faults_);
+    if (status.ok()) status = dispatcher_->Finish(nullptr, out_.data(), faults_);
     return status;
   }
 
@@ -138,6 +139,25 @@ class DispatchTest : public ::testing::Test {
   std::vector<std::shared_ptr<ScriptedTransport>> transports_;
   std::unique_ptr<Dispatcher> dispatcher_;
 };
+
+TEST_F(DispatchTest, SharedRowsJoinTheRoutedSumBeforeTheResidual) {
+  skip_[3] = 1;
+  std::vector<float> shared(kRows * kHidden);
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> uniform(-2, 2);
+  for (float& value : shared) value = uniform(random);
+  const std::vector<float> residual = std::exchange(residual_, std::vector<float>(kRows * kHidden));
+  const std::vector<float> routed = Expected();  // 0 + routed
+  residual_ = residual;
+  out_ = residual;
+  faults_.assign(kRows, 0);
+  ASSERT_TRUE(Begin().ok());
+  ASSERT_TRUE(dispatcher_->Finish(shared.data(), out_.data(), faults_).ok());
+  for (size_t i = 0; i < out_.size(); ++i) {
+    const bool skipped = i / kHidden == 3;
+    EXPECT_EQ(out_[i], skipped ? residual[i] : residual[i] + (routed[i] + shared[i])) << i;
+  }
+}
 
 TEST_F(DispatchTest, SumsAreTheTreesForEveryPlacement) {
   for (uint32_t seed = 1; seed <= 60; ++seed) {

@@ -1,0 +1,163 @@
+// See decoder_weights.h.
+#include "router/decoder_weights.h"
+
+#include <string>
+#include <utility>
+
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/model/expert_tensors.h"
+
+namespace moepool {
+namespace {
+
+class Loader {
+ public:
+  Loader(Backend* backend, const ModelSource& source)
+      : backend_(backend), source_(source), config_(source.Config()) {}
+
+  absl::StatusOr<TrunkWeights> Load() {
+    const int64_t hidden = config_.hidden;
+    const int64_t vocab = config_.vocab_size;
+    MOEPOOL_RETURN_IF_ERROR(LoadEmbedding());
+    MOEPOOL_ASSIGN_OR_RETURN(out_.output_norm, LoadNorm("output_norm"));
+    MOEPOOL_ASSIGN_OR_RETURN(
+        out_.head,
+        LoadMatrix(config_.tied_embeddings ? "token_embd.weight" : "output.weight", vocab, hidden));
+    if (config_.output_bias) {
+      MOEPOOL_ASSIGN_OR_RETURN(out_.head_bias, LoadVector("output.bias", vocab));
+    }
+    for (int i = 0; i < config_.layers; ++i) {
+      TrunkLayer& layer = out_.layers.emplace_back();
+      const std::string prefix = StrCat("blk.", i, ".");
+      MOEPOOL_RETURN_IF_ERROR(LoadAttention(prefix, &layer));
+      MOEPOOL_ASSIGN_OR_RETURN(layer.ffn_norm, LoadNorm(prefix + "ffn_norm"));
+      if (!config_.dense()) {
+        MOEPOOL_ASSIGN_OR_RETURN(layer.gate,
+                                 LoadMatrix(prefix + "ffn_gate_inp.weight", config_.experts, hidden));
+      }
+      if (config_.shared_ffn > 0) MOEPOOL_RETURN_IF_ERROR(LoadShared(prefix, &layer));
+      MOEPOOL_ASSIGN_OR_RETURN(const bool quantized, ExpertsReadQuantized(source_, i));
+      layer.wire = quantized ? WireDType::kInt8Block32 : WireDType::kF32;
+    }
+    return std::move(out_);
+  }
+
+ private:
+  absl::Status LoadEmbedding() {
+    MOEPOOL_ASSIGN_OR_RETURN(const TensorInfo* info, Find("token_embd.weight"));
+    MOEPOOL_ASSIGN_OR_RETURN(out_.embedding_bytes, source_.Range(info->name, 0, info->bytes));
+    out_.embedding.dtype = info->dtype;
+    out_.embedding.rows = config_.vocab_size;
+    out_.embedding.cols = config_.hidden;
+    out_.embedding.data = out_.embedding_bytes.bytes.data();
+    out_.embedding.row_stride_bytes = RowBytes(info->dtype, config_.hidden);
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadAttention(const std::string& prefix, TrunkLayer* layer) {
+    const int64_t hidden = config_.hidden;
+    const int64_t q_dim = int64_t{config_.heads} * config_.head_dim;
+    const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
+    MOEPOOL_ASSIGN_OR_RETURN(layer->attn_norm, LoadNorm(prefix + "attn_norm"));
+    MOEPOOL_ASSIGN_OR_RETURN(layer->q, LoadMatrix(prefix + "attn_q.weight", q_dim, hidden));
+    MOEPOOL_ASSIGN_OR_RETURN(layer->k, LoadMatrix(prefix + "attn_k.weight", kv_dim, hidden));
+    MOEPOOL_ASSIGN_OR_RETURN(layer->v, LoadMatrix(prefix + "attn_v.weight", kv_dim, hidden));
+    MOEPOOL_ASSIGN_OR_RETURN(layer->o, LoadMatrix(prefix + "attn_output.weight", hidden, q_dim));
+    if (config_.qkv_bias) {
+      MOEPOOL_ASSIGN_OR_RETURN(layer->q_bias, LoadVector(prefix + "attn_q.bias", q_dim));
+      MOEPOOL_ASSIGN_OR_RETURN(layer->k_bias, LoadVector(prefix + "attn_k.bias", kv_dim));
+      MOEPOOL_ASSIGN_OR_RETURN(layer->v_bias, LoadVector(prefix + "attn_v.bias", kv_dim));
+    }
+    if (config_.attn_output_bias) {
+      MOEPOOL_ASSIGN_OR_RETURN(layer->o_bias, LoadVector(prefix + "attn_output.bias", hidden));
+    }
+    if (config_.qk_norm == QkNorm::kNone) return absl::OkStatus();
+    const bool row = config_.qk_norm == QkNorm::kRow;
+    MOEPOOL_ASSIGN_OR_RETURN(layer->q_norm,
+                             LoadVector(prefix + "attn_q_norm.weight", row ? q_dim : config_.head_dim));
+    MOEPOOL_ASSIGN_OR_RETURN(layer->k_norm,
+                             LoadVector(prefix + "attn_k_norm.weight", row ? kv_dim : config_.head_dim));
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadShared(const std::string& prefix, TrunkLayer* layer) {
+    const int64_t hidden = config_.hidden;
+    const int64_t ffn = config_.shared_ffn;
+    layer->shared = std::make_unique<ExpertWeights>();
+    layer->shared->activation = config_.activation;
+    MOEPOOL_ASSIGN_OR_RETURN(layer->shared->gate, LoadMatrix(prefix + "ffn_gate_shexp.weight", ffn, hidden));
+    MOEPOOL_ASSIGN_OR_RETURN(layer->shared->up, LoadMatrix(prefix + "ffn_up_shexp.weight", ffn, hidden));
+    MOEPOOL_ASSIGN_OR_RETURN(layer->shared->down, LoadMatrix(prefix + "ffn_down_shexp.weight", hidden, ffn));
+    if (!config_.shared_gated) return absl::OkStatus();
+    MOEPOOL_ASSIGN_OR_RETURN(layer->shared_gate, LoadMatrix(prefix + "ffn_gate_inp_shexp.weight", 1, hidden));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<NormWeights> LoadNorm(const std::string& name) {
+    NormWeights norm;
+    norm.kind = config_.norm;
+    norm.eps = config_.norm_eps;
+    MOEPOOL_ASSIGN_OR_RETURN(norm.weight, LoadVector(name + ".weight", config_.hidden));
+    if (config_.norm_bias) {
+      MOEPOOL_ASSIGN_OR_RETURN(norm.bias, LoadVector(name + ".bias", config_.hidden));
+    }
+    return norm;
+  }
+
+  absl::StatusOr<const TensorInfo*> Find(std::string_view name) const {
+    const TensorInfo* info = source_.Find(name);
+    if (info == nullptr) return absl::NotFoundError(StrCat("tensor ", name, " is missing"));
+    return info;
+  }
+
+  absl::StatusOr<MatrixView> Open(std::string_view name, int64_t rows, int64_t cols,
+                                  TensorBytes* bytes) const {
+    MOEPOOL_ASSIGN_OR_RETURN(const TensorInfo* info, Find(name));
+    if (info->dims[0] != cols || info->dims[1] != rows) {
+      return absl::InvalidArgumentError(StrCat("tensor ", name, " is [", info->dims[0], ", ", info->dims[1],
+                                               "], expected [", cols, ", ", rows, "]"));
+    }
+    MOEPOOL_ASSIGN_OR_RETURN(*bytes, source_.Range(name, 0, info->bytes));
+    MatrixView view;
+    view.dtype = info->dtype;
+    view.rows = rows;
+    view.cols = cols;
+    view.data = bytes->bytes.data();
+    view.row_stride_bytes = RowBytes(info->dtype, cols);
+    return view;
+  }
+
+  absl::StatusOr<std::unique_ptr<Matrix>> LoadMatrix(const std::string& name, int64_t rows, int64_t cols) {
+    TensorBytes bytes;
+    MOEPOOL_ASSIGN_OR_RETURN(const MatrixView view, Open(name, rows, cols, &bytes));
+    absl::StatusOr<std::unique_ptr<Matrix>> matrix = backend_->Load(view);
+    if (matrix.ok()) return matrix;
+    return absl::Status(matrix.status().code(),
+                        StrCat("tensor ", name, ": ", ToStd(matrix.status().message())));
+  }
+
+  // Vectors are f32 on the device, whatever they are in the file.
+  absl::StatusOr<const float*> LoadVector(const std::string& name, int64_t size) {
+    TensorBytes bytes;
+    MOEPOOL_ASSIGN_OR_RETURN(const MatrixView view, Open(name, 1, size, &bytes));
+    MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
+                             backend_->Allocate(static_cast<size_t>(size) * sizeof(float)));
+    DequantizeRow(view, 0, buffer->f32());
+    out_.buffers.push_back(std::move(buffer));
+    return out_.buffers.back()->f32();
+  }
+
+  Backend* const backend_;
+  const ModelSource& source_;
+  const ModelConfig& config_;
+  TrunkWeights out_;
+};
+
+}  // namespace
+
+absl::StatusOr<TrunkWeights> LoadTrunkWeights(Backend* backend, const ModelSource& source) {
+  return Loader(backend, source).Load();
+}
+
+}  // namespace moepool
