@@ -1,5 +1,5 @@
 // Cuts text into the pieces ("words") within which byte-pair merges happen. The rules are those that the
-// models were trained with: a regular expression for each name that `tokenizer.ggml.pre` may carry.
+// models were trained with: regular expressions for each name that `tokenizer.ggml.pre` may carry.
 #pragma once
 
 #include <memory>
@@ -9,13 +9,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/text/pre_tokenizer_rules.h"
 
 namespace moepool {
 
 // Immutable and thread-safe.
 class PreTokenizer {
  public:
-  // InvalidArgument names an unknown `name` and lists the known ones.
+  // An empty name is "default". InvalidArgument names an unknown `name` and lists the known ones.
   static absl::StatusOr<std::unique_ptr<PreTokenizer>> Make(std::string_view name);
   ~PreTokenizer();
   PreTokenizer(const PreTokenizer&) = delete;
@@ -25,18 +26,15 @@ class PreTokenizer {
   // ResourceExhausted where the match limits are hit.
   absl::Status Split(std::string_view text, std::vector<std::string_view>* pieces) const;
 
-  // Whether text is brought to Unicode's composed form (NFC) first.
-  bool composes() const { return composes_; }
-  // Whether a piece that is itself a token is taken whole, even where merges would not lead to it.
-  bool takes_whole_words() const { return takes_whole_words_; }
+  bool composes() const { return rule_.composes; }
+  bool takes_whole_words() const { return rule_.takes_whole_words; }
 
  private:
-  struct Regex;
-  PreTokenizer(std::unique_ptr<Regex> regex, bool composes, bool takes_whole_words);
+  class Regex;
+  explicit PreTokenizer(PreTokenizerRule rule);
 
-  std::unique_ptr<Regex> regex_;
-  bool composes_;
-  bool takes_whole_words_;
+  PreTokenizerRule rule_;
+  std::vector<std::unique_ptr<Regex>> regexes_;  // by pattern
 };
 
 }  // namespace moepool

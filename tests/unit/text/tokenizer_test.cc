@@ -133,7 +133,7 @@ TEST(MakeTokenizer, SaysWhatIsMalformed) {
   };
   using Spec = TokenizerSpec;
   expect("model \"bert\" is not known; known are: gpt2, llama, t5", [](Spec& s) { s.model = "bert"; });
-  expect("pre-tokenizer \"tekken\" is not known", [](Spec& s) { s.pre = "tekken"; });
+  expect("pre-tokenizer \"bert-bge\" is not known", [](Spec& s) { s.pre = "bert-bge"; });
   expect("no tokens", [](Spec& s) { s.tokens.clear(); });
   expect("256 token types for 257 tokens", [](Spec& s) { s.types.pop_back(); });
   expect("3 token scores for 257 tokens", [](Spec& s) { s.scores = {1, 2, 3}; });
