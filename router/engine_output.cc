@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/time/clock.h"
+#include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "router/engine.h"
 
@@ -40,7 +41,13 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
     return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens and max_tokens is ",
                                              request.max_tokens, ", the context is ", context_tokens_));
   }
-  return ValidateSampling(request.sampling);
+  for (const int32_t id : request.stop_ids) {
+    if (id < 0 || id >= vocab) {
+      return absl::InvalidArgumentError(StrCat("stop id ", id, " is outside the vocabulary of ", vocab));
+    }
+  }
+  MOEPOOL_RETURN_IF_ERROR(ValidateSampling(request.sampling));
+  return ValidateSamplingIds(request.sampling, vocab);
 }
 
 void Engine::AnnotateTimes(const Sequence& s, SequenceUpdate* update) {
@@ -60,8 +67,11 @@ void Engine::OnLogits(int row, std::span<float> logits) {
   }
   const std::span<const int32_t> all(sequence.tokens);
   const size_t prompt = sequence.request.prompt.size();
-  result.sampled = Sample(sequence.request.sampling, all.first(prompt), all.subspan(prompt),
-                          static_cast<uint64_t>(sequence.generated()), logits);
+  const SampleContext context{.prompt = all.first(prompt),
+                              .generated = all.subspan(prompt),
+                              .stop_ids = sequence.request.stop_ids,
+                              .index = static_cast<uint64_t>(sequence.generated())};
+  result.sampled = Sample(sequence.request.sampling, context, logits);
 }
 
 void Engine::Commit(size_t chunk_index) {
@@ -106,6 +116,7 @@ void Engine::Commit(size_t chunk_index) {
   }
   sequence.tokens.push_back(id);
   update.ids.push_back(id);
+  if (sequence.request.sampling.logprobs) update.logprobs.push_back(std::move(result.sampled->logprobs));
   if (sequence.generated() == 1) AnnotateTimes(sequence, &update);
   if (sequence.generated() == sequence.request.max_tokens) {
     update.reason = FinishReason::kLength;

@@ -4,15 +4,13 @@
 #include "router/sampler.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/math.h"
 #include "common/base/status_macros.h"
+#include "router/sampler_penalties.h"
 
 namespace moepool {
 namespace {
@@ -26,47 +24,6 @@ struct Candidate {
 
 bool Better(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
-
-absl::Status CheckIds(std::span<const int32_t> ids, size_t vocab) {
-  for (int32_t id : ids) {
-    if (id < 0 || static_cast<size_t>(id) >= vocab) {
-      return absl::InternalError(absl::StrCat("token id ", id, " outside the vocabulary of ", vocab));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// What a penalty made of logit `x`. Finite stays finite: a penalty of 1e-300 is the caller's right, and no
-// error of the model's.
-float Penalised(float x, double after) {
-  constexpr double kMax = std::numeric_limits<float>::max();
-  return std::isfinite(x) ? static_cast<float>(std::clamp(after, -kMax, kMax)) : x;
-}
-
-absl::Status ApplyPenalties(const SamplingParams& params, std::span<const int32_t> prompt,
-                            std::span<const int32_t> generated, std::span<float> logits) {
-  const double repetition = params.repetition_penalty;
-  if (repetition != 1) {
-    MOEPOOL_RETURN_IF_ERROR(CheckIds(prompt, logits.size()));
-    MOEPOOL_RETURN_IF_ERROR(CheckIds(generated, logits.size()));
-    absl::flat_hash_set<int32_t> seen(prompt.begin(), prompt.end());
-    seen.insert(generated.begin(), generated.end());
-    for (int32_t id : seen) {
-      const double x = logits[id];
-      logits[id] = Penalised(logits[id], x > 0 ? x / repetition : x * repetition);
-    }
-  }
-  if (params.frequency_penalty != 0 || params.presence_penalty != 0) {
-    MOEPOOL_RETURN_IF_ERROR(CheckIds(generated, logits.size()));
-    absl::flat_hash_map<int32_t, int> times;
-    for (int32_t id : generated) ++times[id];
-    for (const auto& [id, count] : times) {
-      logits[id] =
-          Penalised(logits[id], logits[id] - params.frequency_penalty * count - params.presence_penalty);
-    }
-  }
-  return absl::OkStatus();
 }
 
 // The best candidate: the mode, and what the others are measured against.
@@ -127,6 +84,23 @@ class Softmax {
   double temperature_;
 };
 
+// ln of the softmax. The sum is in f64 and in order of id.
+class LogSoftmax {
+ public:
+  static absl::StatusOr<LogSoftmax> Of(std::span<const float> logits) {
+    MOEPOOL_ASSIGN_OR_RETURN(const Candidate best, Best(logits));
+    const Softmax softmax(best.logit, /*temperature=*/1);
+    double total = 0;  // at least 1, the best one's share
+    for (const float x : logits) total += softmax.Weight(x);
+    return LogSoftmax(best.logit + static_cast<double>(Log(static_cast<float>(total))));
+  }
+  float operator()(float logit) const { return static_cast<float>(logit - log_total_); }
+
+ private:
+  explicit LogSoftmax(double log_total) : log_total_(log_total) {}
+  double log_total_;
+};
+
 void KeepTopK(int32_t k, std::span<float> logits) {
   const std::vector<Candidate> best = SelectBest(k, logits);
   DropWorseThan(*std::max_element(best.begin(), best.end(), Better), logits);
@@ -151,6 +125,38 @@ void KeepTopP(double p, const Softmax& softmax, std::span<float> logits) {
   }
 }
 
+// Steps 1 to 8 of Sample.
+absl::StatusOr<int32_t> Pick(const SamplingParams& params, const SampleContext& context,
+                             std::span<float> logits) {
+  MOEPOOL_RETURN_IF_ERROR(AdjustLogits(params, context, logits));
+  MOEPOOL_ASSIGN_OR_RETURN(const Candidate best, Best(logits));
+  if (params.temperature == 0) return best.id;
+
+  const Softmax softmax(best.logit, params.temperature);
+  if (params.top_k > 0) KeepTopK(params.top_k, logits);
+  if (params.top_p < 1) KeepTopP(params.top_p, softmax, logits);
+  double total = 0;
+  for (float& x : logits) {
+    if (x == -kInf) {
+      x = 0;
+      continue;
+    }
+    const double weight = softmax.Weight(x);
+    x = weight >= params.min_p ? static_cast<float>(weight) : 0;
+    total += x;
+  }
+  const double target = CounterUniform(params.seed, context.index) * total;
+  double sum = 0;
+  int32_t last = best.id;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (logits[i] == 0) continue;
+    last = static_cast<int32_t>(i);
+    sum += logits[i];
+    if (sum > target) return last;
+  }
+  return last;  // where the product above rounded up to `total`
+}
+
 }  // namespace
 
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
@@ -173,36 +179,21 @@ double CounterUniform(uint64_t seed, uint64_t index) {
   return static_cast<double>(bits) * 0x1p-53;
 }
 
-absl::StatusOr<SampledToken> Sample(const SamplingParams& params, std::span<const int32_t> prompt,
-                                    std::span<const int32_t> generated, uint64_t index,
+absl::StatusOr<SampledToken> Sample(const SamplingParams& params, const SampleContext& context,
                                     std::span<float> logits) {
-  MOEPOOL_RETURN_IF_ERROR(ApplyPenalties(params, prompt, generated, logits));
-  MOEPOOL_ASSIGN_OR_RETURN(const Candidate best, Best(logits));
-  if (params.temperature == 0) return SampledToken{best.id};
-
-  const Softmax softmax(best.logit, params.temperature);
-  if (params.top_k > 0) KeepTopK(params.top_k, logits);
-  if (params.top_p < 1) KeepTopP(params.top_p, softmax, logits);
-  double total = 0;
-  for (float& x : logits) {
-    if (x == -kInf) {
-      x = 0;
-      continue;
-    }
-    const double weight = softmax.Weight(x);
-    x = weight >= params.min_p ? static_cast<float>(weight) : 0;
-    total += x;
+  if (!params.logprobs) {
+    MOEPOOL_ASSIGN_OR_RETURN(const int32_t id, Pick(params, context, logits));
+    return SampledToken{id, {}};
   }
-  const double target = CounterUniform(params.seed, index) * total;
-  double sum = 0;
-  int32_t last = best.id;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] == 0) continue;
-    last = static_cast<int32_t>(i);
-    sum += logits[i];
-    if (sum > target) return SampledToken{last};
-  }
-  return SampledToken{last};  // where the product above rounded up to `total`
+  const std::vector<float> raw(logits.begin(), logits.end());
+  MOEPOOL_ASSIGN_OR_RETURN(const LogSoftmax log_softmax, LogSoftmax::Of(raw));
+  MOEPOOL_ASSIGN_OR_RETURN(const int32_t id, Pick(params, context, logits));
+  SampledToken sampled{id, {log_softmax(raw[static_cast<size_t>(id)]), {}}};
+  if (params.top_logprobs == 0) return sampled;
+  std::vector<Candidate> best = SelectBest(static_cast<size_t>(params.top_logprobs), raw);
+  std::sort(best.begin(), best.end(), Better);
+  for (const Candidate& c : best) sampled.logprobs.top.push_back({c.id, log_softmax(c.logit)});
+  return sampled;
 }
 
 }  // namespace moepool

@@ -17,23 +17,36 @@ std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<u
 // Uniform in [0, 1), 53 bits: Philox 4x32-10 with key `seed` and counter `index`.
 double CounterUniform(uint64_t seed, uint64_t index);
 
-struct SampledToken {
-  int32_t id = -1;
+// The sequence so far, as far as sampling looks at it.
+struct SampleContext {
+  std::span<const int32_t> prompt;
+  std::span<const int32_t> generated;
+  std::span<const int32_t> stop_ids;  // not sampled while fewer than min_tokens are generated
+  uint64_t index = 0;                 // of the output
 };
 
-// Picks the id of output `index`. prompt and generated are the sequence so far; logits [vocab] is
-// overwritten.
-//   1. Repetition penalty, once for each id of prompt or generated: x/r where x > 0, otherwise x*r.
-//   2. x - frequency_penalty * (times generated) - presence_penalty (if generated at all).
-//   3. Temperature; 0 takes the largest logit and ends here.
-//   4. top_k best; then the fewest best of these that hold top_p of their probability, at least one; then
+struct SampledToken {
+  int32_t id = -1;
+  TokenLogprobs logprobs;  // where the parameters ask for them
+};
+
+// Picks the id of output `index`; logits [vocab] is overwritten.
+//   0. Log-probabilities, where asked for: x - max - ln(sum of e^(x - max)), summed in order of id, of the
+//      logits as the model gave them. Nothing below shows in them.
+//   1. Where fewer than min_tokens ids are generated, stop ids are left out.
+//   2. Logit biases are added.
+//   3. Repetition penalty, once for each id of prompt or generated: x/r where x > 0, otherwise x*r.
+//   4. x - frequency_penalty * (times generated) - presence_penalty (if generated at all). With repeat_last_n
+//      given, 3 and 4 both look at the last so many ids of prompt and generated.
+//   5. DRY: see DryParams.
+//   6. Temperature; 0 takes the largest logit and ends here.
+//   7. top_k best; then the fewest best of these that hold top_p of their probability, at least one; then
 //      those with at least min_p of the largest probability.
-//   5. One of the rest, by its share of their probability.
+//   8. One of the rest, by its share of their probability.
 // The better of two is the one with the larger logit, or the lower id where these are equal. Parameters are
-// as ValidateSampling leaves them. Internal where a logit is NaN or +inf, none is finite, or an id lies
-// outside the vocabulary.
-absl::StatusOr<SampledToken> Sample(const SamplingParams& params, std::span<const int32_t> prompt,
-                                    std::span<const int32_t> generated, uint64_t index,
+// as ValidateSampling and ValidateSamplingIds leave them. Internal where a logit is NaN or +inf, none is
+// finite, or an id lies outside the vocabulary.
+absl::StatusOr<SampledToken> Sample(const SamplingParams& params, const SampleContext& context,
                                     std::span<float> logits);
 
 }  // namespace moepool

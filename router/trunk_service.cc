@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/mutex.h"
 #include "common/rpc/rpc_status.h"
+#include "common/rpc/stream_reactor.h"
 #include "common/rpc/trunk_convert.h"
 
 namespace moepool {
@@ -16,109 +17,74 @@ namespace {
 constexpr size_t kChunkBytes = 1 << 20;
 
 // A call of the trunk's behind a stream of events. The update that ends it ends the stream; until then a
-// client that leaves only cancels it. Owns itself until OnDone. Derived classes hold what waits to be
-// written.
+// client that leaves only cancels it. Derived classes hold what waits to be written.
 template <typename Event>
-class SequenceReactor : public grpc::ServerWriteReactor<Event>,
-                        public std::enable_shared_from_this<SequenceReactor<Event>> {
+class SequenceReactor : public StreamReactor<Event> {
  public:
   void Start(Trunk* trunk, SequenceRequest request) {
-    self_ = this->shared_from_this();
-    auto call = trunk->Generate(std::move(request), [self = this->shared_from_this()](SequenceUpdate update) {
-      self->OnUpdate(std::move(update));
-    });
+    this->Open();
+    auto self = std::static_pointer_cast<SequenceReactor>(this->shared_from_this());
+    auto call = trunk->Generate(std::move(request),
+                                [self](SequenceUpdate update) { self->OnUpdate(std::move(update)); });
     MutexLock lock(&mutex_);
-    if (!call.ok()) {
-      over_ = true;
-      status_ = call.status();
-      if (!writing_) WriteOrFinish(true);
-      return;
-    }
+    if (!call.ok()) return this->End(call.status());
     call_ = *std::move(call);
     if (cancelled_) call_->Cancel();
   }
 
-  void OnWriteDone(bool ok) override {
+ protected:
+  using StreamReactor<Event>::mutex_;
+  virtual void Add(SequenceUpdate update) REQUIRES(mutex_) = 0;
+  // As Take.
+  virtual bool TakeEvent() REQUIRES(mutex_) = 0;
+
+  // The trunk's call is over for us; its own last update will follow.
+  void Abort(absl::Status status) REQUIRES(mutex_) {
+    aborted_ = std::move(status);
+    OnLeft();
+  }
+  bool aborted() const REQUIRES(mutex_) { return !aborted_.ok(); }
+
+ private:
+  void OnUpdate(SequenceUpdate update) {
     MutexLock lock(&mutex_);
-    writing_ = false;
-    if (!ok && call_ != nullptr) call_->Cancel();
-    WriteOrFinish(ok);
+    const bool finished = update.finished;
+    const absl::Status status = update.status;
+    if (!aborted()) Add(std::move(update));
+    if (finished) return this->End(aborted() ? aborted_ : status);
+    this->Flush();
   }
 
-  void OnCancel() override {
-    MutexLock lock(&mutex_);
+  bool Take() override { return !aborted() && TakeEvent(); }
+  void OnLeft() override {
     cancelled_ = true;
     if (call_ != nullptr) call_->Cancel();
   }
-
-  // gRPC's own thread, never the trunk's, for which the call's destructor may have to wait.
-  void OnDone() override {
+  void Release() override {
     std::unique_ptr<TrunkCall> call;
     {
       MutexLock lock(&mutex_);
       call = std::move(call_);
     }
-    call.reset();  // not under the mutex, which an update takes
-    self_.reset();
   }
 
- protected:
-  virtual void Add(SequenceUpdate update) REQUIRES(mutex_) = 0;
-  // Moves what waits into current_; false where nothing does.
-  virtual bool Take() REQUIRES(mutex_) = 0;
-
-  // The trunk's call is over for us; its own last update will follow.
-  void Abort(absl::Status status) REQUIRES(mutex_) {
-    aborted_ = std::move(status);
-    if (call_ != nullptr) call_->Cancel();
-    cancelled_ = true;
-  }
-  bool aborted() const REQUIRES(mutex_) { return !aborted_.ok(); }
-
-  Mutex mutex_;
-  Event current_;  // being written
-
- private:
-  void OnUpdate(SequenceUpdate update) {
-    MutexLock lock(&mutex_);
-    if (update.finished) {
-      over_ = true;
-      status_ = aborted() ? aborted_ : update.status;
-    }
-    if (!aborted()) Add(std::move(update));
-    if (!writing_) WriteOrFinish(true);
-  }
-
-  void WriteOrFinish(bool ok) REQUIRES(mutex_) {
-    if (ok && !aborted() && Take()) {
-      writing_ = true;
-      this->StartWrite(&current_);
-    } else if (over_ && !std::exchange(finished_, true)) {
-      this->Finish(ToGrpc(status_));
-    }
-  }
-
-  bool writing_ GUARDED_BY(mutex_) = false;
-  bool over_ GUARDED_BY(mutex_) = false;
-  bool finished_ GUARDED_BY(mutex_) = false;
   bool cancelled_ GUARDED_BY(mutex_) = false;
-  absl::Status status_ GUARDED_BY(mutex_);
   absl::Status aborted_ GUARDED_BY(mutex_);
   std::unique_ptr<TrunkCall> call_ GUARDED_BY(mutex_);
-  std::shared_ptr<SequenceReactor> self_;
 };
 
 class GenerateReactor : public SequenceReactor<trunk::v1::TrunkEvent> {
  private:
   void Add(SequenceUpdate update) override {
     next_.mutable_ids()->Add(update.ids.begin(), update.ids.end());
+    for (const TokenLogprobs& logprobs : update.logprobs) *next_.add_logprobs() = ToProto(logprobs);
     next_.set_cached_tokens(std::max(next_.cached_tokens(), update.cached_tokens));
     next_.set_queue_ms(std::max(next_.queue_ms(), update.queue_ms));
     next_.set_prefill_ms(std::max(next_.prefill_ms(), update.prefill_ms));
     if (update.finished) next_.set_finish_reason(ToProto(update.reason));
     waiting_ = true;
   }
-  bool Take() override {
+  bool TakeEvent() override {
     if (!std::exchange(waiting_, false)) return false;
     current_ = std::exchange(next_, trunk::v1::TrunkEvent());
     return true;
@@ -144,7 +110,7 @@ class ScoreReactor : public SequenceReactor<trunk::v1::ScoreEvent> {
                                                       max_waiting_bytes_)));
     }
   }
-  bool Take() override {
+  bool TakeEvent() override {
     if (rows_.empty()) return false;
     const LogitsRow row = std::move(rows_.front());
     rows_.pop_front();

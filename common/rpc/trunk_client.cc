@@ -54,6 +54,9 @@ class Delivery {
 SequenceUpdate ToUpdate(const trunk::v1::TrunkEvent& event) {
   SequenceUpdate update;
   update.ids.assign(event.ids().begin(), event.ids().end());
+  for (const trunk::v1::TokenLogprobs& logprobs : event.logprobs()) {
+    update.logprobs.push_back(FromProto(logprobs));
+  }
   update.reason = FromProto(event.finish_reason());
   update.cached_tokens = event.cached_tokens();
   update.queue_ms = event.queue_ms();

@@ -8,6 +8,32 @@
 namespace moepool {
 namespace {
 
+trunk::v1::Dry ToProto(const DryParams& dry) {
+  trunk::v1::Dry proto;
+  proto.set_multiplier(dry.multiplier);
+  proto.set_base(dry.base);
+  proto.set_allowed_length(dry.allowed_length);
+  proto.set_penalty_last_n(dry.penalty_last_n);
+  proto.mutable_breaker_ids()->Add(dry.breaker_ids.begin(), dry.breaker_ids.end());
+  for (const std::vector<int32_t>& sequence : dry.breaker_sequences) {
+    proto.add_breaker_sequences()->mutable_ids()->Add(sequence.begin(), sequence.end());
+  }
+  return proto;
+}
+
+DryParams FromProto(const trunk::v1::Dry& proto) {
+  DryParams dry;
+  dry.multiplier = proto.multiplier();
+  dry.base = proto.base();
+  dry.allowed_length = proto.allowed_length();
+  dry.penalty_last_n = proto.penalty_last_n();
+  dry.breaker_ids.assign(proto.breaker_ids().begin(), proto.breaker_ids().end());
+  for (const trunk::v1::IdSequence& sequence : proto.breaker_sequences()) {
+    dry.breaker_sequences.emplace_back(sequence.ids().begin(), sequence.ids().end());
+  }
+  return dry;
+}
+
 trunk::v1::SamplingParams ToProto(const SamplingParams& params) {
   trunk::v1::SamplingParams proto;
   proto.set_temperature(params.temperature);
@@ -18,18 +44,36 @@ trunk::v1::SamplingParams ToProto(const SamplingParams& params) {
   proto.set_presence_penalty(params.presence_penalty);
   proto.set_frequency_penalty(params.frequency_penalty);
   proto.set_repetition_penalty(params.repetition_penalty);
+  for (const LogitBias& b : params.logit_bias) {
+    trunk::v1::LogitBias* const bias = proto.add_logit_bias();
+    bias->set_id(b.id);
+    bias->set_bias(b.bias);
+  }
+  proto.set_min_tokens(params.min_tokens);
+  proto.set_logprobs(params.logprobs);
+  proto.set_top_logprobs(params.top_logprobs);
+  if (params.repeat_last_n.has_value()) proto.set_repeat_last_n(*params.repeat_last_n);
+  if (params.dry.multiplier != 0) *proto.mutable_dry() = ToProto(params.dry);
   return proto;
 }
 
 SamplingParams FromProto(const trunk::v1::SamplingParams& proto) {
-  return {.temperature = proto.temperature(),
-          .top_p = proto.top_p(),
-          .top_k = proto.top_k(),
-          .min_p = proto.min_p(),
-          .seed = proto.seed(),
-          .presence_penalty = proto.presence_penalty(),
-          .frequency_penalty = proto.frequency_penalty(),
-          .repetition_penalty = proto.repetition_penalty()};
+  SamplingParams params;
+  params.temperature = proto.temperature();
+  params.top_p = proto.top_p();
+  params.top_k = proto.top_k();
+  params.min_p = proto.min_p();
+  params.seed = proto.seed();
+  params.presence_penalty = proto.presence_penalty();
+  params.frequency_penalty = proto.frequency_penalty();
+  params.repetition_penalty = proto.repetition_penalty();
+  for (const trunk::v1::LogitBias& b : proto.logit_bias()) params.logit_bias.push_back({b.id(), b.bias()});
+  params.min_tokens = proto.min_tokens();
+  params.logprobs = proto.logprobs();
+  params.top_logprobs = proto.top_logprobs();
+  if (proto.has_repeat_last_n()) params.repeat_last_n = proto.repeat_last_n();
+  if (proto.has_dry()) params.dry = FromProto(proto.dry());
+  return params;
 }
 
 trunk::v1::Tokenizer ToProto(const TokenizerSpec& spec) {
@@ -122,6 +166,24 @@ SequenceRequest FromProto(const trunk::v1::ScoreRequest& proto) {
   request.max_tokens = 0;
   request.first_logits = proto.first();
   return request;
+}
+
+trunk::v1::TokenLogprobs ToProto(const TokenLogprobs& logprobs) {
+  trunk::v1::TokenLogprobs proto;
+  proto.set_logprob(logprobs.logprob);
+  for (const IdLogprob& top : logprobs.top) {
+    proto.add_top_ids(top.id);
+    proto.add_top_logprobs(top.logprob);
+  }
+  return proto;
+}
+
+TokenLogprobs FromProto(const trunk::v1::TokenLogprobs& proto) {
+  TokenLogprobs logprobs{proto.logprob(), {}};
+  for (int i = 0; i < std::min(proto.top_ids_size(), proto.top_logprobs_size()); ++i) {
+    logprobs.top.push_back({proto.top_ids(i), proto.top_logprobs(i)});
+  }
+  return logprobs;
 }
 
 trunk::v1::FinishReason ToProto(FinishReason reason) {

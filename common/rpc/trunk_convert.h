@@ -12,6 +12,9 @@ SequenceRequest FromProto(const trunk::v1::TrunkRequest& request);
 trunk::v1::ScoreRequest ToScoreProto(const SequenceRequest& request);
 SequenceRequest FromProto(const trunk::v1::ScoreRequest& request);
 
+trunk::v1::TokenLogprobs ToProto(const TokenLogprobs& logprobs);
+TokenLogprobs FromProto(const trunk::v1::TokenLogprobs& proto);
+
 trunk::v1::FinishReason ToProto(FinishReason reason);
 FinishReason FromProto(trunk::v1::FinishReason reason);
 

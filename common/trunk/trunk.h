@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,27 @@
 
 namespace moepool {
 
+inline constexpr size_t kMaxLogitBiases = 1024;
+inline constexpr int32_t kMaxTopLogprobs = 20;
+inline constexpr size_t kMaxDryBreakerIds = 400'000;  // in all breakers of a request
+
+struct LogitBias {
+  int32_t id = 0;
+  double bias = 0;  // [-100, 100]
+};
+
+// "Don't repeat yourself", as llama.cpp defines it: an id that would prolong a repetition of the last ids,
+// L ids long so far, loses multiplier * base^(L - allowed_length) where L >= allowed_length. Repetitions are
+// looked for in the last penalty_last_n ids of prompt and answer, and none reaches back beyond a breaker.
+struct DryParams {
+  double multiplier = 0;  // [0, 100]; 0: off
+  double base = 1.75;     // [1, 100]
+  int32_t allowed_length = 2;
+  int32_t penalty_last_n = 64;       // 0: off; -1: all
+  std::vector<int32_t> breaker_ids;  // breakers of one id, which are never penalised; ascending
+  std::vector<std::vector<int32_t>> breaker_sequences;  // of several ids; in lexicographic order
+};
+
 struct SamplingParams {
   double temperature = 0;  // 0: the most likely token, the lower id on a tie
   double top_p = 1;        // (0, 1]
@@ -25,10 +47,20 @@ struct SamplingParams {
   double presence_penalty = 0;    // over generated ids
   double frequency_penalty = 0;   // over generated ids
   double repetition_penalty = 1;  // over prompt and generated ids
+  // Where given, the three penalties above look at the last so many ids of prompt and answer instead, as
+  // llama.cpp's do. 0: none of them does anything; -1: all ids.
+  std::optional<int32_t> repeat_last_n;
+  DryParams dry;
+  std::vector<LogitBias> logit_bias;  // ascending ids
+  int32_t min_tokens = 0;             // stop ids are not sampled before so many ids have been
+  bool logprobs = false;
+  int32_t top_logprobs = 0;  // [0, 20]; with logprobs alone
 };
 
 // InvalidArgument names the parameter, its value and its range. NaN is out of every range.
 absl::Status ValidateSampling(const SamplingParams& params);
+// InvalidArgument where an id that the parameters name is not in [0, vocab_size).
+absl::Status ValidateSamplingIds(const SamplingParams& params, int32_t vocab_size);
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };
 
@@ -48,8 +80,21 @@ struct LogitsRow {
   std::vector<float> logits;  // [vocab_size]
 };
 
+struct IdLogprob {
+  int32_t id = -1;
+  float logprob = 0;
+};
+
+// What the model itself gave an id that was sampled: logarithms of the softmax of its logits, before biases,
+// penalties and temperature.
+struct TokenLogprobs {
+  float logprob = 0;
+  std::vector<IdLogprob> top;  // the top_logprobs most likely ids, best first
+};
+
 struct SequenceUpdate {
   std::vector<int32_t> ids;
+  std::vector<TokenLogprobs> logprobs;  // one for each of ids where the request asks for them, else none
   std::vector<LogitsRow> logits;
   // The last update; the fields below are set in it alone, but for the numbers of admission (cached_tokens,
   // queue_ms, prefill_ms), which come with the first ids too: a sequence that is cancelled has no last word

@@ -13,6 +13,7 @@ struct SequenceResult {
   absl::Status status;
   FinishReason reason = FinishReason::kNone;
   std::vector<int32_t> ids;
+  std::vector<TokenLogprobs> logprobs;
   std::vector<LogitsRow> logits;
 };
 
@@ -24,6 +25,7 @@ inline SequenceResult RunSequence(Trunk* trunk, SequenceRequest request) {
   const auto call = trunk->Generate(std::move(request), [&](SequenceUpdate update) {
     MutexLock lock(&mutex);
     result.ids.insert(result.ids.end(), update.ids.begin(), update.ids.end());
+    for (TokenLogprobs& logprobs : update.logprobs) result.logprobs.push_back(std::move(logprobs));
     for (LogitsRow& row : update.logits) result.logits.push_back(std::move(row));
     if (!update.finished) return;
     result.status = update.status;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <random>
 #include <set>
@@ -10,31 +9,13 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/unit/router/sampler_testing.h"
 
 namespace moepool {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-constexpr float kInf = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-absl::StatusOr<int32_t> Pick(const SamplingParams& params, std::vector<float> logits, uint64_t index = 0,
-                             const std::vector<int32_t>& prompt = {},
-                             const std::vector<int32_t>& generated = {}) {
-  const auto sampled = Sample(params, prompt, generated, index, std::span<float>(logits));
-  if (!sampled.ok()) return sampled.status();
-  return sampled->id;
-}
-
-// The logits that penalties leave, seen through a greedy call, which overwrites them in place and goes no
-// further.
-std::vector<float> Penalised(const SamplingParams& params, std::vector<float> logits,
-                             const std::vector<int32_t>& prompt, const std::vector<int32_t>& generated) {
-  EXPECT_TRUE(Sample(params, prompt, generated, 0, std::span<float>(logits)).ok());
-  return logits;
-}
 
 std::vector<int> Histogram(const SamplingParams& params, const std::vector<float>& logits, int draws) {
   std::vector<int> counts(logits.size(), 0);
@@ -116,40 +97,6 @@ TEST(SamplerTest, GreedyTakesTheLargestAndTheLowerIdOnATie) {
   top1.temperature = 5;
   top1.top_k = 1;
   for (int i = 0; i < 50; ++i) EXPECT_EQ(Pick(top1, {1, 3, 2, 3}, i).value(), 1);
-}
-
-TEST(SamplerTest, RepetitionPenaltyDividesPositiveAndMultipliesNegativeOnce) {
-  SamplingParams p;
-  p.repetition_penalty = 2;
-  // 1 in the prompt (twice), 3 generated (twice), 0 in both, 4 untouched; 2 is zero.
-  EXPECT_THAT(Penalised(p, {3, 4, 0, -1, 5, -kInf}, {1, 1, 0, 2, 5}, {3, 3, 0}),
-              ElementsAre(1.5, 2, 0, -2, 5, -kInf));
-  EXPECT_EQ(Pick(p, {3, 4}, 0, {1}).value(), 0);
-  p.repetition_penalty = 0.5;
-  EXPECT_THAT(Penalised(p, {3, -4}, {0, 1}, {}), ElementsAre(6, -2));
-  p.repetition_penalty = 5e-324;
-  const float max = std::numeric_limits<float>::max();
-  EXPECT_THAT(Penalised(p, {3, -4, 1}, {0, 1}, {}), ElementsAre(max, -0.0f, 1));
-}
-
-TEST(SamplerTest, FrequencyAndPresencePenaltiesCountGeneratedIdsAlone) {
-  SamplingParams p;
-  p.frequency_penalty = 0.5;
-  EXPECT_THAT(Penalised(p, {1, 1, 1, 1}, {0, 0, 3}, {1, 1, 1, 2}), ElementsAre(1, -0.5, 0.5, 1));
-  p.frequency_penalty = 0;
-  p.presence_penalty = 0.25;
-  EXPECT_THAT(Penalised(p, {1, 1, 1, 1}, {0, 0, 3}, {1, 1, 1, 2}), ElementsAre(1, 0.75, 0.75, 1));
-  p.frequency_penalty = -1;
-  EXPECT_THAT(Penalised(p, {1, 1, 1, 1}, {0, 0, 3}, {1, 1, 1, 2}), ElementsAre(1, 3.75, 1.75, 1));
-}
-
-TEST(SamplerTest, PenaltiesComeInOrder) {
-  SamplingParams p;
-  p.repetition_penalty = 2;
-  p.frequency_penalty = 1;
-  p.presence_penalty = 0.5;
-  // 4 / 2 - 2 * 1 - 0.5, and not (4 - 2.5) / 2.
-  EXPECT_THAT(Penalised(p, {4, 1}, {}, {0, 0}), ElementsAre(-0.5, 1));
 }
 
 TEST(SamplerTest, TemperatureScalesTheDistribution) {
@@ -324,13 +271,94 @@ TEST(SamplerTest, LogitsThatAreNoNumbersAreInternalErrors) {
   }
 }
 
-TEST(SamplerTest, IdsOutsideTheVocabularyAreInternalErrors) {
-  SamplingParams repetition;
-  repetition.repetition_penalty = 1.1;
-  EXPECT_EQ(Pick(repetition, {1, 2}, 0, {2}).status().code(), absl::StatusCode::kInternal);
-  SamplingParams presence;
-  presence.presence_penalty = 1;
-  EXPECT_EQ(Pick(presence, {1, 2}, 0, {}, {-1}).status().code(), absl::StatusCode::kInternal);
+// ln softmax in f64, by the book.
+std::vector<double> ExpectedLogprobs(const std::vector<float>& logits) {
+  double total = 0;
+  for (float x : logits) total += std::exp(static_cast<double>(x));
+  std::vector<double> logprobs;
+  for (float x : logits) logprobs.push_back(x - std::log(total));
+  return logprobs;
+}
+
+TEST(LogprobsTest, AreThoseOfTheLogitsAsTheyCame) {
+  constexpr uint32_t kSeed = 31415;
+  SCOPED_TRACE(kSeed);
+  std::mt19937 rng(kSeed);
+  std::normal_distribution<float> normal(0, 3);
+  for (const int vocab : {1, 2, 7, 300, 4099}) {
+    std::vector<float> logits(vocab);
+    for (float& x : logits) x = normal(rng);
+    const std::vector<double> expected = ExpectedLogprobs(logits);
+    std::vector<int32_t> order(vocab);
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return logits[a] > logits[b]; });
+    for (int i = 0; i < 20; ++i) {
+      // Everything that could show in them, and must not.
+      SamplingParams p;
+      p.temperature = i % 2 == 0 ? 0 : 2.5;
+      p.top_k = i % 3 == 0 ? 4 : 0;
+      p.repetition_penalty = 1.3;
+      p.frequency_penalty = 1;
+      p.min_tokens = vocab > 1 ? 9 : 0;
+      p.logit_bias = {{vocab - 1, 3.0}};
+      p.logprobs = true;
+      p.top_logprobs = i;
+      std::vector<float> scratch = logits;
+      const std::vector<int32_t> history = {0, 0};
+      const std::vector<int32_t> stops = {order[0]};
+      const auto sampled = Sample(p, {history, history, stops, static_cast<uint64_t>(i)}, scratch);
+      ASSERT_TRUE(sampled.ok()) << sampled.status();
+      EXPECT_TRUE(vocab == 1 || sampled->id != order[0]);
+      EXPECT_NEAR(sampled->logprobs.logprob, expected[sampled->id], 2e-6);
+      ASSERT_EQ(sampled->logprobs.top.size(), static_cast<size_t>(std::min(i, vocab)));
+      for (size_t j = 0; j < sampled->logprobs.top.size(); ++j) {
+        EXPECT_EQ(sampled->logprobs.top[j].id, order[j]);
+        EXPECT_NEAR(sampled->logprobs.top[j].logprob, expected[order[j]], 2e-6);
+      }
+    }
+  }
+}
+
+TEST(LogprobsTest, TheChosenIdIsTheSameWithAndWithout) {
+  constexpr uint32_t kSeed = 8;
+  std::mt19937 rng(kSeed);
+  std::normal_distribution<float> normal(0, 2);
+  std::vector<float> logits(513);
+  for (float& x : logits) x = normal(rng);
+  SamplingParams plain;
+  plain.temperature = 1;
+  plain.top_p = 0.9;
+  SamplingParams with = plain;
+  with.logprobs = true;
+  with.top_logprobs = 20;
+  for (int i = 0; i < 200; ++i) EXPECT_EQ(Pick(plain, logits, i).value(), Pick(with, logits, i).value());
+}
+
+TEST(LogprobsTest, TiesGoToTheLowerIdAndWhatIsImpossibleIsLeftOut) {
+  SamplingParams p;
+  p.logprobs = true;
+  p.top_logprobs = 5;
+  std::vector<float> logits = {1, 2, -kInf, 2, 1};
+  const auto sampled = Sample(p, {}, std::span<float>(logits));
+  ASSERT_TRUE(sampled.ok());
+  EXPECT_EQ(sampled->id, 1);
+  std::vector<int32_t> ids;
+  for (const IdLogprob& top : sampled->logprobs.top) ids.push_back(top.id);
+  EXPECT_THAT(ids, ElementsAre(1, 3, 0, 4));
+  EXPECT_EQ(sampled->logprobs.logprob, sampled->logprobs.top[0].logprob);
+  std::vector<float> broken = {1, kNan};
+  EXPECT_EQ(Sample(p, {}, std::span<float>(broken)).status().code(), absl::StatusCode::kInternal);
+}
+
+TEST(LogprobsTest, FarApart) {
+  SamplingParams p;
+  p.logprobs = true;
+  p.top_logprobs = 2;
+  std::vector<float> logits = {3e38f, -3e38f};
+  const auto sampled = Sample(p, {}, std::span<float>(logits));
+  ASSERT_TRUE(sampled.ok());
+  EXPECT_EQ(sampled->logprobs.logprob, 0);
+  EXPECT_LT(sampled->logprobs.top[1].logprob, -1e38f);
 }
 
 }  // namespace

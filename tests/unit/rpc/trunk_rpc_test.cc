@@ -177,6 +177,31 @@ TEST_F(TrunkRpcTest, Generate) {
   EXPECT_THAT(received.ids(), testing::ElementsAre(1, 2, 3, 4));
 }
 
+TEST_F(TrunkRpcTest, Logprobs) {
+  SequenceRequest request;
+  request.sampling.logprobs = true;
+  request.sampling.top_logprobs = 2;
+  Received received;
+  const auto call = client_->Generate(request, received.Callback());
+  const auto fake = fake_.WaitCall(0);
+  SequenceUpdate update;
+  update.ids = {7, 8};
+  update.logprobs = {{-0.5f, {{9, -0.25f}, {7, -0.5f}}}, {-1e30f, {}}};
+  update.finished = true;
+  update.reason = FinishReason::kStop;
+  fake->Send(update);
+  const SequenceUpdate got = received.WaitFinished();
+  EXPECT_TRUE(got.status.ok()) << got.status;
+  ASSERT_EQ(got.logprobs.size(), 2u);
+  EXPECT_EQ(got.logprobs[0].logprob, -0.5f);
+  ASSERT_EQ(got.logprobs[0].top.size(), 2u);
+  EXPECT_EQ(got.logprobs[0].top[0].id, 9);
+  EXPECT_EQ(got.logprobs[0].top[0].logprob, -0.25f);
+  EXPECT_EQ(got.logprobs[0].top[1].id, 7);
+  EXPECT_EQ(got.logprobs[1].logprob, -1e30f);
+  EXPECT_TRUE(got.logprobs[1].top.empty());
+}
+
 TEST_F(TrunkRpcTest, Score) {
   SequenceRequest request;
   request.prompt = {1, 2, 3};

@@ -1,0 +1,85 @@
+#include "common/rpc/trunk_convert.h"
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace moepool {
+namespace {
+
+SamplingParams RoundTrip(const SamplingParams& params) {
+  SequenceRequest request;
+  request.sampling = params;
+  trunk::v1::TrunkRequest parsed;
+  EXPECT_TRUE(parsed.ParseFromString(ToProto(request).SerializeAsString()));
+  return FromProto(parsed).sampling;
+}
+
+TEST(TrunkConvertTest, EverySamplingParameter) {
+  SamplingParams p;
+  p.temperature = 0.5;
+  p.top_p = 0.75;
+  p.top_k = 3;
+  p.min_p = 0.125;
+  p.seed = ~uint64_t{0} - 1;
+  p.presence_penalty = -1.5;
+  p.frequency_penalty = 1.25;
+  p.repetition_penalty = 1.0625;
+  p.repeat_last_n = 0;
+  p.dry = {.multiplier = 0.8,
+           .base = 2.5,
+           .allowed_length = 0,
+           .penalty_last_n = -1,
+           .breaker_ids = {0, 7},
+           .breaker_sequences = {{1, 0, 2}, {5, 5}}};
+  p.logit_bias = {{0, -100}, {9, 0.5}};
+  p.min_tokens = 11;
+  p.logprobs = true;
+  p.top_logprobs = 20;
+  const SamplingParams got = RoundTrip(p);
+  EXPECT_EQ(got.temperature, 0.5);
+  EXPECT_EQ(got.top_p, 0.75);
+  EXPECT_EQ(got.top_k, 3);
+  EXPECT_EQ(got.min_p, 0.125);
+  EXPECT_EQ(got.seed, ~uint64_t{0} - 1);
+  EXPECT_EQ(got.presence_penalty, -1.5);
+  EXPECT_EQ(got.frequency_penalty, 1.25);
+  EXPECT_EQ(got.repetition_penalty, 1.0625);
+  EXPECT_EQ(got.repeat_last_n, 0);
+  EXPECT_EQ(got.dry.multiplier, 0.8);
+  EXPECT_EQ(got.dry.base, 2.5);
+  EXPECT_EQ(got.dry.allowed_length, 0);
+  EXPECT_EQ(got.dry.penalty_last_n, -1);
+  EXPECT_EQ(got.dry.breaker_ids, p.dry.breaker_ids);
+  EXPECT_EQ(got.dry.breaker_sequences, p.dry.breaker_sequences);
+  ASSERT_EQ(got.logit_bias.size(), 2u);
+  EXPECT_EQ(got.logit_bias[0].id, 0);
+  EXPECT_EQ(got.logit_bias[0].bias, -100);
+  EXPECT_EQ(got.logit_bias[1].id, 9);
+  EXPECT_EQ(got.logit_bias[1].bias, 0.5);
+  EXPECT_EQ(got.min_tokens, 11);
+  EXPECT_TRUE(got.logprobs);
+  EXPECT_EQ(got.top_logprobs, 20);
+}
+
+TEST(TrunkConvertTest, WhatIsAbsentStaysSo) {
+  const SamplingParams got = RoundTrip({});
+  EXPECT_FALSE(got.repeat_last_n.has_value());
+  EXPECT_EQ(got.dry.multiplier, 0);
+  EXPECT_EQ(got.dry.base, DryParams().base);
+  EXPECT_TRUE(ValidateSampling(got).ok());
+  EXPECT_EQ(got.min_tokens, 0);
+  EXPECT_FALSE(got.logprobs);
+  EXPECT_TRUE(got.logit_bias.empty());
+}
+
+// A router is not to be trusted to send two lists of one length.
+TEST(TrunkConvertTest, LogprobsOfUnequalLength) {
+  trunk::v1::TokenLogprobs proto;
+  proto.add_top_ids(3);
+  proto.add_top_ids(4);
+  proto.add_top_logprobs(-1);
+  EXPECT_EQ(FromProto(proto).top.size(), 1u);
+}
+
+}  // namespace
+}  // namespace moepool
