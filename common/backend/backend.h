@@ -65,17 +65,23 @@ inline constexpr int kAttentionSplit = 256;  // positions in a split of the soft
 
 enum class KvType : uint8_t { kF16, kF32, kQ8_0 };
 
-// Bytes of K, or of V, of one head and block. Q8_0 holds int8 codes and an f16 scale for each 32 dimensions
-// of a position; its head_dim is a multiple of 32.
+inline constexpr int kKvQuantBlock = 32;  // dimensions of a position that share a scale in a Q8_0 cache
+
+// Bytes of K, or of V, of one head and block; of Q8_0, whose head_dim is a multiple of 32, codes and scales.
 constexpr int64_t KvHeadBlockBytes(KvType type, int64_t head_dim) {
-  if (type == KvType::kQ8_0) return kKvBlockTokens * (head_dim + head_dim / 32 * 2);
+  if (type == KvType::kQ8_0) return kKvBlockTokens * (head_dim + head_dim / kKvQuantBlock * 2);
   return kKvBlockTokens * head_dim * (type == KvType::kF16 ? 2 : 4);
 }
 
 // One layer of the paged cache. Block b of KV head g, `bytes` = KvHeadBlockBytes:
 //   K at k + (b * kv_heads + g) * bytes, as [head_dim][16 positions]
 //   V at v + (b * kv_heads + g) * bytes, as [16 positions][head_dim]
-// For Q8_0 these are the codes; after them f16 scales, of K [head_dim / 32][16], of V [16][head_dim / 32].
+// For Q8_0 these are int8 codes; after them stand f16 scales, of K and of V [head_dim / 32][16 positions].
+// A block of 32 dimensions x of a position:
+//   scale = f16(max|x| / 127), nearest even;  code = nearest even of x * (1 / scale), within ±127.
+// Codes follow the rounded scale, so that code * scale errs by half a scale at most, and by under 4e-6 where
+// the scale is too small for f16 to hold well; one that rounds to 0 has codes 0. A block with a value that
+// is not finite, or with a scale past f16, gets the scale NaN: each row that sees it faults.
 struct KvLayer {
   KvType type = KvType::kF16;
   std::byte* k = nullptr;
@@ -89,9 +95,8 @@ struct AttentionShape {
   RopeKind rope = RopeKind::kInterleaved;
   int rope_dims = 0;
   QkNorm qk_norm = QkNorm::kNone;
-  const float* q_norm =
-      nullptr;  // RMS weights: [head_dim], or [heads * head_dim] where the norm is over the row
-  const float* k_norm = nullptr;
+  const float* q_norm = nullptr;  // RMS weights: kHead [head_dim], kRow [heads * head_dim]
+  const float* k_norm = nullptr;  // kHead [head_dim], kRow [kv_heads * head_dim]
   float norm_eps = 0;
   int window = 0;  // a row sees itself and the window - 1 positions before it; 0: all before it
 };

@@ -41,6 +41,18 @@ struct ActivationRows {
   int64_t count;
 };
 
+// The visible keys [begin, end) of one split of one KV head, counted from the split's start.
+struct KvSplit {
+  KvType type;
+  const std::byte* k;  // of this head in block 0; block n lies n * block_bytes after it
+  const std::byte* v;
+  int64_t block_bytes;
+  const int32_t* blocks;  // blocks[b] numbers the block of keys 16 b ...; not read before key `begin`'s
+  int begin;              // 0 <= begin < end <= 256
+  int end;
+  int head_dim;  // a multiple of 32 for Q8_0
+};
+
 struct KernelTable {
   const char* name;
 
@@ -72,19 +84,18 @@ struct KernelTable {
   void (*rotate)(RopeKind kind, const float* cos, const float* sin, int rope_dims, float* x);
 
   // Writes position `slot` (of 16) of one block and head: k as a column of [head_dim][16], v as a row of
-  // [16][head_dim].
+  // [16][head_dim], in the cache's type (KvLayer).
   void (*store_kv)(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
                    std::byte* v_block);
 
-  // Attention of `heads` queries that share a KV head over one split of `keys` (1 to 256) visible keys, from
-  // zero.
-  //   blocks[b] numbers the block of keys 16 b ...; block n lies at n * block_stride elements.
+  // Attention of `heads` queries that share a KV head over the visible keys of one split, from zero.
   //   s = (sum_d k[d] q[d]) * scale;  m = max s;  p = exp(s - m);  acc[d] = sum p v[d], keys ascending;
   //   max[h] = m, sum[h] = sum of p over 16 lanes (key mod 16) and the tree, acc [heads, head_dim].
-  //   scratch: kAttentionScratchFloats.
-  void (*attend_split)(KvType type, const std::byte* k, const std::byte* v, int64_t block_stride,
-                       const int32_t* blocks, int keys, int head_dim, int heads, float scale, const float* q,
-                       float* scratch, float* max, float* sum, float* acc);
+  // Q8_0: the sum over d is one over blocks of 32, s = fma(sum_d code[d] q[d], k_scale, s), each inner sum
+  // from zero; acc[d] = fma(p * v_scale, code[d], acc[d]).
+  //   q [heads, head_dim].   scratch: kAttentionScratchFloats.
+  void (*attend_split)(const KvSplit& split, int heads, float scale, const float* q, float* scratch,
+                       float* max, float* sum, float* acc);
   // Adds a later split to (max, sum, acc [head_dim]):  M = max(m0, m1);  a = exp(m0 - M);  b = exp(m1 - M);
   //   sum = fma(s1, b, s0 * a);  acc = fma(acc1, b, acc0 * a).
   void (*merge_split)(int head_dim, float max1, float sum1, const float* acc1, float* max, float* sum,

@@ -90,14 +90,16 @@ void MatMul(Backend* backend, DType dtype, int64_t rows, int64_t cols) {
       2.0 * 64 * static_cast<double>(rows * cols) / many * 1e-9);
 }
 
-void Attention(Backend* backend, int heads, int kv_heads, int head_dim, int context, int rows) {
+void Attention(Backend* backend, KvType type, int heads, int kv_heads, int head_dim, int context, int rows,
+               int window = 0) {
   AttentionShape shape;
   shape.heads = heads;
   shape.kv_heads = kv_heads;
   shape.head_dim = head_dim;
   shape.rope_dims = head_dim;
+  shape.window = window;
   const int blocks = context / kKvBlockTokens + 1;
-  const size_t bytes = size_t{2} * blocks * kKvBlockTokens * kv_heads * head_dim;
+  const size_t bytes = static_cast<size_t>(KvHeadBlockBytes(type, head_dim)) * kv_heads * blocks;
   auto k = backend->Allocate(bytes);
   auto v = backend->Allocate(bytes);
   if (!k.ok() || !v.ok()) return;
@@ -111,11 +113,11 @@ void Attention(Backend* backend, int heads, int kv_heads, int head_dim, int cont
   std::vector<float> out(int64_t{rows} * heads * head_dim);
   const AttentionBatch batch = {rows, position.data(), tables.data(), angles.data(), angles.data()};
   const double seconds = Time([&] {
-    backend->Trunk().Attention(shape, batch, {KvType::kF16, (*k)->data(), (*v)->data()}, qkv.data(),
-                               out.data());
+    backend->Trunk().Attention(shape, batch, {type, (*k)->data(), (*v)->data()}, qkv.data(), out.data());
   });
-  std::printf("attention %d/%d heads of %d, context %5d, %3d rows: %8.1f us\n", heads, kv_heads, head_dim,
-              context, rows, seconds * 1e6);
+  const char* const name = type == KvType::kF16 ? "F16" : type == KvType::kF32 ? "F32" : "Q8_0";
+  std::printf("attention %-4s %d/%d heads of %d, context %5d, window %4d, %3d rows: %8.1f us\n", name, heads,
+              kv_heads, head_dim, context, window, rows, seconds * 1e6);
 }
 
 // The FFN of SmolLM2 as 16 slices: gate and up [96, 576], down [576, 96].
@@ -185,8 +187,12 @@ int main(int argc, char** argv) {
   MatMul(b, DType::kF16, 2048, 2048);
   MatMul(b, DType::kF32, 1024, 1024);
   for (int rows : {1, 64}) {
-    for (int context : {128, 1024}) Attention(b, 9, 3, 64, context, rows);
-    Attention(b, 32, 8, 128, 4096, rows);
+    for (KvType type : {KvType::kF16, KvType::kQ8_0}) {
+      for (int context : {128, 1024}) Attention(b, type, 9, 3, 64, context, rows);
+      Attention(b, type, 32, 8, 128, 4096, rows);
+      Attention(b, type, 16, 16, 128, 4096, rows);
+      Attention(b, type, 32, 8, 128, 4096, rows, 1024);
+    }
   }
   for (int rows : {1, 16, 64, 512}) Experts(b, DType::kQ4_1, 576, 96, 16, rows, 16);
   for (int rows : {1, 16, 64}) Experts(b, DType::kQ4_0, 2048, 1024, 16, rows, 2);

@@ -14,6 +14,8 @@ class CpuAttention {
            float* out);
 
  private:
+  // x <- its RMS norm, or NaN throughout where that is not finite.
+  void Normalize(const float* weight, float eps, int64_t count, float* x);
   // Normalises and rotates one row's q and k, and writes its k and v to the cache.
   void Project(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, int row,
                float* qkv);

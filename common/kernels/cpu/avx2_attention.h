@@ -1,5 +1,6 @@
 // Attention with AVX2. Scores: 16 lanes are 16 keys, up to 4 queries share each load of K. Values: lanes are
-// dimensions, keys ascend.
+// dimensions, keys ascend. Outer loops over arrays of registers are unrolled by pragma: GCC 12 unrolls them
+// too late by itself, so that the arrays stay in memory and each fma is followed by a store.
 #pragma once
 
 #include <immintrin.h>
@@ -11,36 +12,49 @@ namespace moepool {
 namespace {
 
 struct CacheF16 {
-  static constexpr int kBytes = 2;
+  static constexpr bool kQuantized = false;
+  static constexpr int kBytes = 2;  // of an element or code
   static __m256 Load8(const std::byte* p) { return LoadHalf8(p); }
   static float Load1(const std::byte* p) { return _cvtsh_ss(LoadU16(p)); }
 };
 struct CacheF32 {
+  static constexpr bool kQuantized = false;
   static constexpr int kBytes = 4;
   static __m256 Load8(const std::byte* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
   static float Load1(const std::byte* p) { return LoadF32(p); }
 };
-
-struct SplitView {
-  const std::byte* k;
-  const std::byte* v;
-  int64_t block_bytes;
-  const int32_t* blocks;
-  int keys;
-  int head_dim;
+struct CacheQ8_0 {
+  static constexpr bool kQuantized = true;
+  static constexpr int kBytes = 1;
+  static __m256 Load8(const std::byte* p) {  // codes, not yet scaled
+    const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+  }
 };
 
-// Scores of H queries, q [H, head_dim], with the 16 B keys from `first` on, to p [H, 256]. Lanes past the
-// last key are -inf, of which exp makes 0. 2 H B independent chains of fma.
+// The block that holds `key` of the split, in s.k or s.v.
+inline const std::byte* BlockOf(const KvSplit& s, const std::byte* half, int key) {
+  return half + s.blocks[key / kKvBlockTokens] * s.block_bytes;
+}
+
+// Q8_0: the 16 scales of dimensions [d, d + 32).
+inline const std::byte* ScalesOf(const KvSplit& s, const std::byte* block, int d) {
+  return block + kKvBlockTokens * (s.head_dim + 2 * (d / kKvQuantBlock));
+}
+
+inline int FirstOfBlock(int key) { return key & ~(kKvBlockTokens - 1); }
+
+// acc[h, b] = sum over dimensions [begin, end) of q[h, d] k[b][d, :], from zero. 2 H B independent chains of
+// fma. Moves k on.
 template <typename Cache, int H, int B>
-inline void ScoreBlocks(const SplitView& s, int first, float scale, const float* q, float* p) {
-  const std::byte* k[B];
-  __m256 acc[H][B][2];
-  for (int b = 0; b < B; ++b) {
-    k[b] = s.k + s.blocks[first / kKvBlockTokens + b] * s.block_bytes;
-    for (int h = 0; h < H; ++h) acc[h][b][0] = acc[h][b][1] = _mm256_setzero_ps();
+inline void DotBlocks(const KvSplit& s, int begin, int end, const float* q, const std::byte* (&k)[B],
+                      __m256 (&acc)[H][B][2]) {
+#pragma GCC unroll 8
+  for (int h = 0; h < H; ++h) {
+    for (int b = 0; b < B; ++b) acc[h][b][0] = acc[h][b][1] = _mm256_setzero_ps();
   }
-  for (int d = 0; d < s.head_dim; ++d) {
+  for (int d = begin; d < end; ++d) {
+#pragma GCC unroll 8
     for (int b = 0; b < B; ++b) {
       const __m256 k0 = Cache::Load8(k[b]);
       const __m256 k1 = Cache::Load8(k[b] + 8 * Cache::kBytes);
@@ -52,16 +66,56 @@ inline void ScoreBlocks(const SplitView& s, int first, float scale, const float*
       }
     }
   }
+}
+
+// The same over all dimensions of a Q8_0 cache, the scales applied block by block.
+template <int H, int B>
+inline void ScaledDotBlocks(const KvSplit& s, const float* q, const std::byte* (&k)[B],
+                            __m256 (&acc)[H][B][2]) {
+  const std::byte* scales[B];
+#pragma GCC unroll 8
+  for (int b = 0; b < B; ++b) {
+    scales[b] = ScalesOf(s, k[b], 0);
+    for (int h = 0; h < H; ++h) acc[h][b][0] = acc[h][b][1] = _mm256_setzero_ps();
+  }
+  for (int d = 0; d < s.head_dim; d += kKvQuantBlock) {
+    __m256 part[H][B][2];
+    DotBlocks<CacheQ8_0, H, B>(s, d, d + kKvQuantBlock, q, k, part);
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 2; ++i, scales[b] += 16) {
+        const __m256 scale = LoadHalf8(scales[b]);
+        for (int h = 0; h < H; ++h) acc[h][b][i] = _mm256_fmadd_ps(part[h][b][i], scale, acc[h][b][i]);
+      }
+    }
+  }
+}
+
+// Scores of H queries, q [H, head_dim], with the 16 B keys from `first` on, to p [H, 256]. Lanes of keys that
+// are not visible are -inf, of which exp makes 0.
+template <typename Cache, int H, int B>
+inline void ScoreBlocks(const KvSplit& s, int first, float scale, const float* q, float* p) {
+  const std::byte* k[B];
+  for (int b = 0; b < B; ++b) k[b] = BlockOf(s, s.k, first + b * kKvBlockTokens);
+  __m256 acc[H][B][2];
+  if constexpr (Cache::kQuantized) {
+    ScaledDotBlocks<H, B>(s, q, k, acc);
+  } else {
+    DotBlocks<Cache, H, B>(s, 0, s.head_dim, q, k, acc);
+  }
   const __m256 factor = _mm256_set1_ps(scale);
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+#pragma GCC unroll 8
   for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 8
     for (int i = 0; i < 2; ++i) {
       const int key = first + kKvBlockTokens * b + 8 * i;
-      const __m256i visible = _mm256_cmpgt_epi32(_mm256_set1_epi32(s.keys - key), lane);
+      const __m256i hidden = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(s.begin - key), lane),
+                                             _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(s.end - 1 - key)));
       for (int h = 0; h < H; ++h) {
-        const __m256 score =
-            _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), _mm256_mul_ps(acc[h][b][i], factor),
-                             _mm256_castsi256_ps(visible));
+        const __m256 score = _mm256_blendv_ps(_mm256_mul_ps(acc[h][b][i], factor),
+                                              _mm256_set1_ps(-__builtin_inff()), _mm256_castsi256_ps(hidden));
         _mm256_storeu_ps(p + h * kAttentionSplit + key, score);
       }
     }
@@ -71,19 +125,20 @@ inline void ScoreBlocks(const SplitView& s, int first, float scale, const float*
 // Scores of all keys. A single query takes 4 blocks at once, two take 2: fewer chains would wait for the
 // fma's latency.
 template <typename Cache, int H>
-void Scores(const SplitView& s, float scale, const float* q, float* p) {
+void Scores(const KvSplit& s, float scale, const float* q, float* p) {
   constexpr int kBlocks = H == 1 ? 4 : H == 2 ? 2 : 1;
-  int first = 0;
-  for (; first + kBlocks * kKvBlockTokens <= s.keys; first += kBlocks * kKvBlockTokens) {
+  int first = FirstOfBlock(s.begin);
+  for (; first + kBlocks * kKvBlockTokens <= s.end; first += kBlocks * kKvBlockTokens) {
     ScoreBlocks<Cache, H, kBlocks>(s, first, scale, q, p);
   }
-  for (; first < s.keys; first += kKvBlockTokens) ScoreBlocks<Cache, H, 1>(s, first, scale, q, p);
+  for (; first < s.end; first += kKvBlockTokens) ScoreBlocks<Cache, H, 1>(s, first, scale, q, p);
 }
 
-// p <- exp(p - max); returns the maximum and the sum.
-inline void Softmax(int keys, float* p, float* max, float* sum) {
+// p <- exp(p - max) from the first block on; returns the maximum and the sum.
+inline void Softmax(const KvSplit& s, float* p, float* max, float* sum) {
+  const int first = FirstOfBlock(s.begin);
   __m256 m = _mm256_set1_ps(-__builtin_inff());
-  for (int i = 0; i < keys; i += 8) m = _mm256_max_ps(_mm256_loadu_ps(p + i), m);
+  for (int i = first; i < s.end; i += 8) m = _mm256_max_ps(_mm256_loadu_ps(p + i), m);
   alignas(32) float lanes[8];
   _mm256_store_ps(lanes, m);
   float largest = lanes[0];
@@ -92,7 +147,7 @@ inline void Softmax(int keys, float* p, float* max, float* sum) {
   const __m256 all = _mm256_set1_ps(largest);
   __m256 a = _mm256_setzero_ps();
   __m256 b = _mm256_setzero_ps();
-  for (int i = 0; i < keys; i += kKvBlockTokens) {
+  for (int i = first; i < s.end; i += kKvBlockTokens) {
     const __m256 p0 = Exp8(_mm256_sub_ps(_mm256_loadu_ps(p + i), all));
     const __m256 p1 = Exp8(_mm256_sub_ps(_mm256_loadu_ps(p + i + 8), all));
     _mm256_storeu_ps(p + i, p0);
@@ -104,25 +159,54 @@ inline void Softmax(int keys, float* p, float* max, float* sum) {
   *sum = TreeSum(a, b);
 }
 
-// acc[h, d] = sum over keys of p[h, key] v[key, d] for H queries and dimensions [d, d + 8 N).
+// acc[h, d] = sum over visible keys of p[h, key] v[key, d] for H queries and dimensions [d, d + 8 N). Of a
+// Q8_0 cache these are whole blocks of 32 or lie within one.
 template <typename Cache, int H, int N>
-void Values(const SplitView& s, const float* p, int d, float* acc) {
+void Values(const KvSplit& s, const float* p, int d, float* acc) {
+  constexpr int kRegisters = kKvQuantBlock / 8;  // that share a scale
+  constexpr int kScales = Cache::kQuantized ? (N + kRegisters - 1) / kRegisters : 1;
   __m256 sum[H][N];
+#pragma GCC unroll 8
   for (int h = 0; h < H; ++h) {
     for (int i = 0; i < N; ++i) sum[h][i] = _mm256_setzero_ps();
   }
-  for (int first = 0; first < s.keys; first += kKvBlockTokens) {
-    const std::byte* v = s.v + s.blocks[first / kKvBlockTokens] * s.block_bytes + d * Cache::kBytes;
-    const int end = s.keys < first + kKvBlockTokens ? s.keys : first + kKvBlockTokens;
-    for (int key = first; key < end; ++key, v += s.head_dim * Cache::kBytes) {
-      __m256 value[N];
-      for (int i = 0; i < N; ++i) value[i] = Cache::Load8(v + 8 * i * Cache::kBytes);
+  for (int first = FirstOfBlock(s.begin); first < s.end; first += kKvBlockTokens) {
+    const std::byte* const block = BlockOf(s, s.v, first);
+    const int begin = s.begin > first ? s.begin : first;
+    const int end = s.end < first + kKvBlockTokens ? s.end : first + kKvBlockTokens;
+    alignas(32) float scaled[H][kScales][kKvBlockTokens];  // Q8_0: p times the scale
+    if constexpr (Cache::kQuantized) {
+#pragma GCC unroll 8
+      for (int b = 0; b < kScales; ++b) {
+        const std::byte* const scales = ScalesOf(s, block, d + b * kKvQuantBlock);
+        for (int i = 0; i < kKvBlockTokens; i += 8) {
+          const __m256 scale = LoadHalf8(scales + 2 * i);
+          for (int h = 0; h < H; ++h) {
+            const __m256 weight = _mm256_loadu_ps(p + h * kAttentionSplit + first + i);
+            _mm256_store_ps(scaled[h][b] + i, _mm256_mul_ps(weight, scale));
+          }
+        }
+      }
+    }
+    const std::byte* v = block + (int64_t{begin - first} * s.head_dim + d) * Cache::kBytes;
+    for (int key = begin; key < end; ++key, v += s.head_dim * Cache::kBytes) {
+      __m256 weight[H][kScales];
+#pragma GCC unroll 8
       for (int h = 0; h < H; ++h) {
-        const __m256 weight = _mm256_broadcast_ss(p + h * kAttentionSplit + key);
-        for (int i = 0; i < N; ++i) sum[h][i] = _mm256_fmadd_ps(weight, value[i], sum[h][i]);
+        for (int b = 0; b < kScales; ++b) {
+          weight[h][b] = _mm256_broadcast_ss(Cache::kQuantized ? &scaled[h][b][key - first]
+                                                               : p + h * kAttentionSplit + key);
+        }
+      }
+#pragma GCC unroll 8
+      for (int i = 0; i < N; ++i) {
+        const __m256 value = Cache::Load8(v + 8 * i * Cache::kBytes);
+        const int b = Cache::kQuantized ? i / kRegisters : 0;
+        for (int h = 0; h < H; ++h) sum[h][i] = _mm256_fmadd_ps(weight[h][b], value, sum[h][i]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int h = 0; h < H; ++h) {
     for (int i = 0; i < N; ++i) _mm256_storeu_ps(acc + h * s.head_dim + d + 8 * i, sum[h][i]);
   }
@@ -130,14 +214,13 @@ void Values(const SplitView& s, const float* p, int d, float* acc) {
 
 // The last head_dim mod 8 dimensions.
 template <typename Cache>
-void ValuesTail(const SplitView& s, const float* p, int heads, float* acc) {
+void ValuesTail(const KvSplit& s, const float* p, int heads, float* acc) {
   for (int d = s.head_dim & ~7; d < s.head_dim; ++d) {
     for (int h = 0; h < heads; ++h) {
       float sum = 0;
-      for (int key = 0; key < s.keys; ++key) {
+      for (int key = s.begin; key < s.end; ++key) {
         const int64_t element = key % kKvBlockTokens * s.head_dim + d;
-        const std::byte* const v =
-            s.v + s.blocks[key / kKvBlockTokens] * s.block_bytes + element * Cache::kBytes;
+        const std::byte* const v = BlockOf(s, s.v, key) + element * Cache::kBytes;
         sum = __builtin_fmaf(p[h * kAttentionSplit + key], Cache::Load1(v), sum);
       }
       acc[h * s.head_dim + d] = sum;
@@ -145,21 +228,29 @@ void ValuesTail(const SplitView& s, const float* p, int heads, float* acc) {
   }
 }
 
-// 8 accumulators where the head is wide enough: 8 registers of one query down to 2 of each of 4.
+// 8 accumulators of the values (12 of 3 queries) where the head is wide enough, and fewer for what is left.
 template <typename Cache, int H>
-void AttendHeads(const SplitView& s, float scale, const float* q, float* p, float* max, float* sum,
+void AttendHeads(const KvSplit& s, float scale, const float* q, float* p, float* max, float* sum,
                  float* acc) {
   Scores<Cache, H>(s, scale, q, p);
-  for (int h = 0; h < H; ++h) Softmax(s.keys, p + h * kAttentionSplit, max + h, sum + h);
-  constexpr int kWide = H == 1 ? 8 : H == 2 ? 4 : 2;
+  for (int h = 0; h < H; ++h) Softmax(s, p + h * kAttentionSplit, max + h, sum + h);
+  constexpr int kWide = H == 1 ? 8 : H <= 3 ? 4 : 2;
   int d = 0;
   for (; d + 8 * kWide <= s.head_dim; d += 8 * kWide) Values<Cache, H, kWide>(s, p, d, acc);
-  for (; d + 8 <= s.head_dim; d += 8) Values<Cache, H, 1>(s, p, d, acc);
-  if (d < s.head_dim) ValuesTail<Cache>(s, p, H, acc);
+  if constexpr (kWide > 4) {
+    for (; d + 32 <= s.head_dim; d += 32) Values<Cache, H, 4>(s, p, d, acc);
+  }
+  if constexpr (!Cache::kQuantized) {
+    if constexpr (kWide > 2) {
+      for (; d + 16 <= s.head_dim; d += 16) Values<Cache, H, 2>(s, p, d, acc);
+    }
+    for (; d + 8 <= s.head_dim; d += 8) Values<Cache, H, 1>(s, p, d, acc);
+    if (d < s.head_dim) ValuesTail<Cache>(s, p, H, acc);
+  }
 }
 
 template <typename Cache>
-void AttendAll(const SplitView& s, int heads, float scale, const float* q, float* p, float* max, float* sum,
+void AttendAll(const KvSplit& s, int heads, float scale, const float* q, float* p, float* max, float* sum,
                float* acc) {
   for (int h = 0; h < heads;) {
     const int left = heads - h;
@@ -181,15 +272,15 @@ void AttendAll(const SplitView& s, int heads, float scale, const float* q, float
   }
 }
 
-void Avx2AttendSplit(KvType type, const std::byte* k, const std::byte* v, int64_t block_stride,
-                     const int32_t* blocks, int keys, int head_dim, int heads, float scale, const float* q,
-                     float* scratch, float* max, float* sum, float* acc) {
-  if (type == KvType::kF16) {
-    const SplitView s = {k, v, block_stride * CacheF16::kBytes, blocks, keys, head_dim};
-    AttendAll<CacheF16>(s, heads, scale, q, scratch, max, sum, acc);
-  } else {
-    const SplitView s = {k, v, block_stride * CacheF32::kBytes, blocks, keys, head_dim};
-    AttendAll<CacheF32>(s, heads, scale, q, scratch, max, sum, acc);
+void Avx2AttendSplit(const KvSplit& split, int heads, float scale, const float* q, float* scratch, float* max,
+                     float* sum, float* acc) {
+  switch (split.type) {
+    case KvType::kF16:
+      return AttendAll<CacheF16>(split, heads, scale, q, scratch, max, sum, acc);
+    case KvType::kF32:
+      return AttendAll<CacheF32>(split, heads, scale, q, scratch, max, sum, acc);
+    case KvType::kQ8_0:
+      return AttendAll<CacheQ8_0>(split, heads, scale, q, scratch, max, sum, acc);
   }
 }
 
@@ -205,7 +296,7 @@ void Avx2MergeSplit(int head_dim, float max1, float sum1, const float* acc1, flo
 
 void Avx2StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
                  std::byte* v_block) {
-  if (type == KvType::kF32) {
+  if (type != KvType::kF16) {
     StoreKv(type, k, v, head_dim, slot, k_block, v_block);
     return;
   }

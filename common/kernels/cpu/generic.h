@@ -127,8 +127,51 @@ void Rotate(RopeKind kind, const float* cos, const float* sin, int rope_dims, fl
   }
 }
 
+inline constexpr uint16_t kHalfInfinity = 0x7c00;
+inline constexpr uint16_t kHalfNan = 0x7e00;
+inline constexpr int kLargestCode = 127;
+
+// x [32] as Q8_0 (KvLayer): codes `stride` apart; returns the scale's bits.
+inline uint16_t QuantizeKvBlock(const float* x, int64_t stride, int8_t* codes) {
+  int32_t bits = 0;
+  for (int i = 0; i < kKvQuantBlock; ++i) {
+    const int32_t magnitude = static_cast<int32_t>(FloatBits(x[i]) & 0x7fffffff);
+    bits = magnitude > bits ? magnitude : bits;
+  }
+  // A maximum that is not finite has no finite quotient either.
+  const uint16_t half = F32ToF16(BitsFloat(static_cast<uint32_t>(bits)) / kLargestCode);
+  const bool usable = half != 0 && half < kHalfInfinity;
+  const float inverse = usable ? 1.0f / F16ToF32(half) : 0.0f;
+  int32_t code[kKvQuantBlock];
+  for (int i = 0; i < kKvQuantBlock; ++i) {
+    // Adding 1.5 * 2^23 rounds to nearest even.
+    const float shifted = (usable ? x[i] : 0.0f) * inverse + kExpRoundMagic;
+    const int32_t n = static_cast<int32_t>(FloatBits(shifted) - FloatBits(kExpRoundMagic));
+    code[i] = n > kLargestCode ? kLargestCode : n < -kLargestCode ? -kLargestCode : n;
+  }
+  for (int i = 0; i < kKvQuantBlock; ++i) codes[i * stride] = static_cast<int8_t>(code[i]);
+  return half < kHalfInfinity ? half : kHalfNan;
+}
+
+void StoreKvQ8_0(const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
+                 std::byte* v_block) {
+  auto* const k_codes = reinterpret_cast<int8_t*>(k_block) + slot;
+  auto* const v_codes = reinterpret_cast<int8_t*>(v_block) + slot * head_dim;
+  auto* const k_scales = reinterpret_cast<uint16_t*>(k_block + kKvBlockTokens * head_dim) + slot;
+  auto* const v_scales = reinterpret_cast<uint16_t*>(v_block + kKvBlockTokens * head_dim) + slot;
+  for (int b = 0; b < head_dim / kKvQuantBlock; ++b) {
+    const int d = b * kKvQuantBlock;
+    k_scales[b * kKvBlockTokens] = QuantizeKvBlock(k + d, kKvBlockTokens, k_codes + d * kKvBlockTokens);
+    v_scales[b * kKvBlockTokens] = QuantizeKvBlock(v + d, 1, v_codes + d);
+  }
+}
+
 void StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
              std::byte* v_block) {
+  if (type == KvType::kQ8_0) {
+    StoreKvQ8_0(k, v, head_dim, slot, k_block, v_block);
+    return;
+  }
   if (type == KvType::kF32) {
     auto* const keys = reinterpret_cast<float*>(k_block);
     auto* const values = reinterpret_cast<float*>(v_block) + slot * head_dim;

@@ -8,36 +8,80 @@
 namespace moepool {
 namespace {
 
-float Element(KvType type, const std::byte* p, int64_t i) {
-  return type == KvType::kF32 ? LoadF32(p + 4 * i) : F16ToF32(LoadU16(p + 2 * i));
+// Where one key of a split lies: its block of K or of V, and its slot of the 16.
+struct KeyPlace {
+  const std::byte* block;
+  int slot;
+};
+
+KeyPlace Place(const KvSplit& s, const std::byte* half, int key) {
+  return {half + s.blocks[key / kKvBlockTokens] * s.block_bytes, key % kKvBlockTokens};
 }
 
-void AttendSplit(KvType type, const std::byte* k, const std::byte* v, int64_t block_stride,
-                 const int32_t* blocks, int keys, int head_dim, int heads, float scale, const float* q,
-                 float* scratch, float* max, float* sum, float* acc) {
-  for (int h = 0; h < heads; ++h) {
-    const float* const query = q + h * head_dim;
-    float* const p = scratch;
-    float* const out = acc + h * head_dim;
-    float m = -__builtin_inff();
-    for (int j = 0; j < keys; ++j) {
-      const int64_t block = blocks[j / kKvBlockTokens] * block_stride;
-      float s = 0;
-      for (int d = 0; d < head_dim; ++d) {
-        s = __builtin_fmaf(Element(type, k, block + d * kKvBlockTokens + j % kKvBlockTokens), query[d], s);
+float Element(KvType type, const std::byte* block, int64_t i) {
+  return type == KvType::kF32 ? LoadF32(block + 4 * i) : F16ToF32(LoadU16(block + 2 * i));
+}
+
+float KvCode(const std::byte* block, int64_t i) { return static_cast<float>(static_cast<int8_t>(block[i])); }
+
+// Q8_0: of dimensions [d, d + 32).
+float KvScale(const KeyPlace& key, int head_dim, int d) {
+  const int64_t i = d / kKvQuantBlock * kKvBlockTokens + key.slot;
+  return F16ToF32(LoadU16(key.block + int64_t{kKvBlockTokens} * head_dim + 2 * i));
+}
+
+float KeyDot(const KvSplit& s, const KeyPlace& key, const float* query) {
+  float sum = 0;
+  if (s.type == KvType::kQ8_0) {
+    for (int begin = 0; begin < s.head_dim; begin += kKvQuantBlock) {
+      float part = 0;
+      for (int d = begin; d < begin + kKvQuantBlock; ++d) {
+        part = __builtin_fmaf(KvCode(key.block, d * kKvBlockTokens + key.slot), query[d], part);
       }
-      p[j] = s * scale;
+      sum = __builtin_fmaf(part, KvScale(key, s.head_dim, begin), sum);
+    }
+    return sum;
+  }
+  for (int d = 0; d < s.head_dim; ++d) {
+    sum = __builtin_fmaf(Element(s.type, key.block, d * kKvBlockTokens + key.slot), query[d], sum);
+  }
+  return sum;
+}
+
+// out += p * the value of `key`.
+void AddValue(const KvSplit& s, const KeyPlace& key, float p, float* out) {
+  const int64_t row = int64_t{key.slot} * s.head_dim;
+  if (s.type == KvType::kQ8_0) {
+    for (int begin = 0; begin < s.head_dim; begin += kKvQuantBlock) {
+      const float weight = p * KvScale(key, s.head_dim, begin);
+      for (int d = begin; d < begin + kKvQuantBlock; ++d) {
+        out[d] = __builtin_fmaf(weight, KvCode(key.block, row + d), out[d]);
+      }
+    }
+    return;
+  }
+  for (int d = 0; d < s.head_dim; ++d) {
+    out[d] = __builtin_fmaf(p, Element(s.type, key.block, row + d), out[d]);
+  }
+}
+
+void AttendSplit(const KvSplit& s, int heads, float scale, const float* q, float* scratch, float* max,
+                 float* sum, float* acc) {
+  float* const p = scratch;  // by key, so that the lanes of the sum do not depend on the first
+  for (int j = 0; j < s.begin; ++j) p[j] = 0;
+  for (int h = 0; h < heads; ++h) {
+    float m = -__builtin_inff();
+    for (int j = s.begin; j < s.end; ++j) {
+      p[j] = KeyDot(s, Place(s, s.k, j), q + h * s.head_dim) * scale;
       m = Max(p[j], m);
     }
     m += 0.0f;  // so that the order in which +0 and -0 were compared does not show
-    for (int j = 0; j < keys; ++j) p[j] = Exp(p[j] - m);
+    for (int j = s.begin; j < s.end; ++j) p[j] = Exp(p[j] - m);
     max[h] = m;
-    sum[h] = Sum(p, keys);
-    for (int d = 0; d < head_dim; ++d) out[d] = 0;
-    for (int j = 0; j < keys; ++j) {
-      const int64_t value = blocks[j / kKvBlockTokens] * block_stride + j % kKvBlockTokens * head_dim;
-      for (int d = 0; d < head_dim; ++d) out[d] = __builtin_fmaf(p[j], Element(type, v, value + d), out[d]);
-    }
+    sum[h] = Sum(p, s.end);
+    float* const out = acc + h * s.head_dim;
+    for (int d = 0; d < s.head_dim; ++d) out[d] = 0;
+    for (int j = s.begin; j < s.end; ++j) AddValue(s, Place(s, s.v, j), p[j], out);
   }
 }
 

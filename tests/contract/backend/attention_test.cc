@@ -1,108 +1,13 @@
-// Attention over the paged cache: against f64, and the same bits however a sequence is cut into steps,
-// wherever its blocks lie, whatever shares the step.
+// Attention over the paged cache: the same bits however a sequence is cut into steps, wherever its blocks
+// lie, whatever shares the step, whatever lies where no row looks.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <limits>
 
-#include "tests/contract/backend/backend_contract.h"
+#include "tests/contract/backend/attention_testing.h"
 
 namespace moepool {
 namespace {
-
-struct Setup {
-  AttentionShape shape;
-  KvType type = KvType::kF16;
-  int length = 0;
-};
-
-int RowFloats(const AttentionShape& s) { return (s.heads + 2 * s.kv_heads) * s.head_dim; }
-
-// A sequence with its q, k, v [length, RowFloats] and rotary tables, and a cache in which its blocks are
-// scattered.
-class Sequence {
- public:
-  Sequence(const Setup& setup, uint64_t seed)
-      : setup_(setup), qkv_(Normal(static_cast<size_t>(setup.length * RowFloats(setup.shape)), seed)) {
-    for (int position = 0; position < setup.length; ++position) {
-      for (int i = 0; i < setup.shape.rope_dims / 2; ++i) {
-        const double angle = position * std::pow(10000.0, -2.0 * i / setup.shape.rope_dims);
-        cos_.push_back(static_cast<float>(std::cos(angle)));
-        sin_.push_back(static_cast<float>(std::sin(angle)));
-      }
-    }
-  }
-  const Setup& setup() const { return setup_; }
-  const std::vector<float>& qkv() const { return qkv_; }
-  const std::vector<float>& cos() const { return cos_; }
-  const std::vector<float>& sin() const { return sin_; }
-
- private:
-  Setup setup_;
-  std::vector<float> qkv_, cos_, sin_;
-};
-
-class CacheMemory {
- public:
-  CacheMemory(Backend* backend, const AttentionShape& shape, KvType type, int blocks, float fill) {
-    const int64_t elements = int64_t{blocks} * shape.kv_heads * shape.head_dim * kKvBlockTokens;
-    k_ = DeviceRows::Floats(backend, elements);
-    v_ = DeviceRows::Floats(backend, elements);
-    std::fill_n(k_->f32(), elements, fill);
-    std::fill_n(v_->f32(), elements, fill);
-    layer = {type, k_->data(), v_->data()};
-  }
-  KvLayer layer;
-
- private:
-  std::unique_ptr<Buffer> k_, v_;
-};
-
-// Runs rows [begin, end) of each sequence as one step; returns the outputs, sequence after sequence.
-std::vector<float> Step(Backend* backend, const std::vector<const Sequence*>& sequences, const KvLayer& kv,
-                        const std::vector<std::vector<int32_t>>& tables, int begin, int end) {
-  const AttentionShape& shape = sequences[0]->setup().shape;
-  const int width = RowFloats(shape), half = shape.rope_dims / 2;
-  std::vector<float> qkv, cos, sin;
-  std::vector<int32_t> position;
-  std::vector<const int32_t*> table;
-  for (size_t s = 0; s < sequences.size(); ++s) {
-    const Sequence& seq = *sequences[s];
-    for (int p = begin; p < std::min(end, seq.setup().length); ++p) {
-      qkv.insert(qkv.end(), seq.qkv().begin() + p * width, seq.qkv().begin() + (p + 1) * width);
-      cos.insert(cos.end(), seq.cos().begin() + p * half, seq.cos().begin() + (p + 1) * half);
-      sin.insert(sin.end(), seq.sin().begin() + p * half, seq.sin().begin() + (p + 1) * half);
-      position.push_back(p);
-      table.push_back(tables[s].data());
-    }
-  }
-  const AttentionBatch batch = {static_cast<int>(position.size()), position.data(), table.data(), cos.data(),
-                                sin.data()};
-  std::vector<float> out(position.size() * shape.heads * shape.head_dim);
-  backend->Trunk().Attention(shape, batch, kv, qkv.data(), out.data());
-  return out;
-}
-
-std::vector<int32_t> Shuffled(int blocks, uint64_t seed) {
-  std::vector<int32_t> table(blocks);
-  std::iota(table.begin(), table.end(), 0);
-  std::mt19937_64 rng(seed);
-  std::shuffle(table.begin(), table.end(), rng);
-  return table;
-}
-
-// The whole sequence in chunks of `chunk` rows; outputs in order of position.
-std::vector<float> RunChunks(Backend* backend, const Sequence& seq, int chunk, uint64_t table_seed,
-                             float fill = 0) {
-  const int blocks = seq.setup().length / kKvBlockTokens + 1 + 5;
-  const CacheMemory cache(backend, seq.setup().shape, seq.setup().type, blocks, fill);
-  const std::vector<std::vector<int32_t>> tables = {Shuffled(blocks, table_seed)};
-  std::vector<float> out;
-  for (int begin = 0; begin < seq.setup().length; begin += chunk) {
-    const std::vector<float> part = Step(backend, {&seq}, cache.layer, tables, begin, begin + chunk);
-    out.insert(out.end(), part.begin(), part.end());
-  }
-  return out;
-}
 
 class AttentionTest : public BackendContract {
  protected:
@@ -110,28 +15,18 @@ class AttentionTest : public BackendContract {
 };
 INSTANTIATE_TEST_SUITE_P(Cpu, AttentionTest, ::testing::ValuesIn(BackendCases()), CaseName);
 
-AttentionShape Shape(int heads, int kv_heads, int head_dim, RopeKind rope, int rope_dims) {
-  AttentionShape s;
-  s.heads = heads;
-  s.kv_heads = kv_heads;
-  s.head_dim = head_dim;
-  s.rope = rope;
-  s.rope_dims = rope_dims;
-  s.norm_eps = 1e-6f;
-  return s;
-}
-
 TEST_P(AttentionTest, PrefillDecodeAndEveryChunkingAreTheSame) {
-  for (KvType type : {KvType::kF16, KvType::kF32}) {
+  for (KvType type : kKvTypes) {
+    const int dim = type == KvType::kQ8_0 ? 32 : 20;
     for (int length : {1, 15, 16, 17, 33}) {
-      const Sequence seq({Shape(6, 2, 20, RopeKind::kNeox, 12), type, length}, kTestSeed + length);
+      const Sequence seq({Shape(6, 2, dim, RopeKind::kNeox, 12), type, length}, kTestSeed + length);
       const std::vector<float> expected = RunChunks(reference_.get(), seq, 1, 1);
       for (int chunk : {1, 3, 16, length}) {
         EXPECT_TRUE(SameFloats(RunChunks(backend_.get(), seq, chunk, 7 + chunk), expected))
             << length << " by " << chunk;
       }
       // What lay in the cache before does not matter.
-      EXPECT_TRUE(SameFloats(RunChunks(backend_.get(), seq, 5, 3, std::nanf("")), expected)) << length;
+      EXPECT_TRUE(SameFloats(RunChunks(backend_.get(), seq, 5, 3, kPoison), expected)) << length;
     }
   }
 }
@@ -148,7 +43,7 @@ TEST_P(AttentionTest, SequencesDoNotTouchOneAnother) {
   const AttentionShape shape = Shape(4, 4, 16, RopeKind::kInterleaved, 16);
   const Sequence a({shape, KvType::kF16, 40}, 1), b({shape, KvType::kF16, 19}, 2),
       c({shape, KvType::kF16, 1}, 3);
-  const CacheMemory cache(backend_.get(), shape, KvType::kF16, 12, 0);
+  const CacheMemory cache(backend_.get(), shape, KvType::kF16, 12, {});
   const std::vector<std::vector<int32_t>> tables = {{3, 1, 11}, {0, 7}, {5}};
   const std::vector<float> together = Step(backend_.get(), {&a, &b, &c}, cache.layer, tables, 0, 40);
   std::vector<float> expected;
@@ -159,75 +54,74 @@ TEST_P(AttentionTest, SequencesDoNotTouchOneAnother) {
   EXPECT_TRUE(SameFloats(together, expected));
 }
 
-// By the definition, in f64, on the values that the cache holds.
-std::vector<double> Reference(const Sequence& seq) {
-  const AttentionShape& s = seq.setup().shape;
-  const int width = RowFloats(s), dim = s.head_dim, pairs = s.rope_dims / 2;
-  std::vector<double> x(seq.qkv().begin(), seq.qkv().end());
-  for (int p = 0; p < seq.setup().length; ++p) {
-    for (int h = 0; h < s.heads + s.kv_heads; ++h) {
-      double* const head = x.data() + p * width + h * dim;
-      const float* const norm = h < s.heads ? s.q_norm : s.k_norm;
-      if (norm != nullptr) {
-        double squares = 0;
-        for (int d = 0; d < dim; ++d) squares += head[d] * head[d];
-        for (int d = 0; d < dim; ++d) head[d] *= norm[d] / std::sqrt(squares / dim + s.norm_eps);
+TEST_P(AttentionTest, WindowsAreTheSameInEveryChunking) {
+  for (KvType type : kKvTypes) {
+    AttentionShape shape = Shape(2, 1, 32, RopeKind::kNeox, 32);
+    const int length = 530;
+    std::vector<float> unlimited;
+    for (int window : {0, 1, 16, 17, 256, 257, 300, 4096}) {
+      if (type != KvType::kF16 && window != 0 && window != 257) continue;
+      shape.window = window;
+      const Sequence seq({shape, type, length}, kTestSeed);
+      // In one chunk nothing is freed.
+      const std::vector<float> expected = RunChunks(reference_.get(), seq, length, 1);
+      for (int chunk : {1, 7, 64, length}) {
+        ASSERT_TRUE(SameFloats(RunChunks(backend_.get(), seq, chunk, 3 + chunk), expected))
+            << window << " by " << chunk;
       }
-      for (int i = 0; i < pairs; ++i) {
-        const double c = seq.cos()[p * pairs + i], n = seq.sin()[p * pairs + i];
-        double& a = head[s.rope == RopeKind::kNeox ? i : 2 * i];
-        double& b = head[s.rope == RopeKind::kNeox ? i + pairs : 2 * i + 1];
-        const double a0 = a, b0 = b;
-        a = a0 * c - b0 * n;
-        b = a0 * n + b0 * c;
+      if (window == 0) unlimited = expected;
+      // A window changes nothing up to its size, and each row after.
+      const int row_floats = 2 * 32;
+      for (int p = 0; p < length; ++p) {
+        const bool same =
+            std::equal(expected.begin() + p * row_floats, expected.begin() + (p + 1) * row_floats,
+                       unlimited.begin() + p * row_floats);
+        ASSERT_EQ(same, window == 0 || p < window) << window << " at " << p;
       }
     }
   }
-  std::vector<double> out;
-  for (int p = 0; p < seq.setup().length; ++p) {
-    for (int h = 0; h < s.heads; ++h) {
-      const int g = h / (s.heads / s.kv_heads);
-      std::vector<double> weight(p + 1), value(dim);
-      double sum = 0;
-      for (int j = 0; j <= p; ++j) {
-        double score = 0;
-        for (int d = 0; d < dim; ++d)
-          score += x[p * width + h * dim + d] * x[j * width + (s.heads + g) * dim + d];
-        sum += weight[j] = std::exp(score / std::sqrt(dim));
-      }
-      for (int j = 0; j <= p; ++j) {
-        for (int d = 0; d < dim; ++d) {
-          value[d] += weight[j] / sum * x[j * width + (s.heads + s.kv_heads + g) * dim + d];
-        }
-      }
-      out.insert(out.end(), value.begin(), value.end());
-    }
-  }
-  return out;
 }
 
-TEST_P(AttentionTest, IsNearF64) {
-  const std::vector<float> q_norm = Normal(80, 5), k_norm = Normal(80, 6);
-  for (RopeKind rope : {RopeKind::kInterleaved, RopeKind::kNeox}) {
-    for (int dim : {64, 80}) {
-      for (bool norms : {false, true}) {
-        AttentionShape shape = Shape(6, 3, dim, rope, dim - 16);
-        if (norms) {
-          shape.q_norm = q_norm.data();
-          shape.k_norm = k_norm.data();
-        }
-        for (KvType type : {KvType::kF32, KvType::kF16}) {
-          const Sequence seq({shape, type, 70}, kTestSeed);
-          const std::vector<float> out = RunChunks(backend_.get(), seq, 33, 4);
-          const std::vector<double> expected = Reference(seq);
-          ASSERT_EQ(out.size(), expected.size());
-          // F16 rounds keys and values by up to 2^-11 of values near 3.
-          const double tolerance = type == KvType::kF32 ? 3e-5 : 3e-2;
-          for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(out[i], expected[i], tolerance) << i;
-        }
-      }
+// One value of row 2 is replaced; that row and the later ones must not be finite, the earlier ones must be.
+TEST_P(AttentionTest, AnUnusableValueShowsInEveryRowThatSeesIt) {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+  const std::vector<float> ones(2 * 32, 1.0f);
+  const int q = 5, k = 2 * 32 + 5, v = 3 * 32 + 5;  // of a row
+  struct Case {
+    KvType type;
+    QkNorm norm;
+    int at;
+    float value;
+  };
+  std::vector<Case> cases;
+  for (KvType type : kKvTypes) {
+    for (int at : {k, v}) cases.push_back({type, QkNorm::kNone, at, nan});
+    for (QkNorm norm : {QkNorm::kHead, QkNorm::kRow}) cases.push_back({type, norm, k, 1e30f});
+  }
+  for (int at : {k, v}) {
+    for (float value : {inf, -inf, 1e10f, -1e10f}) cases.push_back({KvType::kQ8_0, QkNorm::kNone, at, value});
+  }
+  for (const Case& c : cases) {
+    AttentionShape shape = Shape(2, 1, 32, RopeKind::kNeox, 0);
+    shape.qk_norm = c.norm;
+    shape.q_norm = shape.k_norm = ones.data();
+    Sequence seq({shape, c.type, 5}, kTestSeed);
+    seq.Set(2, c.at, c.value);
+    const std::vector<float> out = RunChunks(backend_.get(), seq, 5, 1);
+    for (int p = 0; p < 5; ++p) {
+      const auto begin = out.begin() + p * 2 * 32;
+      const bool finite = std::all_of(begin, begin + 2 * 32, [](float x) { return std::isfinite(x); });
+      EXPECT_EQ(finite, p < 2) << static_cast<int>(c.type) << " " << c.at << " " << c.value << " row " << p;
     }
   }
+  // A query concerns its own row alone.
+  AttentionShape shape = Shape(2, 1, 32, RopeKind::kNeox, 0);
+  shape.qk_norm = QkNorm::kRow;
+  shape.q_norm = shape.k_norm = ones.data();
+  Sequence seq({shape, KvType::kF16, 5}, kTestSeed);
+  seq.Set(2, q, 1e30f);
+  const std::vector<float> out = RunChunks(backend_.get(), seq, 5, 1);
+  for (size_t i = 0; i < out.size(); ++i) EXPECT_EQ(std::isfinite(out[i]), i / 64 != 2) << i;
 }
 
 TEST_P(AttentionTest, TheFirstRowSeesItsOwnRoundedValue) {

@@ -260,5 +260,125 @@ TEST(RowKernelsTest, StoreKvRoundsToNearestEvenInEveryTable) {
   }
 }
 
+struct StoredRow {
+  std::vector<std::byte> k, v;
+};
+
+// k and v [dim] as position `slot` of a Q8_0 block of bytes 0x5a.
+StoredRow StoreQ8_0(const KernelTable& table, const std::vector<float>& k, const std::vector<float>& v,
+                    int slot) {
+  const int dim = static_cast<int>(k.size());
+  const std::vector<std::byte> fill(KvHeadBlockBytes(KvType::kQ8_0, dim) + 64, std::byte{0x5a});
+  StoredRow row = {fill, fill};
+  table.store_kv(KvType::kQ8_0, k.data(), v.data(), dim, slot, row.k.data(), row.v.data());
+  return row;
+}
+
+struct StoredBlock {
+  std::vector<int> codes;
+  float scale;
+};
+
+// Dimensions [32 b, 32 b + 32) of position `slot` of a Q8_0 block of K or of V.
+StoredBlock Load(const std::vector<std::byte>& bytes, int dim, int slot, int b, bool is_key) {
+  StoredBlock block;
+  for (int d = 32 * b; d < 32 * b + 32; ++d) {
+    block.codes.push_back(static_cast<int8_t>(bytes[is_key ? 16 * d + slot : dim * slot + d]));
+  }
+  uint16_t half;
+  std::memcpy(&half, &bytes[16 * dim + 2 * (16 * b + slot)], sizeof half);
+  block.scale = HalfToFloat(half);
+  return block;
+}
+
+TEST(RowKernelsTest, StoreKvQ8_0IsTheSameInEveryTableAndWritesItsPositionAlone) {
+  const std::vector<float> all = AllKinds(kTestSeed);
+  for (int dim : {32, 64, 96, 128}) {
+    for (size_t at = 0; at + 2 * dim < all.size(); at += 499) {
+      const std::vector<float> k(all.begin() + at, all.begin() + at + dim);
+      const std::vector<float> v(all.begin() + at + dim, all.begin() + at + 2 * dim);
+      const int slot = static_cast<int>(at % 16);
+      const StoredRow expected = StoreQ8_0(*ScalarKernels(), k, v, slot);
+      for (const KernelTable* table : SimdTables()) {
+        const StoredRow row = StoreQ8_0(*table, k, v, slot);
+        ASSERT_TRUE(row.k == expected.k && row.v == expected.v) << table->name << " " << dim << " " << at;
+      }
+      const int codes = 16 * dim;
+      for (int i = 0; i < static_cast<int>(expected.k.size()); ++i) {
+        const bool scale = i >= codes && i < codes + dim && (i - codes) / 2 % 16 == slot;
+        const bool k_code = i < codes && i % 16 == slot;
+        const bool v_code = i < codes && i / dim == slot;
+        if (!scale && !k_code) {
+          ASSERT_EQ(expected.k[i], std::byte{0x5a}) << i;
+        }
+        if (!scale && !v_code) {
+          ASSERT_EQ(expected.v[i], std::byte{0x5a}) << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(RowKernelsTest, StoreKvQ8_0ErrsByHalfAStep) {
+  std::mt19937_64 rng(kTestSeed);
+  std::normal_distribution<float> normal;
+  for (float magnitude : {1e-9f, 1e-7f, 1e-5f, 1e-3f, 0.1f, 1.0f, 30.0f, 1e4f, 1e6f}) {
+    std::vector<float> k(64), v(64);
+    for (std::vector<float>* x : {&k, &v}) {
+      for (float& value : *x) value = normal(rng) * magnitude;
+    }
+    const StoredRow row = StoreQ8_0(*ScalarKernels(), k, v, 3);
+    for (bool is_key : {true, false}) {
+      for (int b = 0; b < 2; ++b) {
+        const StoredBlock block = Load(is_key ? row.k : row.v, 64, 3, b, is_key);
+        const float* const x = (is_key ? k : v).data() + 32 * b;
+        float maximum = 0;
+        for (int i = 0; i < 32; ++i) maximum = std::max(maximum, std::abs(x[i]));
+        EXPECT_EQ(block.scale, HalfToFloat(FloatToHalf(maximum / 127.0f)));
+        for (int i = 0; i < 32; ++i) {
+          EXPECT_LE(std::abs(block.codes[i]), 127);
+          const double error = std::abs(double{x[i]} - double{block.scale} * block.codes[i]);
+          // The second term holds where f16 holds the scale badly: it is off by up to 2^-25.
+          EXPECT_LE(error, std::max(0.5001 * block.scale, 127 * 0x1p-25)) << magnitude << " " << x[i];
+        }
+      }
+    }
+  }
+}
+
+TEST(RowKernelsTest, StoreKvQ8_0RoundsTiesToEven) {
+  std::vector<float> x = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f};  // scale 1
+  x.resize(32);
+  const StoredRow row = StoreQ8_0(*ScalarKernels(), x, x, 0);
+  const std::vector<int> expected = {127, 0, 2, 2, 0, -2, -2, 126, -126};
+  for (bool is_key : {true, false}) {
+    const StoredBlock block = Load(is_key ? row.k : row.v, 32, 0, 0, is_key);
+    EXPECT_EQ(block.scale, 1.0f);
+    EXPECT_EQ(std::vector<int>(block.codes.begin(), block.codes.begin() + 9), expected);
+  }
+}
+
+TEST(RowKernelsTest, StoreKvQ8_0KeepsFiniteWhatIsFiniteAndMarksTheRest) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float largest = 127 * 65504.0f;
+  for (float worst : {0.0f, -0.0f, 1e-45f, 1e-31f, 127 * 0x1p-26f, 127 * 0x1p-24f, largest, 127 * 65519.0f,
+                      127 * 65521.0f, 3e38f, -3e38f, inf, -inf, nan, -nan}) {
+    std::vector<float> x(32, std::isfinite(worst) ? worst / 4 : 1.0f);
+    x[17] = worst;
+    const StoredRow row = StoreQ8_0(*ScalarKernels(), x, x, 9);
+    for (bool is_key : {true, false}) {
+      const StoredBlock block = Load(is_key ? row.k : row.v, 32, 9, 0, is_key);
+      if (std::abs(worst) < 127 * 65520.0f) {  // what f16 rounds to 65504
+        EXPECT_TRUE(std::isfinite(block.scale)) << worst;
+        EXPECT_NEAR(block.scale * block.codes[17], worst, std::abs(worst) * 0x1p-11 + 4e-6) << worst;
+      } else {
+        EXPECT_TRUE(std::isnan(block.scale)) << worst;
+        EXPECT_EQ(block.codes, std::vector<int>(32, 0));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moepool
