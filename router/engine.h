@@ -24,7 +24,7 @@
 
 namespace moepool {
 
-// f16 or f32. InvalidArgument names both and what was given.
+// f16, q8_0 or f32. InvalidArgument names them and what was given.
 absl::StatusOr<KvType> ParseKvType(const std::string& text);
 
 // Sees the logits behind each sampled id and each scored position, before anything changes them.

@@ -15,7 +15,7 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda");
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar or avx2");
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
-  app->add_option("--kv-type", flags->kv_type, "KV cache: f16 or f32");
+  app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")
       ->transform(CLI::AsSizeValue(false));
   app->add_option("--prefix-cache", flags->prefix_cache, "keep prefixes in the KV cache: on or off")
