@@ -76,6 +76,7 @@ Charsmap::Match Charsmap::Find(std::string_view text) const {
   const size_t end = std::min(text.size(), kMaxRuleBytes);
   for (size_t i = 0; i < end; ++i) {
     const uint8_t byte = text[i];
+    if (byte == 0) break;  // a child by zero is a value
     const uint32_t node = base ^ byte;
     if (Label(units_[node]) != byte) break;
     base = node ^ Offset(units_[node]);

@@ -60,12 +60,13 @@ class SentencePieceBpe final : public SentencePieceModel {
     for (size_t pos = 0; pos < text.size();) {
       begins.push_back(static_cast<uint32_t>(pos));
       size_t matched_end = pos;
+      int32_t matched_id = -1;
       user_defined_.VisitAt(text, pos, [&](size_t end, int32_t id) {
-        if (matched_end > pos) scratch.symbols.pop_back();  // a shorter one
-        scratch.Append(id);
         matched_end = end;
+        matched_id = id;
       });
-      if (matched_end > pos) {
+      if (matched_id >= 0) {
+        scratch.Append(matched_id);
         pos = matched_end;
         continue;
       }

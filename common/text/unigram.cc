@@ -12,8 +12,8 @@ namespace {
 
 // A character without a piece costs as much more than the least likely piece, as in the reference.
 constexpr float kUnknownPenalty = 10.0f;
-// A user-defined token is worth as much as the likeliest piece for each byte, less this.
-constexpr float kUserDefinedCost = 0.1f;
+// For each byte but the first: over any sum of log-probabilities, and the more the longer.
+constexpr double kUserDefinedBonus = 0.1;
 // From here on sums start again at zero, so that long texts do not round likely pieces away.
 constexpr float kMaxSum = 100'000.0f;
 
@@ -21,16 +21,14 @@ class Unigram final : public SentencePieceModel {
  public:
   explicit Unigram(const SentencePieces& vocabulary) : scores_(vocabulary.vocab_size) {
     float lowest = std::numeric_limits<float>::max();
-    float highest = std::numeric_limits<float>::lowest();
     for (const auto& [spelling, id, score] : vocabulary.pieces) {
       trie_.Add(spelling, id);
       scores_[id] = score;
       lowest = std::min(lowest, score);
-      highest = std::max(highest, score);
     }
     for (const auto& [spelling, id, score] : vocabulary.user_defined) {
       trie_.Add(spelling, id);
-      scores_[id] = static_cast<float>(spelling.size()) * highest - kUserDefinedCost;
+      scores_[id] = static_cast<float>(kUserDefinedBonus * static_cast<double>(spelling.size() - 1));
     }
     unknown_score_ = lowest - kUnknownPenalty;
   }
