@@ -71,37 +71,48 @@ inline void DotNibbles(const uint8_t* codes, const TileRows<T>& x, int64_t b, In
 }
 
 // The same for codes of 5 bits: nibbles and a vector of bits (packed.h). 4 pairs of at most 2 * 31 * 127 are
-// 31496, 8 would saturate: hence two 16-bit sums, and with them 8 rows at a time, to stay within 16
-// registers.
+// 31496, 8 would saturate: hence two passes over half the vectors.
 template <int T>
 inline void DotFiveBits(const uint8_t* codes, const TileRows<T>& x, int64_t b, IntTile<T>* out) {
   const __m256i mask = _mm256_set1_epi8(15);
   const __m256i bit4 = _mm256_set1_epi8(16);
-  for (int h = 0; h < 2; ++h) {
-    __m256i low_sum[T];
-    __m256i high_sum[T];
-    for (int t = 0; t < T; ++t) low_sum[t] = high_sum[t] = _mm256_setzero_si256();
-    // Quad v has its bit in bit v, quad v + 4 in bit v + 4; each step moves the next to bit 4.
-    __m256i high_bits = Load32(codes + 256 + 32 * h);
-    __m256i low_bits = _mm256_slli_epi16(high_bits, 4);
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int t = 0; t < T; ++t) out->sum[t][0] = out->sum[t][1] = _mm256_setzero_si256();
+  // Quad v has its bit in bit v, quad v + 4 in bit v + 4; each step moves the next to bits 0 and 4.
+  __m256i bits0 = Load32(codes + 256);
+  __m256i bits1 = Load32(codes + 256 + 32);
+#pragma GCC unroll 1  // as above
+  for (int pass = 0; pass < 2; ++pass) {
+    __m256i sum[T][2];
+    for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
 #pragma GCC unroll 1
-    for (int v = 0; v < 4; ++v) {
-      const __m256i c = Load32(codes + 64 * v + 32 * h);
-      const __m256i low = _mm256_or_si256(_mm256_and_si256(c, mask), _mm256_and_si256(low_bits, bit4));
-      const __m256i high =
-          _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(c, 4), mask), _mm256_and_si256(high_bits, bit4));
-      low_bits = _mm256_srli_epi16(low_bits, 1);
-      high_bits = _mm256_srli_epi16(high_bits, 1);
+    for (int v = 2 * pass; v < 2 * pass + 2; ++v) {
+      const __m256i c0 = Load32(codes + 64 * v);
+      const __m256i c1 = Load32(codes + 64 * v + 32);
+      const __m256i top0 = _mm256_slli_epi16(bits0, 4);
+      const __m256i top1 = _mm256_slli_epi16(bits1, 4);
+      const __m256i low0 = _mm256_or_si256(_mm256_and_si256(c0, mask), _mm256_and_si256(top0, bit4));
+      const __m256i low1 = _mm256_or_si256(_mm256_and_si256(c1, mask), _mm256_and_si256(top1, bit4));
+      const __m256i high0 =
+          _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(c0, 4), mask), _mm256_and_si256(bits0, bit4));
+      const __m256i high1 =
+          _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(c1, 4), mask), _mm256_and_si256(bits1, bit4));
+      bits0 = _mm256_srli_epi16(bits0, 1);
+      bits1 = _mm256_srli_epi16(bits1, 1);
       for (int t = 0; t < T; ++t) {
         const int8_t* const q = x.q[t] + kQuantBlock * b + 4 * v;
-        low_sum[t] = _mm256_add_epi16(low_sum[t], _mm256_maddubs_epi16(low, Broadcast4(q)));
-        high_sum[t] = _mm256_add_epi16(high_sum[t], _mm256_maddubs_epi16(high, Broadcast4(q + 16)));
+        const __m256i xl = Broadcast4(q);
+        sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low0, xl));
+        sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(low1, xl));
+        const __m256i xh = Broadcast4(q + 16);
+        sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(high0, xh));
+        sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(high1, xh));
       }
     }
-    const __m256i ones = _mm256_set1_epi16(1);
     for (int t = 0; t < T; ++t) {
-      out->sum[t][h] =
-          _mm256_add_epi32(_mm256_madd_epi16(low_sum[t], ones), _mm256_madd_epi16(high_sum[t], ones));
+      for (int h = 0; h < 2; ++h) {
+        out->sum[t][h] = _mm256_add_epi32(out->sum[t][h], _mm256_madd_epi16(sum[t][h], ones));
+      }
     }
   }
 }
