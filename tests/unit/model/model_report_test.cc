@@ -9,6 +9,7 @@
 namespace moepool {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -33,6 +34,30 @@ TEST(ModelReport, CountsEveryByteOnce) {
   EXPECT_THAT(text, HasSubstr("general.architecture"));
   EXPECT_THAT(text, HasSubstr("64 x 128 x 8"));
   EXPECT_THAT(ToString(report, /*all_tensors=*/false), Not(HasSubstr("64 x 128 x 8")));
+}
+
+TEST(ModelReport, NamesWhatSetsAFamilyApart) {
+  const TempDirectory directory;
+  const std::string path = directory.File("model.gguf");
+  const auto text = [&](const SynthSpec& spec) {
+    EXPECT_TRUE(WriteSyntheticGguf(spec, path).ok());
+    return ToString(*DescribeGguf(path), false);
+  };
+  SynthSpec spec;
+  spec.experts = 4;
+  spec.experts_per_token = 2;
+  spec.sliding_window = 100;
+  EXPECT_THAT(text(spec), AllOf(HasSubstr("window 100, context 512"), HasSubstr("softmax, renormalised")));
+  spec.sliding_window = 0;
+  spec.family = "phimoe";
+  spec.original_context = 128;
+  EXPECT_THAT(text(spec), AllOf(HasSubstr("layer norm with bias"), HasSubstr("qkv bias, output bias"),
+                                HasSubstr("gate sparsemixer"), HasSubstr("(bias)"),
+                                HasSubstr("long factors beyond 128 tokens, scale 1.24316")));
+  spec.original_context = 0;
+  spec.family = "qwen2moe";
+  spec.shared_ffn = 96;
+  EXPECT_THAT(text(spec), HasSubstr("gate softmax, shared expert of 96 (gated)"));
 }
 
 TEST(ModelReport, SmallDenseModelsAreWarnedOf) {
