@@ -4,14 +4,16 @@
 
 namespace moepool {
 
-absl::StatusOr<std::unique_ptr<Admission::Ticket>> Admission::Admit() {
+absl::StatusOr<std::unique_ptr<Admission::Ticket>> Admission::Admit(int places) {
   if (draining_.load()) return absl::UnavailableError("the gateway is shutting down");
-  if (in_flight_.fetch_add(1) >= max_requests_) {
-    in_flight_.fetch_sub(1);
-    return absl::ResourceExhaustedError(
-        absl::StrCat(max_requests_, " requests are in flight, the most this gateway takes"));
-  }
-  return std::make_unique<Ticket>(this);
+  int in_flight = in_flight_.load();
+  do {
+    if (in_flight + places > max_requests_) {
+      return absl::ResourceExhaustedError(absl::StrCat(
+          in_flight, " requests are in flight, and this gateway takes ", max_requests_, " at most"));
+    }
+  } while (!in_flight_.compare_exchange_weak(in_flight, in_flight + places));
+  return std::make_unique<Ticket>(this, places);
 }
 
 }  // namespace moepool

@@ -14,20 +14,22 @@ class Admission {
  public:
   explicit Admission(int max_requests) : max_requests_(max_requests) {}
 
-  // A place, given back when destroyed. The Admission outlives it.
+  // Places, given back when destroyed. The Admission outlives it.
   class Ticket {
    public:
-    explicit Ticket(Admission* admission) : admission_(admission) {}
-    ~Ticket() { admission_->in_flight_.fetch_sub(1); }
+    Ticket(Admission* admission, int places) : admission_(admission), places_(places) {}
+    ~Ticket() { admission_->in_flight_.fetch_sub(places_); }
     Ticket(const Ticket&) = delete;
     Ticket& operator=(const Ticket&) = delete;
 
    private:
     Admission* const admission_;
+    const int places_;
   };
 
-  // ResourceExhausted names the limit; Unavailable once drained.
-  absl::StatusOr<std::unique_ptr<Ticket>> Admit();
+  // All of `places` or none. ResourceExhausted names the limit; Unavailable once drained.
+  absl::StatusOr<std::unique_ptr<Ticket>> Admit(int places = 1);
+  int max_requests() const { return max_requests_; }
   // Admits nobody from now on.
   void Drain() { draining_.store(true); }
   bool draining() const { return draining_.load(); }

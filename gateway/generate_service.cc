@@ -1,13 +1,44 @@
 #include "gateway/generate_service.h"
 
+#include <algorithm>
+#include <deque>
 #include <memory>
+#include <string>
 #include <utility>
 
-#include "common/base/mutex.h"
 #include "common/rpc/rpc_status.h"
+#include "common/rpc/stream_reactor.h"
 
 namespace moepool {
 namespace {
+
+void ReadSampling(const v1::Sampling& proto, InferRequest* request) {
+  SamplingParams& sampling = request->sampling;
+  if (proto.has_temperature()) sampling.temperature = proto.temperature();
+  if (proto.has_top_p()) sampling.top_p = proto.top_p();
+  if (proto.has_top_k()) sampling.top_k = proto.top_k();
+  if (proto.has_min_p()) sampling.min_p = proto.min_p();
+  if (proto.has_seed()) request->seed = proto.seed();
+  if (proto.has_presence_penalty()) sampling.presence_penalty = proto.presence_penalty();
+  if (proto.has_frequency_penalty()) sampling.frequency_penalty = proto.frequency_penalty();
+  if (proto.has_repetition_penalty()) sampling.repetition_penalty = proto.repetition_penalty();
+  for (const auto& [id, bias] : proto.logit_bias()) sampling.logit_bias.push_back({id, bias});
+  std::sort(sampling.logit_bias.begin(), sampling.logit_bias.end(),
+            [](const LogitBias& a, const LogitBias& b) { return a.id < b.id; });
+  sampling.logprobs = proto.logprobs();
+  sampling.top_logprobs = proto.top_logprobs();
+  sampling.min_tokens = proto.min_tokens();
+  request->ignore_eos = proto.ignore_eos();
+  if (proto.has_repeat_last_n()) sampling.repeat_last_n = proto.repeat_last_n();
+  if (proto.has_dry_multiplier()) sampling.dry.multiplier = proto.dry_multiplier();
+  if (proto.has_dry_base()) sampling.dry.base = proto.dry_base();
+  if (proto.has_dry_allowed_length()) sampling.dry.allowed_length = proto.dry_allowed_length();
+  if (proto.has_dry_penalty_last_n()) sampling.dry.penalty_last_n = proto.dry_penalty_last_n();
+  if (proto.has_dry_sequence_breakers()) {
+    const auto& strings = proto.dry_sequence_breakers().strings();
+    request->dry_sequence_breakers.assign(strings.begin(), strings.end());
+  }
+}
 
 absl::StatusOr<InferRequest> FromProto(const v1::GenerateRequest& proto) {
   InferRequest request;
@@ -30,108 +61,106 @@ absl::StatusOr<InferRequest> FromProto(const v1::GenerateRequest& proto) {
   }
   request.raw = proto.raw();
   if (proto.has_max_tokens()) request.max_tokens = proto.max_tokens();
-  const v1::Sampling& sampling = proto.sampling();
-  if (sampling.has_temperature()) request.sampling.temperature = sampling.temperature();
-  if (sampling.has_top_p()) request.sampling.top_p = sampling.top_p();
-  if (sampling.has_top_k()) request.sampling.top_k = sampling.top_k();
-  if (sampling.has_min_p()) request.sampling.min_p = sampling.min_p();
-  if (sampling.has_seed()) request.seed = sampling.seed();
-  if (sampling.has_presence_penalty()) request.sampling.presence_penalty = sampling.presence_penalty();
-  if (sampling.has_frequency_penalty()) request.sampling.frequency_penalty = sampling.frequency_penalty();
-  if (sampling.has_repetition_penalty()) request.sampling.repetition_penalty = sampling.repetition_penalty();
+  ReadSampling(proto.sampling(), &request);
   request.stop.assign(proto.stop().begin(), proto.stop().end());
+  if (proto.has_n()) request.n = proto.n();
   return request;
 }
 
-// One call. While a message is being written, events gather in the next one; the text of a whole answer
-// bounds it. Owns itself until OnDone.
-class GenerateReactor : public grpc::ServerWriteReactor<v1::GenerateResponse>,
-                        public std::enable_shared_from_this<GenerateReactor> {
+void ToProto(const LogprobEntry& entry, v1::TokenLogprob* proto) {
+  proto->set_id(entry.id);
+  proto->set_token(entry.bytes);
+  proto->set_logprob(entry.logprob);
+}
+
+// What the event adds to a message of its answer's.
+void Add(const InferEvent& event, v1::GenerateResponse* message) {
+  message->set_index(event.index);
+  message->mutable_text()->append(event.text);
+  message->mutable_token_ids()->Add(event.ids.begin(), event.ids.end());
+  for (const TokenLogprobEntries& entries : event.logprobs) {
+    v1::TokenLogprobs* const logprobs = message->add_logprobs();
+    ToProto(entries.token, logprobs->mutable_token());
+    for (const LogprobEntry& top : entries.top) ToProto(top, logprobs->add_top());
+  }
+  if (event.ended) {
+    message->set_finish_reason(event.reason == FinishReason::kStop ? v1::FINISH_REASON_STOP
+                                                                   : v1::FINISH_REASON_LENGTH);
+    message->set_seed(event.seed);
+  }
+  if (event.finished && event.status.ok()) {
+    message->mutable_usage()->set_prompt_tokens(event.usage.prompt_tokens);
+    message->mutable_usage()->set_cached_tokens(event.usage.cached_tokens);
+    message->mutable_usage()->set_completion_tokens(event.usage.completion_tokens);
+    message->mutable_timings()->set_queue_ms(event.timings.queue_ms);
+    message->mutable_timings()->set_ttft_ms(event.timings.ttft_ms);
+    message->mutable_timings()->set_decode_ms(event.timings.decode_ms);
+    message->set_model(event.model);
+  }
+}
+
+// One call. While a message is being written, events gather, one message an answer; the text of whole answers
+// bounds them.
+class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
  public:
   void Start(Inference* inference, InferRequest request) {
-    self_ = shared_from_this();
-    auto call = inference->Start(std::move(request), [self = shared_from_this()](InferEvent event) {
-      self->OnEvent(std::move(event));
-    });
+    Open();
+    auto self = std::static_pointer_cast<GenerateReactor>(shared_from_this());
+    auto call =
+        inference->Start(std::move(request), [self](InferEvent event) { self->OnEvent(std::move(event)); });
     MutexLock lock(&mutex_);
     if (cancelled_) call->Cancel();
-    next_.set_id(call->id());
+    id_ = call->id();
     call_ = std::move(call);
   }
 
   // Refuses the call.
   void Fail(const absl::Status& status) {
-    self_ = shared_from_this();
-    Finish(ToGrpc(status));
-  }
-
-  void OnWriteDone(bool ok) override {
+    Open();
     MutexLock lock(&mutex_);
-    writing_ = false;
-    if (!ok && call_ != nullptr) call_->Cancel();
-    WriteOrFinish(ok);
+    End(status);
   }
-
-  void OnCancel() override {
-    MutexLock lock(&mutex_);
-    cancelled_ = true;
-    if (call_ != nullptr) call_->Cancel();
-  }
-
-  void OnDone() override { self_.reset(); }
 
  private:
   void OnEvent(InferEvent event) {
     MutexLock lock(&mutex_);
-    next_.mutable_text()->append(event.text);
-    next_.mutable_token_ids()->Add(event.ids.begin(), event.ids.end());
-    has_next_ = true;
-    if (event.finished) {
-      over_ = true;
-      status_ = event.status;
-      next_.set_id(event.id);
-      next_.set_finish_reason(event.reason == FinishReason::kStop ? v1::FINISH_REASON_STOP
-                                                                  : v1::FINISH_REASON_LENGTH);
-      next_.mutable_usage()->set_prompt_tokens(event.usage.prompt_tokens);
-      next_.mutable_usage()->set_cached_tokens(event.usage.cached_tokens);
-      next_.mutable_usage()->set_completion_tokens(event.usage.completion_tokens);
-      next_.mutable_timings()->set_queue_ms(event.timings.queue_ms);
-      next_.mutable_timings()->set_ttft_ms(event.timings.ttft_ms);
-      next_.mutable_timings()->set_decode_ms(event.timings.decode_ms);
-      next_.set_seed(event.seed);
-      next_.set_model(event.model);
-      if (!status_.ok()) {
-        next_.clear_finish_reason();
-        has_next_ = !next_.text().empty();  // text that has come is not lost with the error
-      }
-    }
-    if (!writing_) WriteOrFinish(true);
+    if (event.finished) id_ = event.id;
+    // Text that has come is not lost with an error.
+    if (!event.finished || event.status.ok()) Gather(event);
+    if (event.finished) return End(event.status);
+    Flush();
   }
 
-  void WriteOrFinish(bool ok) REQUIRES(mutex_) {
-    if (ok && has_next_) {
-      const std::string id = next_.id();
-      current_ = std::exchange(next_, v1::GenerateResponse());
-      next_.set_id(id);
-      has_next_ = false;
-      writing_ = true;
-      StartWrite(&current_);
-    } else if (over_ && !std::exchange(finished_, true)) {
-      Finish(ToGrpc(status_));
+  void Gather(const InferEvent& event) REQUIRES(mutex_) {
+    const auto it =
+        std::find_if(gathered_.begin(), gathered_.end(),
+                     [&](const v1::GenerateResponse& message) { return message.index() == event.index; });
+    v1::GenerateResponse message;
+    if (it != gathered_.end()) {
+      message = std::move(*it);
+      gathered_.erase(it);
     }
+    Add(event, &message);
+    gathered_.push_back(std::move(message));  // at the end: with the last event it is the last
   }
 
-  Mutex mutex_;
-  v1::GenerateResponse next_ GUARDED_BY(mutex_);
-  v1::GenerateResponse current_;  // being written
-  bool has_next_ GUARDED_BY(mutex_) = false;
-  bool writing_ GUARDED_BY(mutex_) = false;
-  bool over_ GUARDED_BY(mutex_) = false;
-  bool finished_ GUARDED_BY(mutex_) = false;
+  bool Take() override {
+    if (gathered_.empty()) return false;
+    current_ = std::move(gathered_.front());
+    gathered_.pop_front();
+    current_.set_id(id_);
+    return true;
+  }
+
+  void OnLeft() override {
+    cancelled_ = true;
+    if (call_ != nullptr) call_->Cancel();
+  }
+
+  std::string id_ GUARDED_BY(mutex_);
+  std::deque<v1::GenerateResponse> gathered_ GUARDED_BY(mutex_);  // of different answers
   bool cancelled_ GUARDED_BY(mutex_) = false;
-  absl::Status status_ GUARDED_BY(mutex_);
   std::shared_ptr<InferCall> call_ GUARDED_BY(mutex_);
-  std::shared_ptr<GenerateReactor> self_;
 };
 
 }  // namespace
@@ -153,9 +182,10 @@ grpc::ServerUnaryReactor* GenerateService::Tokenize(grpc::CallbackServerContext*
                                                     const v1::TokenizeRequest* request,
                                                     v1::TokenizeResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const auto ticket = inference_->admission().Admit();
   const auto model = inference_->Model();
-  if (!model.ok()) {
-    reactor->Finish(ToGrpc(model.status()));
+  if (!ticket.ok() || !model.ok()) {
+    reactor->Finish(ToGrpc(ticket.ok() ? model.status() : ticket.status()));
     return reactor;
   }
   const auto ids = EncodeText(**model, request->text(), request->parse_special());

@@ -1,11 +1,14 @@
 #include "gateway/infer_request.h"
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 #include <map>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 
@@ -90,19 +93,36 @@ absl::Status ReadString(const std::string& field, const json& value, std::string
   return absl::OkStatus();
 }
 
-absl::Status ReadStop(const std::string& field, const json& value, std::vector<std::string>* out) {
+absl::Status ReadStrings(const std::string& field, const json& value, size_t max_strings,
+                         std::vector<std::string>* out) {
+  out->clear();
   if (value.is_string()) {
     out->push_back(value.get<std::string>());
     return absl::OkStatus();
   }
   if (!value.is_array())
     return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a string or a list of strings"));
-  if (value.size() > kMaxStopStrings) {
-    return InvalidField(field, absl::StrCat("has ", value.size(), " strings, more than ", kMaxStopStrings));
+  if (value.size() > max_strings) {
+    return InvalidField(field, absl::StrCat("has ", value.size(), " strings, more than ", max_strings));
   }
   for (size_t i = 0; i < value.size(); ++i) {
     MOEPOOL_RETURN_IF_ERROR(ReadString(absl::StrCat(field, "[", i, "]"), value[i], &out->emplace_back()));
   }
+  return absl::OkStatus();
+}
+
+// {"id": bias}, with ids written as JSON writes integers.
+absl::Status ReadLogitBias(const std::string& field, const json& value, std::vector<LogitBias>* out) {
+  if (!value.is_object()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not an object"));
+  for (const auto& [key, bias] : value.items()) {
+    const std::string name = absl::StrCat(field, "[", key.substr(0, kMaxShownKeyBytes), "]");
+    LogitBias& entry = out->emplace_back();
+    if (!absl::SimpleAtoi(key, &entry.id) || absl::StrCat(entry.id) != key) {
+      return InvalidField(name, "is for no token id");
+    }
+    MOEPOOL_RETURN_IF_ERROR(ReadDouble(name, bias, &entry.bias));
+  }
+  std::sort(out->begin(), out->end(), [](const LogitBias& a, const LogitBias& b) { return a.id < b.id; });
   return absl::OkStatus();
 }
 
@@ -126,6 +146,60 @@ absl::Status ReadMessages(const std::string& field, const json& value, std::vect
     for (const char* key : {"role", "content"}) {
       if (!value[i].contains(key)) return InvalidField(absl::StrCat(at, ".", key), "is missing");
     }
+  }
+  return absl::OkStatus();
+}
+
+// Looks for a key that stands twice in one object, while a text is parsed: the parser would keep the last.
+class RepeatedKeys {
+ public:
+  void See(json::parse_event_t event, const json& parsed) {
+    switch (event) {
+      case json::parse_event_t::object_start:
+        open_.emplace_back();
+        break;
+      case json::parse_event_t::object_end:
+        open_.pop_back();
+        break;
+      case json::parse_event_t::key: {
+        open_.back().last = parsed.get<std::string>();
+        if (!open_.back().keys.insert(open_.back().last).second && found_.empty()) found_ = Path();
+        break;
+      }
+      default:
+        break;
+    }
+  }
+  // Of the first one; empty where there is none.
+  const std::string& found() const { return found_; }
+
+ private:
+  struct Object {
+    absl::flat_hash_set<std::string> keys;
+    std::string last;
+  };
+  std::string Path() const {
+    std::string path;
+    for (const Object& object : open_) {
+      absl::StrAppend(&path, path.empty() ? "" : ".", object.last.substr(0, kMaxShownKeyBytes));
+    }
+    return path;
+  }
+
+  std::vector<Object> open_;
+  std::string found_;
+};
+
+absl::Status CheckStrings(const std::string& field, const std::vector<std::string>& strings,
+                          size_t max_strings, size_t max_bytes) {
+  if (strings.size() > max_strings) {
+    return InvalidField(field, absl::StrCat("has ", strings.size(), " strings, more than ", max_strings));
+  }
+  for (size_t i = 0; i < strings.size(); ++i) {
+    const size_t bytes = strings[i].size();
+    if (bytes > 0 && bytes <= max_bytes) continue;
+    return InvalidField(absl::StrCat(field, "[", i, "]"),
+                        absl::StrCat("has ", bytes, " bytes, not 1 to ", max_bytes));
   }
   return absl::OkStatus();
 }
@@ -159,25 +233,27 @@ std::string FieldOf(const absl::Status& status) {
   return payload.has_value() ? std::string(*payload) : std::string();
 }
 
+absl::Status SamplingField(const absl::Status& status) {
+  if (status.ok()) return status;
+  const std::string message(status.message());
+  const size_t space = message.find(' ');
+  return InvalidField(message.substr(0, space), message.substr(space + 1));
+}
+
 absl::Status ValidateInferRequest(const InferRequest& request) {
-  if (const absl::Status status = ValidateSampling(request.sampling); !status.ok()) {
-    const std::string message(status.message());
-    const size_t space = message.find(' ');
-    return InvalidField(message.substr(0, space), message.substr(space + 1));
-  }
+  MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSampling(request.sampling)));
   if (request.max_tokens < 1)
     return InvalidField("max_tokens", absl::StrCat("is ", request.max_tokens, ", less than 1"));
-  if (request.stop.size() > kMaxStopStrings) {
-    return InvalidField("stop",
-                        absl::StrCat("has ", request.stop.size(), " strings, more than ", kMaxStopStrings));
+  if (request.sampling.min_tokens > request.max_tokens) {
+    return InvalidField("min_tokens", absl::StrCat("is ", request.sampling.min_tokens,
+                                                   ", more than max_tokens, which is ", request.max_tokens));
   }
-  for (size_t i = 0; i < request.stop.size(); ++i) {
-    const size_t bytes = request.stop[i].size();
-    if (bytes == 0 || bytes > kMaxStopBytes) {
-      return InvalidField(absl::StrCat("stop[", i, "]"),
-                          absl::StrCat("has ", bytes, " bytes, not 1 to ", kMaxStopBytes));
-    }
+  if (request.n < 1 || request.n > kMaxAnswers) {
+    return InvalidField("n", absl::StrCat("is ", request.n, ", not in [1, ", kMaxAnswers, "]"));
   }
+  MOEPOOL_RETURN_IF_ERROR(CheckStrings("stop", request.stop, kMaxStopStrings, kMaxStopBytes));
+  MOEPOOL_RETURN_IF_ERROR(CheckStrings("dry_sequence_breakers", request.dry_sequence_breakers,
+                                       kMaxDryBreakers, kMaxDryBreakerBytes));
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.input)) {
     if (messages->empty()) return InvalidField("messages", "is empty");
     if (request.raw) return InvalidField("raw", "is true, which goes with prompt, not with messages");
@@ -188,7 +264,13 @@ absl::Status ValidateInferRequest(const InferRequest& request) {
 absl::StatusOr<json> ParseJson(std::string_view body) {
   MOEPOOL_RETURN_IF_ERROR(CheckJsonSize(body));
   try {
-    return json::parse(body);
+    RepeatedKeys repeated;
+    json value = json::parse(body, [&](int, json::parse_event_t event, const json& parsed) {
+      repeated.See(event, parsed);
+      return true;
+    });
+    if (!repeated.found().empty()) return InvalidField(repeated.found(), "is given twice");
+    return value;
   } catch (const json::parse_error& e) {
     const bool utf8 = std::string_view(e.what()).find("UTF-8") != std::string_view::npos;
     return absl::InvalidArgumentError(absl::StrCat(
@@ -217,7 +299,18 @@ absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body) {
        [&](const auto& field, const auto& value) { return ReadString(field, value, &prompt.emplace()); }},
       {"messages",
        [&](const auto& field, const auto& value) { return ReadMessages(field, value, &messages.emplace()); }},
-      {"stop", [&](const auto& field, const auto& value) { return ReadStop(field, value, &r.stop); }},
+      {"stop", [&](const auto& field,
+                   const auto& value) { return ReadStrings(field, value, kMaxStopStrings, &r.stop); }},
+      {"dry_sequence_breakers",
+       [&](const auto& field, const auto& value) {
+         return ReadStrings(field, value, kMaxDryBreakers, &r.dry_sequence_breakers);
+       }},
+      {"logit_bias", [&](const auto& field,
+                         const auto& value) { return ReadLogitBias(field, value, &r.sampling.logit_bias); }},
+      {"repeat_last_n",
+       [&](const auto& field, const auto& value) {
+         return ReadInt32(field, value, &r.sampling.repeat_last_n.emplace());
+       }},
       {"seed", [&](const auto& field, const auto& value) { return ReadSeed(field, value, &r.seed); }},
       {"stream", to_bool(&r.stream)},
       {"raw", to_bool(&r.raw)},
@@ -229,6 +322,15 @@ absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body) {
       {"presence_penalty", to_double(&r.sampling.presence_penalty)},
       {"frequency_penalty", to_double(&r.sampling.frequency_penalty)},
       {"repetition_penalty", to_double(&r.sampling.repetition_penalty)},
+      {"n", to_int(&r.n)},
+      {"ignore_eos", to_bool(&r.ignore_eos)},
+      {"min_tokens", to_int(&r.sampling.min_tokens)},
+      {"logprobs", to_bool(&r.sampling.logprobs)},
+      {"top_logprobs", to_int(&r.sampling.top_logprobs)},
+      {"dry_multiplier", to_double(&r.sampling.dry.multiplier)},
+      {"dry_base", to_double(&r.sampling.dry.base)},
+      {"dry_allowed_length", to_int(&r.sampling.dry.allowed_length)},
+      {"dry_penalty_last_n", to_int(&r.sampling.dry.penalty_last_n)},
   };
   MOEPOOL_RETURN_IF_ERROR(ReadObject(object, readers));
   if (prompt.has_value() && messages.has_value())

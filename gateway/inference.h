@@ -33,21 +33,35 @@ struct Timings {
   double decode_ms = 0;  // first token to last
 };
 
+struct LogprobEntry {
+  int32_t id = -1;
+  std::string bytes;  // of the token, a control token written out; not always whole characters
+  float logprob = 0;
+};
+
+struct TokenLogprobEntries {
+  LogprobEntry token;
+  std::vector<LogprobEntry> top;
+};
+
 struct InferEvent {
-  std::string text;          // new text
-  std::vector<int32_t> ids;  // new ids
-  bool finished = false;     // the last event; what follows is set in it alone
-  std::string id;            // of the request
-  absl::Status status;
+  int32_t index = 0;                          // the answer that the next six are of
+  std::string text;                           // new text
+  std::vector<int32_t> ids;                   // new ids
+  std::vector<TokenLogprobEntries> logprobs;  // one for each of ids where asked for, else none
+  bool ended = false;                         // the answer's last event, in which these two are set
   FinishReason reason = FinishReason::kNone;
-  Usage usage;
-  Timings timings;
   uint64_t seed = 0;
+  bool finished = false;  // the last event of all, in which the following are set; not OK: no answer is whole
+  absl::Status status;
+  std::string id;  // of the request
+  Usage usage;     // of all answers, the prompt counted once
+  Timings timings;
   std::string model;
 };
 
 // Events of one call come one at a time and in order, from a thread of the Inference's, and end with one that
-// is finished.
+// is finished: that of the answer which ended last, or a failure.
 using InferCallback = std::function<void(InferEvent)>;
 
 // A request under way. Thread-safe.
@@ -85,6 +99,7 @@ class Inference {
   // The model served, or Unavailable with the reason.
   absl::StatusOr<std::shared_ptr<const ServedModel>> Model();
 
+  // A request takes a place for each of its answers, text to be tokenized takes one.
   Admission& admission() { return admission_; }
   // For front ends' own work on requests.
   boost::asio::thread_pool& pool() { return pool_; }

@@ -52,6 +52,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel
   for (int32_t id = 0; id < vocab_size; ++id) {
     if (model.tokenizer->EndsGeneration(id)) model.stop_ids.push_back(id);
   }
+  model.dry_breakers = std::make_unique<DryBreakerCache>(model.tokenizer.get());
   return std::make_shared<const ServedModel>(std::move(model));
 }
 

@@ -12,16 +12,18 @@
 #include "common/text/chat_template.h"
 #include "common/text/tokenizer.h"
 #include "common/trunk/trunk.h"
+#include "gateway/dry_breakers.h"
 #include "gateway/infer_request.h"
 
 namespace moepool {
 
-// Immutable.
+// Immutable, but for the cache, which is thread-safe.
 struct ServedModel {
   ModelInfo info;
   std::unique_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<const ChatTemplate> chat_template;  // null: the model has none
   std::vector<int32_t> stop_ids;                      // every id that ends generation
+  std::unique_ptr<DryBreakerCache> dry_breakers;      // of the tokenizer
 };
 
 using ModelFactory = std::function<absl::StatusOr<std::shared_ptr<const ServedModel>>(ModelInfo)>;
@@ -29,7 +31,8 @@ using ModelFactory = std::function<absl::StatusOr<std::shared_ptr<const ServedMo
 // Builds the model's own tokenizer and template. A template that cannot be parsed is an error.
 absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info);
 
-// Completes a model of which tokenizer and template stand: collects the ids that end generation.
+// Completes a model of which tokenizer and template stand: collects the ids that end generation,
+// makes the cache.
 // InvalidArgument where the tokenizer and the model disagree on the vocabulary's size.
 absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel model);
 

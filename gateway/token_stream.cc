@@ -5,14 +5,21 @@
 
 namespace moepool {
 
-TokenStream::TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops)
-    : detokenizer_(tokenizer, /*special=*/false), stops_(std::move(stops)) {
+TokenStream::TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens)
+    : tokenizer_(tokenizer),
+      detokenizer_(tokenizer, /*special=*/false),
+      stops_(std::move(stops)),
+      min_tokens_(min_tokens) {
   for (const std::string& stop : stops_) longest_stop_ = std::max(longest_stop_, stop.size());
 }
 
 TokenStream::Step TokenStream::Push(std::span<const int32_t> ids) {
   Step step;
-  while (!stopped_ && step.used < ids.size()) step.text += Release(detokenizer_.Push(ids[step.used++]));
+  while (!stopped_ && step.used < ids.size()) {
+    const int32_t id = ids[step.used++];
+    ++taken_;
+    step.text += Release(tokenizer_->EndsGeneration(id) ? "" : detokenizer_.Push(id));
+  }
   return step;
 }
 
@@ -25,8 +32,12 @@ std::string TokenStream::Finish() {
 
 std::string TokenStream::Release(std::string_view added) {
   held_ += added;
+  if (taken_ <= min_tokens_) exempt_ = held_.size();
   size_t first = std::string::npos;
-  for (const std::string& stop : stops_) first = std::min(first, held_.find(stop));
+  for (const std::string& stop : stops_) {
+    const size_t from = exempt_ < stop.size() ? 0 : exempt_ + 1 - stop.size();
+    first = std::min(first, held_.find(stop, from));
+  }
   if (first != std::string::npos) {
     stopped_ = true;
     std::string text = held_.substr(0, first);
@@ -42,6 +53,7 @@ std::string TokenStream::Release(std::string_view added) {
   while (keep < held_.size() && std::none_of(stops_.begin(), stops_.end(), may_grow)) ++keep;
   std::string text = held_.substr(0, keep);
   held_.erase(0, keep);
+  exempt_ -= std::min(exempt_, keep);
   return text;
 }
 

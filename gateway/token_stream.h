@@ -12,11 +12,13 @@
 namespace moepool {
 
 // Invariant: what was handed out and what is held, put together, is the text of the ids pushed so far up to
-// the first stop string; no byte of a stop string is ever handed out. Not thread-safe.
+// the first stop string; no byte of a stop string is ever handed out. Ids that end generation have no text.
+// Not thread-safe.
 class TokenStream {
  public:
-  // `stops` are not empty strings. `tokenizer` outlives this.
-  TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops);
+  // `stops` are not empty strings; one that is complete with the first min_tokens ids is text like any other.
+  // `tokenizer` outlives this.
+  TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens = 0);
 
   struct Step {
     std::string text;  // became certain: can no longer be part of a stop string
@@ -32,10 +34,15 @@ class TokenStream {
   // Moves text that cannot be part of a stop string from held_ to the result.
   std::string Release(std::string_view added);
 
+  const Tokenizer* const tokenizer_;
   Detokenizer detokenizer_;
   const std::vector<std::string> stops_;
+  const int32_t min_tokens_;
   size_t longest_stop_ = 0;
-  std::string held_;  // a proper prefix of some stop string, or empty
+  int32_t taken_ = 0;  // ids
+  std::string held_;   // a proper prefix of some stop string, or empty
+  size_t exempt_ =
+      0;  // leading bytes of held_ from the first min_tokens ids: none of them ends a stop string
   bool stopped_ = false;
 };
 

@@ -1,12 +1,16 @@
 // `moepool generate`: asks a gateway and streams the answer on standard output.
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
 #include <optional>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/inference_client.h"
+#include "nlohmann/json.hpp"
 #include "tools/commands.h"
 
 namespace moepool {
@@ -18,15 +22,23 @@ struct Flags {
   std::string system;
   int max_tokens = 256;
   std::optional<double> temperature, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty;
-  std::optional<int> top_k;
+  std::optional<double> dry_multiplier, dry_base;
+  std::optional<int> top_k, repeat_last_n, dry_allowed_length, dry_penalty_last_n;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
+  std::vector<std::string> dry_sequence_breakers;
+  std::vector<std::string> logit_bias;
+  int min_tokens = 0;
+  int n = 1;
+  bool ignore_eos = false;
+  bool logprobs = false;
+  int top_logprobs = 0;
   bool raw = false;
   bool verbose = false;
   double timeout_seconds = 600;
 };
 
-v1::GenerateRequest MakeRequest(const Flags& flags) {
+absl::StatusOr<v1::GenerateRequest> MakeRequest(const Flags& flags) {
   v1::GenerateRequest request;
   std::string prompt = flags.prompt;
   if (prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
@@ -52,19 +64,86 @@ v1::GenerateRequest MakeRequest(const Flags& flags) {
   if (flags.presence_penalty) sampling->set_presence_penalty(*flags.presence_penalty);
   if (flags.frequency_penalty) sampling->set_frequency_penalty(*flags.frequency_penalty);
   if (flags.repetition_penalty) sampling->set_repetition_penalty(*flags.repetition_penalty);
+  if (flags.repeat_last_n) sampling->set_repeat_last_n(*flags.repeat_last_n);
+  if (flags.dry_multiplier) sampling->set_dry_multiplier(*flags.dry_multiplier);
+  if (flags.dry_base) sampling->set_dry_base(*flags.dry_base);
+  if (flags.dry_allowed_length) sampling->set_dry_allowed_length(*flags.dry_allowed_length);
+  if (flags.dry_penalty_last_n) sampling->set_dry_penalty_last_n(*flags.dry_penalty_last_n);
+  for (const std::string& breaker : flags.dry_sequence_breakers) {
+    sampling->mutable_dry_sequence_breakers()->add_strings(breaker);
+  }
+  for (const std::string& given : flags.logit_bias) {
+    const size_t equals = given.find('=');
+    int32_t id = 0;
+    double bias = 0;
+    if (equals == std::string::npos || !absl::SimpleAtoi(given.substr(0, equals), &id) ||
+        !absl::SimpleAtod(given.substr(equals + 1), &bias)) {
+      return absl::InvalidArgumentError(absl::StrCat("--logit-bias is '", given, "', not ID=BIAS"));
+    }
+    (*sampling->mutable_logit_bias())[id] = bias;
+  }
+  sampling->set_min_tokens(flags.min_tokens);
+  sampling->set_ignore_eos(flags.ignore_eos);
+  sampling->set_logprobs(flags.logprobs || flags.top_logprobs != 0);
+  sampling->set_top_logprobs(flags.top_logprobs);
+  request.set_n(flags.n);
   return request;
 }
 
-absl::Status Run(const Flags& flags) {
-  bool newline = true;
-  const auto print = [&](std::string_view text) {
-    newline = text.back() == '\n';
+// Text on standard output, the first answer's as it comes, the others' at their end; each under a line with
+// its index where there are several.
+class Printer {
+ public:
+  explicit Printer(int answers) : texts_(static_cast<size_t>(std::max(answers, 1))) {
+    if (texts_.size() > 1) Write("[0]\n");
+  }
+  bool Add(const v1::GenerateResponse& message) {
+    for (const v1::TokenLogprobs& logprobs : message.logprobs()) PrintLogprobs(message.index(), logprobs);
+    if (message.index() > 0 && static_cast<size_t>(message.index()) < texts_.size()) {
+      texts_[static_cast<size_t>(message.index())] += message.text();
+      return true;
+    }
+    return Write(message.text());
+  }
+  void Finish() {
+    EndLine();
+    for (size_t i = 1; i < texts_.size(); ++i) {
+      Write(absl::StrCat("[", i, "]\n", texts_[i]));
+      EndLine();
+    }
+  }
+
+ private:
+  bool Write(const std::string& text) {
+    if (text.empty()) return true;
+    newline_ = text.back() == '\n';
     return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  };
+  }
+  void EndLine() {
+    if (!newline_) Write("\n");
+  }
+  static nlohmann::json ToJson(const v1::TokenLogprob& token) {
+    return {{"id", token.id()}, {"text", token.token()}, {"logprob", token.logprob()}};
+  }
+  static void PrintLogprobs(int index, const v1::TokenLogprobs& logprobs) {
+    nlohmann::json line = ToJson(logprobs.token());
+    line["index"] = index;
+    for (const v1::TokenLogprob& top : logprobs.top()) line["top"].push_back(ToJson(top));
+    std::fprintf(stderr, "%s\n", line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+  }
+
+  std::vector<std::string> texts_;
+  bool newline_ = true;
+};
+
+absl::Status Run(const Flags& flags) {
+  MOEPOOL_ASSIGN_OR_RETURN(const v1::GenerateRequest request, MakeRequest(flags));
+  Printer printer(flags.n);
   MOEPOOL_ASSIGN_OR_RETURN(
       const v1::GenerateResponse last,
-      StreamGenerate(flags.gateway, MakeRequest(flags), absl::Seconds(flags.timeout_seconds), print));
-  if (!newline) std::puts("");
+      StreamGenerate(flags.gateway, request, absl::Seconds(flags.timeout_seconds),
+                     [&](const v1::GenerateResponse& message) { return printer.Add(message); }));
+  printer.Finish();
   if (!flags.verbose) return absl::OkStatus();
   const double decode_seconds = last.timings().decode_ms() / 1000;
   const int decoded = last.usage().completion_tokens() - 1;
@@ -94,6 +173,25 @@ void AddGenerateCommand(CLI::App* app, CommandRunner* run) {
   command->add_option("--presence-penalty", flags->presence_penalty);
   command->add_option("--frequency-penalty", flags->frequency_penalty);
   command->add_option("--repetition-penalty", flags->repetition_penalty);
+  command->add_option("--repeat-last-n", flags->repeat_last_n,
+                      "ids of prompt and answer that the three penalties look at; -1: all");
+  command->add_option("--dry-multiplier", flags->dry_multiplier, "0 (default): off");
+  command->add_option("--dry-base", flags->dry_base);
+  command->add_option("--dry-allowed-length", flags->dry_allowed_length);
+  command->add_option("--dry-penalty-last-n", flags->dry_penalty_last_n);
+  command->add_option("--dry-sequence-breaker", flags->dry_sequence_breakers, "may be given several times")
+      ->take_all()
+      ->expected(1);
+  command
+      ->add_option("--logit-bias", flags->logit_bias,
+                   "ID=BIAS: added to the logit of a token; may be given several times")
+      ->take_all()
+      ->expected(1);
+  command->add_option("--min-tokens", flags->min_tokens, "no end before");
+  command->add_flag("--ignore-eos", flags->ignore_eos, "go on to --max-tokens");
+  command->add_flag("--logprobs", flags->logprobs, "of each token, as lines of JSON on stderr");
+  command->add_option("--top-logprobs", flags->top_logprobs, "and of so many of the most likely");
+  command->add_option("--n", flags->n, "answers")->check(CLI::Range(1, 16));
   command->add_option("--stop", flags->stop, "ends the answer; may be given several times")
       ->take_all()
       ->expected(1);

@@ -9,10 +9,9 @@
 
 namespace moepool {
 
-absl::StatusOr<v1::GenerateResponse> StreamGenerate(const std::string& address,
-                                                    const v1::GenerateRequest& request,
-                                                    absl::Duration deadline,
-                                                    const std::function<bool(std::string_view)>& on_text) {
+absl::StatusOr<v1::GenerateResponse> StreamGenerate(
+    const std::string& address, const v1::GenerateRequest& request, absl::Duration deadline,
+    const std::function<bool(const v1::GenerateResponse&)>& on_message) {
   const auto stub = v1::Inference::NewStub(MakeRpcChannel(address));
   grpc::ClientContext context;
   if (deadline != absl::InfiniteDuration()) context.set_deadline(absl::ToChronoTime(absl::Now() + deadline));
@@ -20,7 +19,7 @@ absl::StatusOr<v1::GenerateResponse> StreamGenerate(const std::string& address,
   v1::GenerateResponse message;
   v1::GenerateResponse last;
   while (reader->Read(&message)) {
-    if (!message.text().empty() && !on_text(message.text())) context.TryCancel();
+    if (!on_message(message)) context.TryCancel();
     last = message;
   }
   if (const grpc::Status status = reader->Finish(); !status.ok()) return FromGrpc(status);

@@ -3,7 +3,6 @@
 
 #include <functional>
 #include <string>
-#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -11,12 +10,11 @@
 
 namespace moepool {
 
-// Streams one answer; blocks until its end. `on_text` gets each piece as it comes; where it returns false the
-// call is cancelled. Returns the last message (finish reason, usage, timings). Unavailable where no gateway
-// answers.
-absl::StatusOr<v1::GenerateResponse> StreamGenerate(const std::string& address,
-                                                    const v1::GenerateRequest& request,
-                                                    absl::Duration deadline,
-                                                    const std::function<bool(std::string_view)>& on_text);
+// Streams the answers to one request; blocks until their end. `on_message` gets each message as it comes;
+// where it returns false the call is cancelled. Returns the last message (usage, timings). Unavailable where
+// no gateway answers.
+absl::StatusOr<v1::GenerateResponse> StreamGenerate(
+    const std::string& address, const v1::GenerateRequest& request, absl::Duration deadline,
+    const std::function<bool(const v1::GenerateResponse&)>& on_message);
 
 }  // namespace moepool

@@ -86,9 +86,11 @@ void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responde
       inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
         absl::StatusOr<InferRequest> parsed = ParseInferRequest(request.body);
         if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
+        const InferAnswerOptions options{.n = parsed->n, .logprobs = parsed->sampling.logprobs};
         const std::shared_ptr<InferAnswer> answer =
-            parsed->stream ? MakeStreamAnswer(responder, &inference_->pool(), options_.keepalive_interval)
-                           : MakeJsonAnswer(responder);
+            parsed->stream
+                ? MakeStreamAnswer(responder, options, &inference_->pool(), options_.keepalive_interval)
+                : MakeJsonAnswer(responder, options);
         const std::shared_ptr<InferCall> call = inference_->Start(
             *std::move(parsed), [answer](InferEvent event) { answer->OnEvent(std::move(event)); });
         responder->OnDisconnect([call] { call->Cancel(); });
@@ -96,8 +98,11 @@ void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responde
 }
 
 void HttpApi::Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+  absl::StatusOr<std::unique_ptr<Admission::Ticket>> admitted = inference_->admission().Admit();
+  if (!admitted.ok()) return responder->Send(ErrorResponse(admitted.status()));
+  const std::shared_ptr<Admission::Ticket> ticket = *std::move(admitted);
   boost::asio::post(inference_->pool(),
-                    [this, request = std::move(request), responder = std::move(responder)] {
+                    [this, ticket, request = std::move(request), responder = std::move(responder)] {
                       const absl::StatusOr<TokenizeTextRequest> parsed = ParseTokenizeRequest(request.body);
                       if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
                       const auto model = inference_->Model();

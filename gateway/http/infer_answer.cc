@@ -1,6 +1,8 @@
 #include "gateway/http/infer_answer.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gateway/http/openai_error.h"
@@ -14,11 +16,31 @@ std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::er
 
 std::string Data(const json& value) { return absl::StrCat("data: ", Dump(value), "\n\n"); }
 
-// What the last event of a request says.
+const char* Name(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+
+json ToJson(const LogprobEntry& entry) {
+  const auto* const bytes = reinterpret_cast<const uint8_t*>(entry.bytes.data());
+  return {{"id", entry.id},
+          {"text", entry.bytes},  // U+FFFD where it is no whole character
+          {"bytes", std::vector<int>(bytes, bytes + entry.bytes.size())},
+          {"logprob", entry.logprob}};
+}
+
+json ToJson(const std::vector<TokenLogprobEntries>& logprobs) {
+  json list = json::array();
+  for (const TokenLogprobEntries& entries : logprobs) {
+    json token = ToJson(entries.token);
+    token["top"] = json::array();
+    for (const LogprobEntry& top : entries.top) token["top"].push_back(ToJson(top));
+    list.push_back(std::move(token));
+  }
+  return list;
+}
+
+// What the last event says of the request.
 json Summary(const InferEvent& event) {
   return {{"id", event.id},
           {"model", event.model},
-          {"finish_reason", event.reason == FinishReason::kStop ? "stop" : "length"},
           {"usage",
            {{"prompt_tokens", event.usage.prompt_tokens},
             {"cached_tokens", event.usage.cached_tokens},
@@ -26,41 +48,82 @@ json Summary(const InferEvent& event) {
           {"timings",
            {{"queue_ms", event.timings.queue_ms},
             {"ttft_ms", event.timings.ttft_ms},
-            {"decode_ms", event.timings.decode_ms}}},
-          {"seed", event.seed}};
+            {"decode_ms", event.timings.decode_ms}}}};
 }
 
 class JsonAnswer : public InferAnswer {
  public:
-  explicit JsonAnswer(std::shared_ptr<HttpResponder> responder) : responder_(std::move(responder)) {}
+  JsonAnswer(std::shared_ptr<HttpResponder> responder, const InferAnswerOptions& options)
+      : responder_(std::move(responder)),
+        options_(options),
+        choices_(static_cast<size_t>(std::max(options.n, 1))) {}
 
   void OnEvent(InferEvent event) override {
-    text_ += event.text;
+    Choice& choice = choices_[static_cast<size_t>(event.index)];
+    choice.text += event.text;
+    if (options_.logprobs) {
+      for (json& token : ToJson(event.logprobs)) choice.logprobs.push_back(std::move(token));
+    }
+    if (event.ended) {
+      choice.reason = event.reason;
+      choice.seed = event.seed;
+    }
     if (!event.finished) return;
     if (!event.status.ok()) return responder_->Send(ErrorResponse(event.status));
     json body = Summary(event);
-    body["text"] = std::move(text_);
+    if (choices_.size() == 1) {
+      Write(std::move(choices_[0]), &body);
+    } else {
+      for (size_t i = 0; i < choices_.size(); ++i) {
+        json& written = body["choices"].emplace_back(json{{"index", i}});
+        Write(std::move(choices_[i]), &written);
+      }
+    }
     HttpResponse response;
     response.body = Dump(body);
     responder_->Send(std::move(response));
   }
 
  private:
+  struct Choice {
+    std::string text;
+    json logprobs = json::array();
+    FinishReason reason = FinishReason::kNone;
+    uint64_t seed = 0;
+  };
+  void Write(Choice choice, json* to) const {
+    (*to)["text"] = std::move(choice.text);
+    (*to)["finish_reason"] = Name(choice.reason);
+    (*to)["seed"] = choice.seed;
+    if (options_.logprobs) (*to)["logprobs"] = std::move(choice.logprobs);
+  }
+
   const std::shared_ptr<HttpResponder> responder_;
-  std::string text_;
+  const InferAnswerOptions options_;
+  std::vector<Choice> choices_;
 };
 
 class StreamAnswer : public InferAnswer, public std::enable_shared_from_this<StreamAnswer> {
  public:
-  StreamAnswer(std::shared_ptr<HttpResponder> responder, boost::asio::thread_pool* pool,
-               absl::Duration keepalive_interval)
+  StreamAnswer(std::shared_ptr<HttpResponder> responder, const InferAnswerOptions& options,
+               boost::asio::thread_pool* pool, absl::Duration keepalive_interval)
       : responder_(std::move(responder)),
+        several_(options.n > 1),
         timer_(*pool),
         interval_(absl::ToChronoNanoseconds(keepalive_interval)) {}
 
   void OnEvent(InferEvent event) override {
     MutexLock lock(&mutex_);
-    if (!event.text.empty()) Write(Data({{"text", event.text}}));
+    if (!event.text.empty() || !event.logprobs.empty()) {
+      json data = Begin(event, std::move(event.text));
+      if (!event.logprobs.empty()) data["logprobs"] = ToJson(event.logprobs);
+      Write(Data(data));
+    }
+    if (several_ && event.ended) {
+      json end = Begin(event, "");
+      AddEnd(event, &end);
+      Write(Data(end));
+    }
     if (!event.finished) return;
     over_ = true;
     timer_.cancel();
@@ -69,7 +132,10 @@ class StreamAnswer : public InferAnswer, public std::enable_shared_from_this<Str
       Write(Data(OpenAiError(event.status)));
     } else {
       json last = Summary(event);
-      last["text"] = "";
+      if (!several_) {
+        last["text"] = "";
+        AddEnd(event, &last);
+      }
       Write(absl::StrCat(Data(last), "data: [DONE]\n\n"));
     }
     responder_->EndStream();
@@ -81,6 +147,16 @@ class StreamAnswer : public InferAnswer, public std::enable_shared_from_this<Str
   }
 
  private:
+  json Begin(const InferEvent& event, std::string text) const {
+    json data = {{"text", std::move(text)}};
+    if (several_) data["index"] = event.index;
+    return data;
+  }
+  static void AddEnd(const InferEvent& event, json* data) {
+    (*data)["finish_reason"] = Name(event.reason);
+    (*data)["seed"] = event.seed;
+  }
+
   void WaitKeepalive() REQUIRES(mutex_) {
     if (over_) return;
     timer_.expires_after(interval_);
@@ -104,6 +180,7 @@ class StreamAnswer : public InferAnswer, public std::enable_shared_from_this<Str
   }
 
   const std::shared_ptr<HttpResponder> responder_;
+  const bool several_;
   Mutex mutex_;
   boost::asio::steady_timer timer_ GUARDED_BY(mutex_);
   const std::chrono::nanoseconds interval_;
@@ -114,14 +191,16 @@ class StreamAnswer : public InferAnswer, public std::enable_shared_from_this<Str
 
 }  // namespace
 
-std::shared_ptr<InferAnswer> MakeJsonAnswer(std::shared_ptr<HttpResponder> responder) {
-  return std::make_shared<JsonAnswer>(std::move(responder));
+std::shared_ptr<InferAnswer> MakeJsonAnswer(std::shared_ptr<HttpResponder> responder,
+                                            const InferAnswerOptions& options) {
+  return std::make_shared<JsonAnswer>(std::move(responder), options);
 }
 
 std::shared_ptr<InferAnswer> MakeStreamAnswer(std::shared_ptr<HttpResponder> responder,
+                                              const InferAnswerOptions& options,
                                               boost::asio::thread_pool* pool,
                                               absl::Duration keepalive_interval) {
-  auto answer = std::make_shared<StreamAnswer>(std::move(responder), pool, keepalive_interval);
+  auto answer = std::make_shared<StreamAnswer>(std::move(responder), options, pool, keepalive_interval);
   answer->ArmKeepalive();
   return answer;
 }

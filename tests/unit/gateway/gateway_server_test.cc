@@ -2,6 +2,7 @@
 #include "gateway/gateway_server.h"
 
 #include <limits>
+#include <map>
 
 #include "common/rpc/rpc_channel.h"
 #include "gmock/gmock.h"
@@ -101,6 +102,106 @@ TEST_F(GatewayServerTest, Errors) {
   request.clear_sampling();
   request.set_max_tokens(-5);
   EXPECT_THAT(Generate(request).status.error_message(), testing::HasSubstr("max_tokens is -5"));
+}
+
+TEST_F(GatewayServerTest, SamplingParameters) {
+  Answer("x");
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  request.set_max_tokens(20);
+  v1::Sampling* const sampling = request.mutable_sampling();
+  (*sampling->mutable_logit_bias())[9] = -3;
+  (*sampling->mutable_logit_bias())[4] = 2;
+  sampling->set_min_tokens(2);
+  sampling->set_ignore_eos(true);
+  sampling->set_repeat_last_n(0);
+  sampling->set_dry_multiplier(0.5);
+  sampling->set_dry_base(1.25);
+  sampling->set_dry_allowed_length(0);
+  sampling->set_dry_penalty_last_n(-1);
+  ASSERT_TRUE(Generate(request).status.ok());
+  sampling->mutable_dry_sequence_breakers();
+  ASSERT_TRUE(Generate(request).status.ok());
+  const SequenceRequest& first = trunk_.WaitCall(0)->request();
+  ASSERT_EQ(first.sampling.logit_bias.size(), 2u);
+  EXPECT_EQ(first.sampling.logit_bias[0].id, 4);
+  EXPECT_EQ(first.sampling.logit_bias[1].bias, -3);
+  EXPECT_EQ(first.sampling.min_tokens, 2);
+  EXPECT_TRUE(first.stop_ids.empty());
+  EXPECT_EQ(first.sampling.repeat_last_n, 0);
+  EXPECT_EQ(first.sampling.dry.base, 1.25);
+  EXPECT_EQ(first.sampling.dry.allowed_length, 0);
+  EXPECT_EQ(first.sampling.dry.penalty_last_n, -1);
+  EXPECT_THAT(first.sampling.dry.breaker_ids, testing::ElementsAre('\n', '"', '*', ':'));
+  EXPECT_TRUE(trunk_.WaitCall(1)->request().sampling.dry.breaker_ids.empty());
+}
+
+TEST_F(GatewayServerTest, SamplingErrorsNameTheField) {
+  const auto refused = [this](auto set) {
+    v1::GenerateRequest request;
+    request.set_prompt("hi");
+    set(&request, request.mutable_sampling());
+    const grpc::Status status = Generate(request).status;
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    return status.error_message();
+  };
+  using Request = v1::GenerateRequest*;
+  using Sampling = v1::Sampling*;
+  EXPECT_EQ(refused([](Request r, Sampling) { r->set_n(0); }), "n is 0, not in [1, 16]");
+  EXPECT_EQ(refused([](Request, Sampling s) { (*s->mutable_logit_bias())[-1] = 0; }),
+            "logit_bias[-1] is for an id that is not in [0, 258)");
+  EXPECT_EQ(refused([](Request, Sampling s) { (*s->mutable_logit_bias())[1] = 101; }),
+            "logit_bias[1] is 101, not in [-100, 100]");
+  EXPECT_EQ(refused([](Request, Sampling s) { s->set_top_logprobs(1); }),
+            "top_logprobs is 1, which needs logprobs");
+  EXPECT_EQ(refused([](Request, Sampling s) { s->set_min_tokens(257); }),
+            "min_tokens is 257, more than max_tokens, which is 256");
+  EXPECT_EQ(refused([](Request, Sampling s) { s->set_repeat_last_n(-2); }),
+            "repeat_last_n is -2, less than -1");
+  EXPECT_EQ(refused([](Request, Sampling s) { s->set_dry_base(0.5); }), "dry_base is 0.5, not in [1, 100]");
+  EXPECT_EQ(refused([](Request, Sampling s) { s->mutable_dry_sequence_breakers()->add_strings(""); }),
+            "dry_sequence_breakers[0] has 0 bytes, not 1 to 40");
+}
+
+TEST_F(GatewayServerTest, SeveralAnswersWithLogprobs) {
+  trunk_.SetResponder([](const SequenceRequest& request) {
+    SequenceUpdate update;
+    update.ids = {'a', static_cast<int32_t>('a' + request.sampling.seed)};
+    for (const int32_t id : update.ids) update.logprobs.push_back({id / -64.0f, {{kEos, -1.5f}}});
+    return std::vector<SequenceUpdate>{update, LastUpdate(FinishReason::kStop)};
+  });
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  request.set_n(5);
+  request.mutable_sampling()->set_seed(1);
+  request.mutable_sampling()->set_logprobs(true);
+  request.mutable_sampling()->set_top_logprobs(1);
+  grpc::ClientContext context;
+  const auto reader = stub_->Generate(&context, request);
+  std::map<int, v1::GenerateResponse> answers;
+  v1::GenerateResponse message;
+  while (reader->Read(&message)) {
+    answers[message.index()].MergeFrom(message);
+    EXPECT_FALSE(message.id().empty() && message.has_usage());
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  ASSERT_EQ(answers.size(), 5u);
+  for (const auto& [index, answer] : answers) {
+    EXPECT_THAT(answer.token_ids(), testing::ElementsAre('a', 'a' + index + 1));
+    ASSERT_EQ(answer.logprobs_size(), 2);
+    EXPECT_EQ(answer.logprobs(1).token().id(), 'a' + index + 1);
+    EXPECT_EQ(answer.logprobs(1).token().token(), std::string(1, static_cast<char>('a' + index + 1)));
+    EXPECT_EQ(answer.logprobs(1).token().logprob(), ('a' + index + 1) / -64.0f);
+    ASSERT_EQ(answer.logprobs(1).top_size(), 1);
+    EXPECT_EQ(answer.logprobs(1).top(0).token(), "</s>");
+    EXPECT_EQ(answer.finish_reason(), v1::FINISH_REASON_STOP);
+    EXPECT_EQ(answer.seed(), static_cast<uint64_t>(index + 1));
+  }
+  // The last message of all says what is true of all.
+  EXPECT_EQ(message.usage().completion_tokens(), 10);
+  EXPECT_EQ(message.usage().prompt_tokens(), 19);
+  EXPECT_EQ(message.model(), "test-model");
+  EXPECT_EQ(message.finish_reason(), v1::FINISH_REASON_STOP);
 }
 
 TEST_F(GatewayServerTest, ErrorAfterTextKeepsTheText) {

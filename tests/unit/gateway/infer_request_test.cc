@@ -50,6 +50,57 @@ TEST(InferRequestTest, AllFields) {
   EXPECT_THAT(request->stop, testing::ElementsAre("a", "b"));
 }
 
+TEST(InferRequestTest, SamplingFields) {
+  const auto request =
+      ParseInferRequest(R"({"prompt": "", "logit_bias": {"257": -100, "0": 1.5, "31": 100}, "logprobs": true,
+      "top_logprobs": 20, "min_tokens": 7, "max_tokens": 7, "ignore_eos": true, "n": 16, "repeat_last_n": 0,
+      "dry_multiplier": 0.8, "dry_base": 1, "dry_allowed_length": 0, "dry_penalty_last_n": -1,
+      "dry_sequence_breakers": ["\n", "é"]})");
+  ASSERT_TRUE(request.ok()) << request.status();
+  const SamplingParams& sampling = request->sampling;
+  ASSERT_EQ(sampling.logit_bias.size(), 3u);
+  EXPECT_EQ(sampling.logit_bias[0].id, 0);
+  EXPECT_EQ(sampling.logit_bias[0].bias, 1.5);
+  EXPECT_EQ(sampling.logit_bias[1].id, 31);
+  EXPECT_EQ(sampling.logit_bias[2].id, 257);
+  EXPECT_EQ(sampling.logit_bias[2].bias, -100);
+  EXPECT_TRUE(sampling.logprobs);
+  EXPECT_EQ(sampling.top_logprobs, 20);
+  EXPECT_EQ(sampling.min_tokens, 7);
+  EXPECT_TRUE(request->ignore_eos);
+  EXPECT_EQ(request->n, 16);
+  EXPECT_EQ(sampling.repeat_last_n, 0);
+  EXPECT_EQ(sampling.dry.multiplier, 0.8);
+  EXPECT_EQ(sampling.dry.base, 1);
+  EXPECT_EQ(sampling.dry.allowed_length, 0);
+  EXPECT_EQ(sampling.dry.penalty_last_n, -1);
+  EXPECT_THAT(request->dry_sequence_breakers, testing::ElementsAre("\n", "é"));
+}
+
+TEST(InferRequestTest, SamplingDefaults) {
+  const auto request = ParseInferRequest(R"({"prompt": "", "repeat_last_n": null})");
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->n, 1);
+  EXPECT_FALSE(request->ignore_eos);
+  EXPECT_FALSE(request->sampling.logprobs);
+  EXPECT_FALSE(request->sampling.repeat_last_n.has_value());
+  EXPECT_EQ(request->sampling.dry.multiplier, 0);
+  EXPECT_EQ(request->sampling.dry.base, 1.75);
+  EXPECT_EQ(request->sampling.dry.allowed_length, 2);
+  EXPECT_EQ(request->sampling.dry.penalty_last_n, 64);
+  EXPECT_THAT(request->dry_sequence_breakers, testing::ElementsAre("\n", ":", "\"", "*"));
+  EXPECT_TRUE(
+      ParseInferRequest(R"({"prompt": "", "dry_sequence_breakers": []})")->dry_sequence_breakers.empty());
+}
+
+TEST(InferRequestTest, TooManyLogitBiases) {
+  std::string body = R"({"prompt": "", "logit_bias": {"0": 0)";
+  for (int id = 1; id < 1025; ++id) body += ",\"" + std::to_string(id) + "\": 0";
+  const absl::Status status = ParseInferRequest(body + "}}").status();
+  EXPECT_EQ(FieldOf(status), "logit_bias");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("1025 entries, more than 1024"));
+}
+
 TEST(InferRequestTest, OneStopString) {
   EXPECT_THAT(ParseInferRequest(R"({"prompt": "", "stop": "x"})")->stop, testing::ElementsAre("x"));
 }
@@ -107,6 +158,36 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{R"({"prompt": "a", "presence_penalty": 2.5})", "presence_penalty", "2.5"},
         BadCase{R"({"prompt": "a", "frequency_penalty": -3})", "frequency_penalty", "-3"},
         BadCase{R"({"prompt": "a", "repetition_penalty": 0})", "repetition_penalty", "(0, 10]"},
+        BadCase{R"({"prompt": "a", "n": 0})", "n", "0, not in [1, 16]"},
+        BadCase{R"({"prompt": "a", "n": 17})", "n", "17, not in [1, 16]"},
+        BadCase{R"({"prompt": "a", "ignore_eos": 1})", "ignore_eos", "1, not a boolean"},
+        BadCase{R"({"prompt": "a", "min_tokens": -1})", "min_tokens", "-1, less than 0"},
+        BadCase{R"({"prompt": "a", "min_tokens": 5, "max_tokens": 4})", "min_tokens",
+                "5, more than max_tokens, which is 4"},
+        BadCase{R"({"prompt": "a", "logprobs": 5})", "logprobs", "5, not a boolean"},
+        BadCase{R"({"prompt": "a", "logprobs": true, "top_logprobs": 21})", "top_logprobs",
+                "21, not in [0, 20]"},
+        BadCase{R"({"prompt": "a", "top_logprobs": 2})", "top_logprobs", "2, which needs logprobs"},
+        BadCase{R"({"prompt": "a", "logit_bias": [1]})", "logit_bias", "array, not an object"},
+        BadCase{R"({"prompt": "a", "logit_bias": {"5": 100.5}})", "logit_bias[5]",
+                "100.5, not in [-100, 100]"},
+        BadCase{R"({"prompt": "a", "logit_bias": {"5": "1"}})", "logit_bias[5]", "string, not a number"},
+        BadCase{R"({"prompt": "a", "logit_bias": {"5": null}})", "logit_bias[5]", "null, not a number"},
+        BadCase{R"({"prompt": "a", "logit_bias": {"05": 1}})", "logit_bias[05]", "no token id"},
+        BadCase{R"({"prompt": "a", "logit_bias": {" 5": 1}})", "logit_bias[ 5]", "no token id"},
+        BadCase{R"({"prompt": "a", "logit_bias": {"4294967301": 1}})", "logit_bias[4294967301]",
+                "no token id"},
+        BadCase{R"({"prompt": "a", "logit_bias": {"5": 1, "5": 1}})", "logit_bias.5", "given twice"},
+        BadCase{R"({"prompt": "a", "top_k": 1, "top_k": 2})", "top_k", "given twice"},
+        BadCase{R"({"prompt": "a", "repeat_last_n": -2})", "repeat_last_n", "-2, less than -1"},
+        BadCase{R"({"prompt": "a", "dry_multiplier": -1})", "dry_multiplier", "-1, not in [0, 100]"},
+        BadCase{R"({"prompt": "a", "dry_base": 0})", "dry_base", "0, not in [1, 100]"},
+        BadCase{R"({"prompt": "a", "dry_allowed_length": -1})", "dry_allowed_length", "-1, less than 0"},
+        BadCase{R"({"prompt": "a", "dry_penalty_last_n": -2})", "dry_penalty_last_n", "-2, less than -1"},
+        BadCase{R"({"prompt": "a", "dry_sequence_breakers": [""]})", "dry_sequence_breakers[0]",
+                "0 bytes, not 1 to 40"},
+        BadCase{R"({"prompt": "a", "dry_sequence_breakers": {}})", "dry_sequence_breakers",
+                "object, not a string"},
         BadCase{R"({"prompt": "a", "seed": -1})", "seed", "-1"},
         BadCase{R"({"prompt": "a", "seed": 18446744073709551616})", "seed", "not an integer"},
         BadCase{R"({"prompt": "a", "stop": 1})", "stop", "1, not a string"},

@@ -16,9 +16,9 @@ struct Trace {
   bool stopped = false;
 };
 
-Trace Feed(const std::vector<std::string>& stops, std::string_view input) {
+Trace Feed(const std::vector<std::string>& stops, std::string_view input, int32_t min_tokens = 0) {
   const ByteTokenizer tokenizer({});
-  TokenStream stream(&tokenizer, stops);
+  TokenStream stream(&tokenizer, stops, min_tokens);
   Trace trace;
   for (const int32_t id : Ids(input)) {
     trace.steps.push_back(stream.Push({&id, 1}).text);
@@ -88,6 +88,27 @@ TEST(TokenStreamTest, SaysWhichIdsItTook) {
   EXPECT_EQ(stream.Finish(), "");
 }
 
+TEST(TokenStreamTest, IdsThatEndGenerationHaveNoText) {
+  const ByteTokenizer tokenizer({});
+  TokenStream stream(&tokenizer, {});
+  const std::vector<int32_t> ids = {'a', kEos, 'b'};
+  const TokenStream::Step step = stream.Push(ids);
+  EXPECT_EQ(step.text, "ab");
+  EXPECT_EQ(step.used, 3u);
+}
+
+TEST(TokenStreamTest, StopStringsCompleteWithinMinTokensAreText) {
+  EXPECT_EQ(Feed({"ab"}, "abab", 1).text, "");
+  EXPECT_EQ(Feed({"ab"}, "abab", 2).text, "ab");
+  EXPECT_EQ(Feed({"ab"}, "abab", 3).text, "ab");  // begun within, complete beyond
+  const Trace trace = Feed({"ab"}, "abab", 4);
+  EXPECT_EQ(trace.text, "abab");
+  EXPECT_FALSE(trace.stopped);
+  // What is held may hold a shorter one that was exempt.
+  EXPECT_EQ(Feed({"aba!", "b"}, "abaxb", 2).text, "abax");
+  EXPECT_EQ(Feed({"aba!", "b"}, "aba!", 2).text, "");
+}
+
 // Against a scan of the whole text after each id.
 TEST(TokenStreamTest, EqualsAFullScanOnRandomTexts) {
   constexpr uint32_t kSeed = 20240611;
@@ -100,19 +121,26 @@ TEST(TokenStreamTest, EqualsAFullScanOnRandomTexts) {
     }
     std::string input;
     for (size_t i = 0, n = random() % 24; i < n; ++i) input += "ab"[random() % 2];
+    const size_t min_tokens = random() % 2 == 0 ? 0 : random() % 24;
     std::string expected;
     bool stopped = false;
     for (const char c : input) {
       expected += c;
       size_t first = std::string::npos;
-      for (const std::string& stop : stops) first = std::min(first, expected.find(stop));
+      for (const std::string& stop : stops) {
+        // Only where it ends with this id, which is not one of the first.
+        if (expected.size() > min_tokens && expected.ends_with(stop)) {
+          first = std::min(first, expected.size() - stop.size());
+        }
+      }
       if (first == std::string::npos) continue;
       expected.resize(first);
       stopped = true;
       break;
     }
-    const Trace trace = Feed(stops, input);
-    ASSERT_EQ(trace.text, expected) << "input " << input << " stops " << testing::PrintToString(stops);
+    const Trace trace = Feed(stops, input, static_cast<int32_t>(min_tokens));
+    ASSERT_EQ(trace.text, expected) << "min_tokens " << min_tokens << " input " << input << " stops "
+                                    << testing::PrintToString(stops);
     ASSERT_EQ(trace.stopped, stopped);
   }
 }

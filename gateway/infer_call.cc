@@ -1,0 +1,252 @@
+#include "gateway/infer_call.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "boost/asio/post.hpp"
+#include "common/base/log.h"
+#include "common/base/status_macros.h"
+
+namespace moepool {
+namespace {
+
+uint64_t Random64() {
+  static thread_local std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
+// Seeds that are drawn stay under 2^53, those of further answers too, so that every JSON reader gives them
+// back unchanged.
+uint64_t DrawSeed() { return Random64() >> 12; }
+
+double Milliseconds(absl::Duration duration) { return absl::ToDoubleMilliseconds(duration); }
+
+}  // namespace
+
+InferCallImpl::InferCallImpl(Inference* inference, InferRequest request, InferCallback on_event)
+    : inference_(inference),
+      metrics_(*inference->metrics_),
+      request_(std::move(request)),
+      on_event_(std::move(on_event)),
+      id_(absl::StrFormat("infer-%016x%08x", Random64(), Random64() >> 32)),
+      strand_(boost::asio::make_strand(inference->pool_)),
+      arrived_(absl::Now()) {
+  metrics_.requests_waiting.Increment();
+}
+
+void InferCallImpl::Cancel() {
+  boost::asio::post(strand_,
+                    [self = shared_from_this()] { self->Finish(absl::CancelledError("cancelled")); });
+}
+
+void InferCallImpl::Start() {
+  absl::StatusOr<std::unique_ptr<Admission::Ticket>> ticket = Admit();
+  if (ticket.ok()) ticket_ = *std::move(ticket);
+  boost::asio::post(strand_, [self = shared_from_this(), admitted = ticket.status()] {
+    if (self->over_) return;
+    if (const absl::Status status = admitted.ok() ? self->Submit() : admitted; !status.ok())
+      self->Finish(status);
+  });
+}
+
+absl::StatusOr<std::unique_ptr<Admission::Ticket>> InferCallImpl::Admit() {
+  MOEPOOL_RETURN_IF_ERROR(ValidateInferRequest(request_));
+  Admission& admission = inference_->admission_;
+  if (request_.n > admission.max_requests()) {
+    return InvalidField("n", absl::StrCat("is ", request_.n, ", and this gateway answers ",
+                                          admission.max_requests(), " at once"));
+  }
+  return admission.Admit(request_.n);
+}
+
+absl::StatusOr<SequenceRequest> InferCallImpl::MakeSequence() {
+  SequenceRequest sequence;
+  MOEPOOL_ASSIGN_OR_RETURN(sequence.prompt, EncodePrompt(*model_, request_, absl::Now()));
+  usage_.prompt_tokens = static_cast<int32_t>(sequence.prompt.size());
+  sequence.request_id = id_;
+  sequence.max_tokens = std::min(request_.max_tokens, model_->info.context_tokens - usage_.prompt_tokens);
+  sequence.sampling = request_.sampling;
+  if (DryParams& dry = sequence.sampling.dry; dry.multiplier != 0 && dry.penalty_last_n != 0) {
+    MOEPOOL_ASSIGN_OR_RETURN(const std::shared_ptr<const DryBreakers> breakers,
+                             model_->dry_breakers->Get(request_.dry_sequence_breakers));
+    dry.breaker_ids = breakers->ids;
+    dry.breaker_sequences = breakers->sequences;
+    MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSampling(sequence.sampling)));
+  }
+  MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSamplingIds(sequence.sampling, model_->info.vocab_size)));
+  if (!request_.ignore_eos) sequence.stop_ids = model_->stop_ids;
+  sequence.deadline = std::min(request_.deadline, arrived_ + inference_->options_.request_timeout);
+  return sequence;
+}
+
+absl::Status InferCallImpl::Submit() {
+  MOEPOOL_ASSIGN_OR_RETURN(model_, inference_->Model());
+  MOEPOOL_ASSIGN_OR_RETURN(SequenceRequest sequence, MakeSequence());
+  answers_.resize(static_cast<size_t>(request_.n));
+  running_ = answers_.size();
+  const uint64_t first_seed = request_.seed.has_value() ? *request_.seed : DrawSeed();
+  for (size_t i = 0; i < answers_.size(); ++i) {
+    Answer& answer = answers_[i];
+    answer.index = static_cast<int32_t>(i);
+    answer.seed = first_seed + i;
+    answer.text.emplace(model_->tokenizer.get(), request_.stop, request_.sampling.min_tokens);
+    sequence.sampling.seed = answer.seed;
+    if (i > 0) sequence.request_id = absl::StrCat(id_, "-", i);
+    SequenceRequest copy = i + 1 < answers_.size() ? sequence : std::move(sequence);
+    absl::StatusOr<std::unique_ptr<TrunkCall>> call = inference_->trunk_->Generate(
+        std::move(copy), [self = shared_from_this(), answer = &answer](SequenceUpdate update) {
+          // The trunk's thread is not held up: the work is done on the strand.
+          boost::asio::post(self->strand_, [self, answer, update = std::move(update)]() mutable {
+            self->OnUpdate(answer, std::move(update));
+          });
+        });
+    if (!call.ok()) return Of(answer, call.status());
+    answer.call = *std::move(call);
+  }
+  return absl::OkStatus();
+}
+
+void InferCallImpl::OnUpdate(Answer* answer, SequenceUpdate update) {
+  if (over_ || answer->over) return;
+  answer->cached_tokens = std::max(answer->cached_tokens, update.cached_tokens);
+  queue_ms_ = std::max(queue_ms_, update.queue_ms);
+  if (!update.logprobs.empty() && update.logprobs.size() != update.ids.size()) {
+    return Finish(
+        Of(*answer, absl::InternalError(absl::StrCat("the router sent ", update.ids.size(), " ids and ",
+                                                     update.logprobs.size(), " log-probabilities"))));
+  }
+  InferEvent event = Read(answer, update);
+  if (answer->text->stopped()) return End(answer, FinishReason::kStop, std::move(event));
+  if (update.finished && update.status.ok()) {
+    event.text += answer->text->Finish();
+    return End(answer, answer->text->stopped() ? FinishReason::kStop : update.reason, std::move(event));
+  }
+  if (!event.text.empty() || !event.ids.empty()) on_event_(std::move(event));
+  if (!update.finished) return;
+  if (update.status.code() == absl::StatusCode::kUnavailable) inference_->watcher_->Refresh();
+  Finish(Of(*answer, update.status));
+}
+
+InferEvent InferCallImpl::Read(Answer* answer, const SequenceUpdate& update) {
+  InferEvent event;
+  event.index = answer->index;
+  if (update.ids.empty()) return event;
+  TokenStream::Step step = answer->text->Push(update.ids);
+  event.text = std::move(step.text);
+  event.ids.assign(update.ids.begin(), update.ids.begin() + step.used);
+  for (size_t i = 0; i < std::min(step.used, update.logprobs.size()); ++i) {
+    const TokenLogprobs& given = update.logprobs[i];
+    TokenLogprobEntries& entries = event.logprobs.emplace_back();
+    entries.token = Entry(update.ids[i], given.logprob);
+    for (const IdLogprob& top : given.top) entries.top.push_back(Entry(top.id, top.logprob));
+  }
+  CountIds(answer, static_cast<int32_t>(step.used));
+  return event;
+}
+
+LogprobEntry InferCallImpl::Entry(int32_t id, float logprob) const {
+  return {id, model_->tokenizer->Bytes(id, /*special=*/true), logprob};
+}
+
+void InferCallImpl::CountIds(Answer* answer, int32_t count) {
+  const absl::Time now = absl::Now();
+  if (usage_.completion_tokens == 0) {
+    first_token_ = now;
+    metrics_.requests_waiting.Decrement();
+    metrics_.requests_running.Increment();
+    metrics_.time_to_first_token.Observe(absl::ToDoubleSeconds(now - arrived_));
+  }
+  if (answer->tokens > 0) {
+    const double seconds = absl::ToDoubleSeconds(now - answer->last_token) / count;
+    for (int32_t i = 0; i < count; ++i) metrics_.inter_token_latency.Observe(seconds);
+  }
+  answer->last_token = now;
+  answer->tokens += count;
+  last_token_ = now;
+  usage_.completion_tokens += count;
+  metrics_.generation_tokens.Increment(count);
+}
+
+void InferCallImpl::End(Answer* answer, FinishReason reason, InferEvent event) {
+  answer->over = true;
+  answer->reason = reason;
+  answer->call.reset();  // cancels it where it runs
+  event.ended = true;
+  event.reason = reason;
+  event.seed = answer->seed;
+  if (--running_ == 0) return Finish(absl::OkStatus(), std::move(event));
+  on_event_(std::move(event));
+}
+
+void InferCallImpl::Finish(const absl::Status& status, InferEvent event) {
+  if (std::exchange(over_, true)) return;
+  for (Answer& answer : answers_) answer.call.reset();
+  // The prompt is counted once: what no answer had to compute came from the cache.
+  for (const Answer& answer : answers_) {
+    usage_.cached_tokens =
+        answer.index == 0 ? answer.cached_tokens : std::min(usage_.cached_tokens, answer.cached_tokens);
+  }
+  event.timings.queue_ms = queue_ms_;
+  const bool started = usage_.completion_tokens > 0;
+  if (started) {
+    event.timings.ttft_ms = Milliseconds(first_token_ - arrived_);
+    event.timings.decode_ms = Milliseconds(last_token_ - first_token_);
+  }
+  (started ? metrics_.requests_running : metrics_.requests_waiting).Decrement();
+  Count(status);
+  ticket_.reset();
+  Log(LogLevel::kInfo, "request",
+      {{"id", id_},
+       {"status", absl::StatusCodeToString(status.code())},
+       {"answers", request_.n},
+       {"prompt_tokens", usage_.prompt_tokens},
+       {"completion_tokens", usage_.completion_tokens},
+       {"queue_ms", queue_ms_},
+       {"ttft_ms", event.timings.ttft_ms},
+       {"total_ms", Milliseconds(absl::Now() - arrived_)}});
+  event.finished = true;
+  event.status = status;
+  event.id = id_;
+  event.usage = usage_;
+  if (model_ != nullptr) event.model = model_->info.name;
+  on_event_(std::move(event));
+  on_event_ = nullptr;
+  inference_->Ended(shared_from_this());
+}
+
+void InferCallImpl::Count(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk: {
+      const bool stopped = std::all_of(answers_.begin(), answers_.end(),
+                                       [](const Answer& a) { return a.reason == FinishReason::kStop; });
+      (stopped ? metrics_.success_stop : metrics_.success_length).Increment();
+      metrics_.prompt_tokens.Increment(usage_.prompt_tokens);
+      metrics_.cached_tokens.Increment(usage_.cached_tokens);
+      metrics_.queue_time.Observe(queue_ms_ / 1e3);
+      metrics_.request_latency.Observe(absl::ToDoubleSeconds(absl::Now() - arrived_));
+      break;
+    }
+    case absl::StatusCode::kCancelled:
+      metrics_.cancelled.Increment();
+      break;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kResourceExhausted:
+      metrics_.rejected.Increment();
+      break;
+    default:
+      metrics_.failed.Increment();
+  }
+}
+
+absl::Status InferCallImpl::Of(const Answer& answer, const absl::Status& status) const {
+  if (status.ok() || answers_.size() == 1) return status;
+  absl::Status named(status.code(), absl::StrCat("answer ", answer.index, ": ", status.message()));
+  status.ForEachPayload(
+      [&named](absl::string_view type, const absl::Cord& payload) { named.SetPayload(type, payload); });
+  return named;
+}
+
+}  // namespace moepool

@@ -1,0 +1,72 @@
+// One request under way: its answers are sequences of the trunk's, which share the prompt.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "boost/asio/strand.hpp"
+#include "boost/asio/thread_pool.hpp"
+#include "gateway/inference.h"
+#include "gateway/token_stream.h"
+
+namespace moepool {
+
+// Owned by the Inference until its last event. All but Cancel, Start and id runs on the strand.
+class InferCallImpl : public InferCall, public std::enable_shared_from_this<InferCallImpl> {
+ public:
+  InferCallImpl(Inference* inference, InferRequest request, InferCallback on_event);
+  void Cancel() override;
+  const std::string& id() const override { return id_; }
+  void Start();
+
+ private:
+  struct Answer {
+    int32_t index = 0;
+    uint64_t seed = 0;
+    std::optional<TokenStream> text;
+    std::unique_ptr<TrunkCall> call;
+    int32_t tokens = 0;
+    absl::Time last_token;
+    int32_t cached_tokens = 0;
+    FinishReason reason = FinishReason::kNone;
+    bool over = false;
+  };
+
+  absl::StatusOr<std::unique_ptr<Admission::Ticket>> Admit();
+  // Starts all answers, or fails.
+  absl::Status Submit();
+  absl::StatusOr<SequenceRequest> MakeSequence();
+  void OnUpdate(Answer* answer, SequenceUpdate update);
+  InferEvent Read(Answer* answer, const SequenceUpdate& update);
+  LogprobEntry Entry(int32_t id, float logprob) const;
+  void CountIds(Answer* answer, int32_t count);
+  // The answer is whole; the last one ends the request.
+  void End(Answer* answer, FinishReason reason, InferEvent event);
+  void Finish(const absl::Status& status, InferEvent event = {});
+  void Count(const absl::Status& status);
+  // Says which of several answers it was.
+  absl::Status Of(const Answer& answer, const absl::Status& status) const;
+
+  Inference* const inference_;
+  GatewayMetrics& metrics_;
+  const InferRequest request_;
+  InferCallback on_event_;
+  const std::string id_;
+  boost::asio::strand<boost::asio::thread_pool::executor_type> strand_;
+  const absl::Time arrived_;
+  absl::Time first_token_;
+  absl::Time last_token_;
+  std::unique_ptr<Admission::Ticket> ticket_;
+  std::shared_ptr<const ServedModel> model_;
+  std::vector<Answer> answers_;  // all from the start on, never moved
+  size_t running_ = 0;           // of these
+  Usage usage_;
+  double queue_ms_ = 0;
+  bool over_ = false;
+};
+
+}  // namespace moepool
