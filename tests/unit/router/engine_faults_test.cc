@@ -221,6 +221,24 @@ TEST_F(EngineFaultsTest, ARowThatIsNotFiniteFailsItsRequestAlone) {
   EXPECT_EQ(pool_->losses(), 0);
 }
 
+TEST_F(EngineFaultsTest, NothingOfAStepThatFaultedStaysInThePrefixCache) {
+  ASSERT_TRUE(Start().ok());
+  std::vector<int32_t> prompt(40, 3);
+  prompt.push_back(kPoison);
+  Outcome bad;
+  const auto bad_call = Generate(prompt, &bad);
+  EXPECT_EQ(bad.Wait().code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(engine_->WaitIdle(absl::Minutes(1)));
+  EXPECT_EQ(engine_->Stats().kv_blocks_cached, 0);
+  Outcome good;
+  prompt.back() = 3;
+  const auto good_call = Generate(prompt, &good);
+  EXPECT_TRUE(good.Wait().ok()) << good.Wait();
+  EXPECT_TRUE(engine_->WaitIdle(absl::Minutes(1)));
+  EXPECT_EQ(engine_->Stats().prefix_hits, 0u);
+  EXPECT_EQ(engine_->Stats().kv_blocks_cached, 3);  // 41 and 7 of 8 computed
+}
+
 TEST_F(EngineFaultsTest, PlacesInTheQueueAreFreeOnceTheirSequencesAreAdmitted) {
   Event in_step;
   Event go_on;
