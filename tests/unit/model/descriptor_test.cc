@@ -326,6 +326,20 @@ TEST(Descriptor, PhiMoe) {
                 HasSubstr("'phimoe.expert_used_count' is 3, expected within 2 to 2"));
 }
 
+// Phi-3.5-MoE's converter writes no head size, no rope.scaling.type, and the context as the window.
+TEST(Descriptor, KeysAsPhi35MoesConverterWritesThem) {
+  Subject subject = Subject::Experts("phimoe");
+  for (const char* key : {"attention.key_length", "attention.value_length", "vocab_size"}) {
+    subject.Remove(std::string("phimoe.") + key);
+  }
+  subject.Set("phimoe.attention.sliding_window", U32(512));
+  const ModelConfig config = *subject.Describe();
+  EXPECT_EQ(config.head_dim, 16);
+  EXPECT_EQ(config.vocab_size, 512);
+  EXPECT_EQ(config.sliding_window, 0);
+  EXPECT_EQ(subject.Set("phimoe.attention.sliding_window", U32(0)).Describe()->sliding_window, 0);
+}
+
 TEST(Descriptor, LongRope) {
   const auto subject = [] { return Subject::Experts("phimoe"); };
   EXPECT_TRUE(subject().Set("phimoe.rope.scaling.type", Text("longrope")).Describe().ok());
