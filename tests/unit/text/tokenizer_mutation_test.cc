@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 
+#include "absl/strings/str_format.h"
 #include "common/base/utf8.h"
 #include "common/text/tokenizer.h"
 #include "tests/unit/text/small_vocabulary.h"
@@ -136,6 +138,68 @@ TEST(TokenizerMutation, RefusedOrRight) {
         ++compared;
         ASSERT_EQ(bytes, text) << "seed " << seed << " round " << round;
       }
+    }
+  }
+  EXPECT_GT(compared, 2000);
+  EXPECT_GT(refused, 300);
+  EXPECT_GT(accepted, 300);
+}
+
+// A SentencePiece vocabulary with byte tokens.
+TokenizerSpec SmallSentencePiece(std::string_view model) {
+  TokenizerSpec spec;
+  spec.model = model;
+  for (const char* piece :
+       {"\u2581", "a", "b", "ab", "\u2581a", "1", "\u00E9", "\u4E2D", "\u2581\u2581", "<x"}) {
+    AddToken(&spec, piece, TokenType::kNormal);
+  }
+  for (int byte = 0; byte < 256; ++byte) AddToken(&spec, absl::StrFormat("<0x%02X>", byte), TokenType::kByte);
+  AddToken(&spec, "<unk>", TokenType::kUnknown);
+  AddToken(&spec, "<|x|>", TokenType::kControl);
+  AddToken(&spec, "<|x", TokenType::kUserDefined);
+  for (size_t id = 0; id < spec.tokens.size(); ++id) spec.scores.push_back(-static_cast<float>(id % 7));
+  spec.merges = {"a b"};  // for the mutator; not read
+  return spec;
+}
+
+TEST(TokenizerMutation, SentencePieceIsRefusedOrRight) {
+  const uint32_t seed = 515151;
+  Mutator mutator(seed);
+  int refused = 0;
+  int accepted = 0;
+  int compared = 0;
+  for (int round = 0; round < 3000; ++round) {
+    TokenizerSpec spec = SmallSentencePiece(mutator.Below(2) == 0 ? "llama" : "t5");
+    spec.add_space_prefix = mutator.Below(2) == 0;
+    spec.remove_extra_whitespaces = mutator.Below(8) == 0;
+    for (size_t n = mutator.Below(4); n > 0; --n) mutator.Damage(&spec);
+    if (spec.scores.size() == spec.tokens.size() && mutator.Below(4) == 0) {
+      constexpr float kScores[] = {NAN, INFINITY, 1e38f, -1e38f, 0.0f, 7.0f};
+      spec.scores[mutator.Below(spec.scores.size())] = kScores[mutator.Below(std::size(kScores))];
+    }
+    if (mutator.Below(8) == 0) spec.precompiled_charsmap = mutator.Text(40);
+    auto tokenizer = MakeTokenizer(std::move(spec));
+    if (!tokenizer.ok()) {
+      ++refused;
+      ASSERT_EQ(tokenizer.status().code(), absl::StatusCode::kInvalidArgument) << tokenizer.status();
+      continue;
+    }
+    ++accepted;
+    const TokenizerSpec& made = (*tokenizer)->Spec();
+    for (int i = 0; i < 5; ++i) {
+      std::string text = mutator.Text(200);
+      mutator.Damage(&text);
+      const auto ids = (*tokenizer)->Encode(text, false);
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      std::string bytes;
+      for (const int32_t id : *ids) {
+        ASSERT_GE(id, 0);
+        ASSERT_LT(id, (*tokenizer)->VocabSize());
+        bytes += (*tokenizer)->Bytes(id, false);
+      }
+      if (made.remove_extra_whitespaces || made.add_space_prefix) continue;
+      ++compared;
+      ASSERT_EQ(bytes, text) << "seed " << seed << " round " << round;
     }
   }
   EXPECT_GT(compared, 2000);
