@@ -144,7 +144,7 @@ class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
     gathered_.push_back(std::move(message));  // at the end: with the last event it is the last
   }
 
-  bool Take() override {
+  bool Take() REQUIRES(mutex_) override {
     if (gathered_.empty()) return false;
     current_ = std::move(gathered_.front());
     gathered_.pop_front();
@@ -152,7 +152,7 @@ class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
     return true;
   }
 
-  void OnLeft() override {
+  void OnLeft() REQUIRES(mutex_) override {
     cancelled_ = true;
     if (call_ != nullptr) call_->Cancel();
   }

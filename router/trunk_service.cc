@@ -55,8 +55,8 @@ class SequenceReactor : public StreamReactor<Event> {
     this->Flush();
   }
 
-  bool Take() override { return !aborted() && TakeEvent(); }
-  void OnLeft() override {
+  bool Take() REQUIRES(mutex_) override { return !aborted() && TakeEvent(); }
+  void OnLeft() REQUIRES(mutex_) override {
     cancelled_ = true;
     if (call_ != nullptr) call_->Cancel();
   }
@@ -75,7 +75,7 @@ class SequenceReactor : public StreamReactor<Event> {
 
 class GenerateReactor : public SequenceReactor<trunk::v1::TrunkEvent> {
  private:
-  void Add(SequenceUpdate update) override {
+  void Add(SequenceUpdate update) REQUIRES(mutex_) override {
     next_.mutable_ids()->Add(update.ids.begin(), update.ids.end());
     for (const TokenLogprobs& logprobs : update.logprobs) *next_.add_logprobs() = ToProto(logprobs);
     next_.set_cached_tokens(std::max(next_.cached_tokens(), update.cached_tokens));
@@ -84,7 +84,7 @@ class GenerateReactor : public SequenceReactor<trunk::v1::TrunkEvent> {
     if (update.finished) next_.set_finish_reason(ToProto(update.reason));
     waiting_ = true;
   }
-  bool TakeEvent() override {
+  bool TakeEvent() REQUIRES(mutex_) override {
     if (!std::exchange(waiting_, false)) return false;
     current_ = std::exchange(next_, trunk::v1::TrunkEvent());
     return true;
@@ -99,7 +99,7 @@ class ScoreReactor : public SequenceReactor<trunk::v1::ScoreEvent> {
   explicit ScoreReactor(uint64_t max_waiting_bytes) : max_waiting_bytes_(max_waiting_bytes) {}
 
  private:
-  void Add(SequenceUpdate update) override {
+  void Add(SequenceUpdate update) REQUIRES(mutex_) override {
     for (LogitsRow& row : update.logits) {
       waiting_bytes_ += row.logits.size() * sizeof(float);
       rows_.push_back(std::move(row));
@@ -110,7 +110,7 @@ class ScoreReactor : public SequenceReactor<trunk::v1::ScoreEvent> {
                                                       max_waiting_bytes_)));
     }
   }
-  bool TakeEvent() override {
+  bool TakeEvent() REQUIRES(mutex_) override {
     if (rows_.empty()) return false;
     const LogitsRow row = std::move(rows_.front());
     rows_.pop_front();
