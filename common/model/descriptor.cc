@@ -191,18 +191,22 @@ absl::Status ReadFfn(const Reader& in, const Family& family, ModelConfig* config
   config->experts = experts;
   config->gate.kind = family.gate;
   config->gate.jitter_eps = family.jitter_eps;
+  const bool sparsemixer = family.gate == GateKind::kSparseMixer;
   // 1: softmax. Files of a sparsemixer say so too, or nothing: they have no number for it.
   MOEPOOL_RETURN_IF_ERROR(
       in.CheckNeutral({"expert_gating_func", 0, family.gate == GateKind::kSigmoid ? 2.0 : 1.0}));
   MOEPOOL_RETURN_IF_ERROR(in.CheckNeutral({"expert_shared_count", 0, family.shared_expert ? 1.0 : 0.0}));
-  const int least_used = family.gate == GateKind::kSparseMixer ? 2 : 1;
-  const int most_used = family.gate == GateKind::kSparseMixer ? 2 : experts;
-  MOEPOOL_ASSIGN_OR_RETURN(config->experts_per_token, in.Int("expert_used_count", least_used, most_used));
+  MOEPOOL_ASSIGN_OR_RETURN(config->experts_per_token,
+                           in.Int("expert_used_count", sparsemixer ? 2 : 1, sparsemixer ? 2 : experts));
   MOEPOOL_ASSIGN_OR_RETURN(config->ffn, in.Int(family.expert_ffn_key, 1, kMaxFfn));
   MOEPOOL_ASSIGN_OR_RETURN(config->gate.renormalize,
                            in.metadata().BoolOr(in.Key("expert_weights_norm"), family.renormalize));
   MOEPOOL_ASSIGN_OR_RETURN(const double scale, in.PositiveOr("expert_weights_scale", 1.0));
   config->gate.scale = static_cast<float>(scale);
+  if (sparsemixer && config->gate.renormalize) {
+    return in.Unsupported("expert_weights_norm", "true", "false, as a sparsemixer's weights are");
+  }
+  if (sparsemixer) MOEPOOL_RETURN_IF_ERROR(in.CheckNeutral({"expert_weights_scale", 1, 1}));
   if (!family.shared_expert) return absl::OkStatus();
   config->shared_gated = true;
   // Files older than the key give the shared expert's size as the FFN's.

@@ -81,8 +81,8 @@ Golden ReadGolden(const std::string& name) {
   return golden;
 }
 
-GoldenDifference RunGolden(const Golden& golden, std::shared_ptr<const ModelSource> source, int step_tokens,
-                           std::shared_ptr<const GatePolicy> gate) {
+GoldenDifference RunGolden(const Golden& golden, const std::shared_ptr<const ModelSource>& source,
+                           int step_tokens, std::shared_ptr<const GatePolicy> gate) {
   GoldenDifference difference;
   const std::unique_ptr<Backend> backend = MakeBackend({"cpu", "auto", 2}).value();
   const auto pool = LocalPool::Create(source, backend.get(), 3).value();

@@ -33,7 +33,7 @@ struct GoldenDifference {
 };
 
 // Runs the golden sequence through `source` in steps of `step_tokens`, with three workers in this process.
-GoldenDifference RunGolden(const Golden& golden, std::shared_ptr<const ModelSource> source, int step_tokens,
-                           std::shared_ptr<const GatePolicy> gate = nullptr);
+GoldenDifference RunGolden(const Golden& golden, const std::shared_ptr<const ModelSource>& source,
+                           int step_tokens, std::shared_ptr<const GatePolicy> gate = nullptr);
 
 }  // namespace moepool

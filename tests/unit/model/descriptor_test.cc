@@ -326,6 +326,15 @@ TEST(Descriptor, PhiMoe) {
                 HasSubstr("'phimoe.expert_used_count' is 3, expected within 2 to 2"));
 }
 
+TEST(Descriptor, SparseMixersWeightsStandAsTheyAre) {
+  const auto subject = [] { return Subject::Experts("phimoe"); };
+  EXPECT_TRUE(subject().Set("phimoe.expert_weights_norm", {GgufType::kBool, false}).Describe().ok());
+  ExpectUnimplemented(subject().Set("phimoe.expert_weights_norm", {GgufType::kBool, true}),
+                      HasSubstr("'phimoe.expert_weights_norm' is true, not false"));
+  ExpectUnimplemented(subject().Set("phimoe.expert_weights_scale", F32(2)),
+                      HasSubstr("'phimoe.expert_weights_scale' is 2; only 1"));
+}
+
 // Phi-3.5-MoE's converter writes no head size, no rope.scaling.type, and the context as the window.
 TEST(Descriptor, KeysAsPhi35MoesConverterWritesThem) {
   Subject subject = Subject::Experts("phimoe");
