@@ -150,8 +150,7 @@ void HttpSession::BeginRequest() {
   state_ = State::kReading;
   timed_out_ = false;
   parser_.emplace();
-  parser_->header_limit(context_.options.max_header_bytes);
-  parser_->body_limit(context_.options.max_body_bytes);
+  LimitParser(context_.options, &*parser_);
   ArmRead(context_.options.header_timeout);
   http::async_read_header(socket_, buffer_, *parser_,
                           [self = shared_from_this()](ErrorCode error, size_t) { self->OnHeader(error); });
@@ -164,14 +163,8 @@ void HttpSession::OnHeader(ErrorCode error) {
   http_1_0_ = request.version() < 11;
   head_only_ = request.method() == http::verb::head;
   keep_alive_ = request.keep_alive();
-  // Where the body ends is not for us to guess: a proxy before us may have guessed otherwise.
-  const auto encoding = request[http::field::transfer_encoding];
-  if (!encoding.empty() && (http_1_0_ || !boost::beast::iequals(encoding, "chunked"))) {
-    return SendError(400, "Transfer-Encoding is not chunked alone");
-  }
-  if (!http_1_0_ && request.count(http::field::host) != 1) {
-    return SendError(400,
-                     absl::StrCat("Host is given ", request.count(http::field::host), " times, not once"));
+  if (const absl::Status framing = CheckHeader(*parser_); !framing.ok()) {
+    return SendError(400, std::string(framing.message()));
   }
   ArmRead(context_.draining ? kLingerTimeout : context_.options.body_timeout);
   if (parser_->is_done() || !boost::beast::iequals(request[http::field::expect], "100-continue"))
@@ -213,16 +206,8 @@ void HttpSession::FailRead(ErrorCode error) {
 }
 
 void HttpSession::Dispatch() {
-  auto message = parser_->release();
+  HttpRequest request = TakeRequest(&*parser_);
   parser_.reset();
-  HttpRequest request;
-  request.method = ToString(message.method_string());
-  const std::string target = ToString(message.target());
-  const size_t question = target.find('?');
-  request.path = target.substr(0, question);
-  if (question != std::string::npos) request.query = target.substr(question + 1);
-  request.content_type = ToString(message[http::field::content_type]);
-  request.body = std::move(message.body());
   state_ = State::kAnswering;
   answered_ = false;
   const uint64_t serial = ++serial_;

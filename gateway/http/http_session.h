@@ -13,8 +13,7 @@
 #include "boost/asio/steady_timer.hpp"
 #include "boost/asio/strand.hpp"
 #include "boost/beast/core/flat_buffer.hpp"
-#include "boost/beast/http/parser.hpp"
-#include "boost/beast/http/string_body.hpp"
+#include "gateway/http/http_parse.h"
 #include "gateway/http/http_server.h"
 
 namespace moepool {
@@ -79,7 +78,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::asio::steady_timer read_timer_;
   boost::asio::steady_timer write_timer_;
   boost::beast::flat_buffer buffer_;
-  std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
+  std::optional<HttpParser> parser_;
   State state_ = State::kIdle;
   bool reading_ahead_ = false;
   bool resume_ = false;     // the read ahead was cancelled to take up what it had read

@@ -1,0 +1,50 @@
+#include "gateway/http/http_parse.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "boost/beast/core/string.hpp"
+
+namespace moepool {
+namespace {
+
+namespace http = boost::beast::http;
+
+std::string ToString(boost::beast::string_view s) { return std::string(s.data(), s.size()); }
+
+}  // namespace
+
+void LimitParser(const HttpServerOptions& options, HttpParser* parser) {
+  parser->header_limit(options.max_header_bytes);
+  parser->body_limit(options.max_body_bytes);
+}
+
+absl::Status CheckHeader(const HttpParser& parser) {
+  const auto& request = parser.get();
+  const bool http_1_0 = request.version() < 11;
+  const auto encoding = request[http::field::transfer_encoding];
+  if (!encoding.empty() && (http_1_0 || !boost::beast::iequals(encoding, "chunked"))) {
+    return absl::InvalidArgumentError("Transfer-Encoding is not chunked alone");
+  }
+  if (!http_1_0 && request.count(http::field::host) != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Host is given ", request.count(http::field::host), " times, not once"));
+  }
+  return absl::OkStatus();
+}
+
+HttpRequest TakeRequest(HttpParser* parser) {
+  auto message = parser->release();
+  HttpRequest request;
+  request.method = ToString(message.method_string());
+  const std::string target = ToString(message.target());
+  const size_t question = target.find('?');
+  request.path = target.substr(0, question);
+  if (question != std::string::npos) request.query = target.substr(question + 1);
+  request.content_type = ToString(message[http::field::content_type]);
+  request.body = std::move(message.body());
+  return request;
+}
+
+}  // namespace moepool
