@@ -17,6 +17,7 @@ from cluster import E2eTest, synth
 
 MINUTES = float(os.environ.get("MOEPOOL_SOAK_MINUTES", "60"))
 CLIENTS = 6
+PAUSE_S = 0.2  # between a client's requests, at most
 SAMPLE_S = 2.0
 KILL_EVERY_S = 45.0
 # Growth of the median over the second half of the settled time against the first half.
@@ -70,6 +71,7 @@ class Traffic:
                 self.one()
             except (OSError, AssertionError, ValueError) as error:
                 self.wrong.append(repr(error))
+            self.stop.wait(self.rng.uniform(0, PAUSE_S))
 
     def one(self):
         prompt, fields, text = self.rng.choice(self.expected)
