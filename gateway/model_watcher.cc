@@ -45,6 +45,11 @@ void ModelWatcher::Run() {
   std::string logged;
   while (true) {
     const std::string reason = Look();
+    {
+      // Before anyone is told, who may then ask for it.
+      MutexLock lock(&mutex_);
+      reason_ = reason;
+    }
     if (reason.empty() != ready) {
       ready = reason.empty();
       on_ready_(ready);
@@ -54,7 +59,6 @@ void ModelWatcher::Run() {
       logged = reason;
     }
     MutexLock lock(&mutex_);
-    reason_ = reason;
     const absl::Time until = absl::Now() + options_.poll_interval;
     while (!stopping_ && !refresh_ && absl::Now() < until) {
       wake_.WaitFor(&mutex_, absl::ToChronoNanoseconds(until - absl::Now()));
