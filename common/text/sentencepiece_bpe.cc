@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "common/base/utf8.h"
 #include "common/text/bpe_merger.h"
+#include "common/text/escaped_space.h"
 #include "common/text/sentencepiece_model.h"
 #include "common/text/token_trie.h"
 
@@ -50,19 +51,45 @@ class SentencePieceBpe final : public SentencePieceModel {
       }
     }
     for (const auto& piece : vocabulary.user_defined) user_defined_.Add(piece.spelling, piece.id);
+    for (const auto* list : {&vocabulary.pieces, &vocabulary.user_defined}) {
+      for (const auto& piece : *list) crosses_words_ = crosses_words_ || CrossesWords(piece.spelling);
+    }
   }
 
   std::vector<Segment> Cut(std::string_view text) const override {
+    std::vector<Segment> segments;
+    Work work;
+    for (size_t pos = 0; pos < text.size();) {
+      const size_t end = crosses_words_ ? text.size() : WordEnd(text, pos);
+      CutWord(text, pos, end, &work, &segments);
+      pos = end;
+    }
+    return segments;
+  }
+
+ private:
+  struct Work {
     BpeMerger::Scratch scratch;
     std::vector<uint32_t> begins;  // by symbol
-    scratch.symbols.reserve(text.size());
-    begins.reserve(text.size());
-    for (size_t pos = 0; pos < text.size();) {
+  };
+
+  // Where the first space after something else stands: no piece leads across. Short words stay in the caches.
+  static size_t WordEnd(std::string_view text, size_t begin) {
+    while (text.substr(begin).starts_with(kEscapedSpace)) begin += kEscapedSpace.size();
+    return std::min(text.find(kEscapedSpace, begin), text.size());
+  }
+
+  void CutWord(std::string_view text, size_t begin, size_t end, Work* work,
+               std::vector<Segment>* segments) const {
+    auto& [scratch, begins] = *work;
+    scratch.symbols.clear();
+    begins.clear();
+    for (size_t pos = begin; pos < end;) {
       begins.push_back(static_cast<uint32_t>(pos));
       size_t matched_end = pos;
       int32_t matched_id = -1;
-      user_defined_.VisitAt(text, pos, [&](size_t end, int32_t id) {
-        matched_end = end;
+      user_defined_.VisitAt(text.substr(0, end), pos, [&](size_t piece_end, int32_t id) {
+        matched_end = piece_end;
         matched_id = id;
       });
       if (matched_id >= 0) {
@@ -76,17 +103,20 @@ class SentencePieceBpe final : public SentencePieceModel {
       pos += is_character ? step.bytes : 1;
     }
     merger_.Merge(&scratch);
-    std::vector<Segment> segments;
     for (int32_t i = 0; i >= 0;) {
       const BpeMerger::Scratch::Symbol& symbol = scratch.symbols[i];
-      const size_t end = symbol.next < 0 ? text.size() : begins[symbol.next];
-      segments.push_back({symbol.id < vocab_size_ ? symbol.id : -1, begins[i], end});
+      const size_t segment_end = symbol.next < 0 ? end : begins[symbol.next];
+      segments->push_back({symbol.id < vocab_size_ ? symbol.id : -1, begins[i], segment_end});
       i = symbol.next;
     }
-    return segments;
   }
 
- private:
+  // Whether a space follows something else within the spelling.
+  static bool CrossesWords(std::string_view spelling) {
+    const size_t end = WordEnd(spelling, 0);
+    return end < spelling.size();
+  }
+
   int32_t Symbol(char32_t code_point) const {
     const auto it = characters_.find(code_point);
     return it == characters_.end() ? kUnknown : it->second;
@@ -96,6 +126,7 @@ class SentencePieceBpe final : public SentencePieceModel {
   absl::flat_hash_map<char32_t, int32_t> characters_;
   BpeMerger merger_;
   TokenTrie user_defined_;
+  bool crosses_words_ = false;
 };
 
 }  // namespace

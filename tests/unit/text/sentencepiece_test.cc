@@ -79,6 +79,16 @@ TEST(SentencePieceBpe, MergesCharactersThatAreNoPieces) {
   EXPECT_THAT(Pieces(*tokenizer, "xyzxyx"), ElementsAre("xyz", "xy", "<0x78>"));
 }
 
+// Most vocabularies have no such piece, and are merged word by word.
+TEST(SentencePieceBpe, PiecesMayLeadAcrossWords) {
+  std::vector<std::pair<std::string, float>> pieces = {{"a", -9}, {"b", -9}, {"\u2581", -9}, {"\u2581b", -1}};
+  EXPECT_THAT(Pieces(*MakeTokenizer(Spec("llama", pieces, true)).value(), "a b  b"),
+              ElementsAre("a", "\u2581b", "\u2581", "\u2581b"));
+  pieces.emplace_back("a\u2581b", -2);
+  EXPECT_THAT(Pieces(*MakeTokenizer(Spec("llama", pieces, true)).value(), "a b  b"),
+              ElementsAre("a\u2581b", "\u2581", "\u2581b"));
+}
+
 TEST(SentencePieceUnigram, TheBestSumWins) {
   const auto tokenizer =
       MakeTokenizer(
