@@ -87,12 +87,14 @@ absl::Status InferCallImpl::Submit() {
   MOEPOOL_ASSIGN_OR_RETURN(SequenceRequest sequence, MakeSequence());
   answers_.resize(static_cast<size_t>(request_.n));
   running_ = answers_.size();
+  // What follows a raw prompt goes on with its text; what follows a template's is a text of its own.
+  const bool begins_text = !request_.raw && !std::holds_alternative<std::vector<int32_t>>(request_.input);
   const uint64_t first_seed = request_.seed.has_value() ? *request_.seed : DrawSeed();
   for (size_t i = 0; i < answers_.size(); ++i) {
     Answer& answer = answers_[i];
     answer.index = static_cast<int32_t>(i);
     answer.seed = first_seed + i;
-    answer.text.emplace(model_->tokenizer.get(), request_.stop, request_.sampling.min_tokens);
+    answer.text.emplace(model_->tokenizer.get(), request_.stop, request_.sampling.min_tokens, begins_text);
     sequence.sampling.seed = answer.seed;
     if (i > 0) sequence.request_id = absl::StrCat(id_, "-", i);
     SequenceRequest copy = i + 1 < answers_.size() ? sequence : std::move(sequence);

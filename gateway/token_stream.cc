@@ -5,9 +5,10 @@
 
 namespace moepool {
 
-TokenStream::TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens)
+TokenStream::TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens,
+                         bool begins_text)
     : tokenizer_(tokenizer),
-      detokenizer_(tokenizer, /*special=*/false),
+      detokenizer_(tokenizer, /*special=*/false, begins_text),
       stops_(std::move(stops)),
       min_tokens_(min_tokens) {
   for (const std::string& stop : stops_) longest_stop_ = std::max(longest_stop_, stop.size());

@@ -17,8 +17,9 @@ namespace moepool {
 class TokenStream {
  public:
   // `stops` are not empty strings; one that is complete with the first min_tokens ids is text like any other.
-  // `tokenizer` outlives this.
-  TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens = 0);
+  // begins_text: see Detokenizer. `tokenizer` outlives this.
+  TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens = 0,
+              bool begins_text = true);
 
   struct Step {
     std::string text;  // became certain: can no longer be part of a stop string
