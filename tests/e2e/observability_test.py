@@ -81,7 +81,8 @@ class ObservabilityTest(E2eTest):
         self.assertEqual(grown("router", "moepool_sequences_finished_total"), 3)
         self.assertEqual(grown("router", "moepool_sequences_failed_total"), 0)
         self.assertGreaterEqual(grown("router", "moepool_decode_rows_total"), generated - 3)
-        self.assertEqual(grown("router", "moepool_prefill_rows_total"),
+        self.assertEqual(grown("router", "moepool_prefill_rows_total") +
+                         grown("router", "moepool_prefix_cache_hits_total"),
                          sum(a["usage"]["prompt_tokens"] for a in answers))
         self.assertGreater(grown("router", "moepool_exchange_dispatches_total"), 0)
         self.assertEqual(after["router"]["moepool_pool_ready"], 1)

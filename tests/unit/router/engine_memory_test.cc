@@ -219,6 +219,28 @@ TEST_F(EngineMemoryTest, ASequenceThatWouldNotFitAloneIsRefused) {
   EXPECT_EQ(Run(Request(40, 8)).size(), 8u);
 }
 
+TEST_F(EngineMemoryTest, BehindAWindowASequenceMayBeLongerThanTheCache) {
+  SynthSpec spec = MixtralSpec();
+  spec.sliding_window = 40;
+  Start(spec);
+  const std::vector<int32_t> expected = Run(Request(30, 200));
+  ASSERT_EQ(expected.size(), 200u);
+  EngineOptions options;
+  options.kv_bytes = BlockBytes() * 4;
+  ASSERT_EQ(KvBlocksOfWindow(40), 4);
+  engine_.reset();
+  Start(spec, options);
+  EXPECT_EQ(engine_->Describe()->context_tokens, 256);
+  EXPECT_EQ(Run(Request(30, 200)), expected);
+  EXPECT_EQ(Run(Request(200, 1)).size(), 1u);
+  EXPECT_TRUE(engine_->WaitIdle(absl::Minutes(1)));
+  EXPECT_EQ(engine_->Stats().kv_blocks_free, 4);
+  options.kv_bytes = BlockBytes() * 3;
+  engine_.reset();
+  Start(spec, options);
+  EXPECT_EQ(engine_->Describe()->context_tokens, 48);
+}
+
 TEST_F(EngineMemoryTest, APreemptedSequenceWaitsAndGoesOn) {
   Start(MixtralSpec());
   const std::vector<int32_t> undisturbed = Run(Request(30, 12));
