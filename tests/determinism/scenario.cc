@@ -15,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "router/engine.h"
 #include "router/placement.h"
+#include "tests/support/preempting_scheduler.h"
 
 namespace moepool {
 namespace {
@@ -89,25 +90,6 @@ class FixedPool : public ExpertPool {
   std::shared_ptr<const RoutingTable> routes_;
 };
 
-std::vector<SequenceRequest> Requests() {
-  std::vector<SequenceRequest> requests;
-  const int lengths[] = {1, 300, 5, 17, 33, 64, 2};
-  for (int i = 0; i < 7; ++i) {
-    SequenceRequest request;
-    request.request_id = StrCat("request-", i);
-    for (int t = 0; t < lengths[i]; ++t) request.prompt.push_back((t * t * 7 + t * 31 + i * 13) % 256);
-    request.max_tokens = 4 + 3 * i;
-    request.sampling.seed = static_cast<uint64_t>(100 + i);
-    if (i % 2 == 1) {
-      request.sampling.temperature = 0.9;
-      request.sampling.top_p = 0.95;
-      request.sampling.repetition_penalty = 1.1;
-    }
-    requests.push_back(std::move(request));
-  }
-  return requests;
-}
-
 // Counts the sequences that have ended.
 class Tally {
  public:
@@ -133,27 +115,81 @@ class Tally {
 std::ostream& operator<<(std::ostream& os, const Scenario& s) {
   return os << "workers " << s.workers << " transport " << s.transport << " order " << s.order
             << " max_running " << s.max_running << " step_tokens " << s.step_tokens << " threads "
-            << s.threads << " isa " << s.isa << "/" << s.worker_isa;
+            << s.threads << " isa " << s.isa << "/" << s.worker_isa << " prefix_cache " << s.prefix_cache
+            << " memory " << static_cast<int>(s.memory) << " kv_type " << static_cast<int>(s.kv_type);
 }
 
 std::shared_ptr<const ModelSource> MakeModel(const SynthSpec& spec) {
   return MakeSyntheticSource(spec).value();
 }
 
-LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source, const Scenario& scenario,
-                        const std::vector<TransportCase>& transports) {
+std::vector<SequenceRequest> ScenarioRequests() {
+  const auto prompt = [](int i, int length) {
+    std::vector<int32_t> ids;
+    for (int t = 0; t < length; ++t) ids.push_back((t * t * 7 + t * 31 + i * 13) % 256);
+    return ids;
+  };
+  std::vector<std::vector<int32_t>> prompts;
+  for (const int length : {1, 300, 5, 17, 33, 64, 2}) {
+    prompts.push_back(prompt(static_cast<int>(prompts.size()), length));
+  }
+  prompts.push_back(prompts[1]);
+  for (const int shared : {290, 150}) {
+    std::vector<int32_t>& ids = prompts.emplace_back(prompts[1].begin(), prompts[1].begin() + shared);
+    const std::vector<int32_t> tail = prompt(static_cast<int>(prompts.size()), 20);
+    ids.insert(ids.end(), tail.begin(), tail.end());
+  }
+  std::vector<SequenceRequest> requests;
+  for (int i = 0; i < static_cast<int>(prompts.size()); ++i) {
+    SequenceRequest request;
+    request.request_id = StrCat("request-", i);
+    request.max_tokens = prompts[static_cast<size_t>(i)].size() > 100 ? 4 : 20 + 3 * i;
+    request.prompt = std::move(prompts[static_cast<size_t>(i)]);
+    request.sampling.seed = static_cast<uint64_t>(100 + i);
+    if (i % 2 == 1) {
+      request.sampling.temperature = 0.9;
+      request.sampling.top_p = 0.95;
+      request.sampling.repetition_penalty = 1.1;
+    }
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
+LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
+                        std::vector<SequenceRequest> requests, const Scenario& scenario,
+                        const std::vector<TransportCase>& transports, EngineStats* stats) {
   FixedPool pool(source, scenario, transports[static_cast<size_t>(scenario.transport)]);
   const std::unique_ptr<Backend> backend = MakeBackend({"cpu", scenario.isa, scenario.threads}).value();
   LogitHashes hashes;  // written on the engine's thread, read after it has ended
   EngineOptions options;
   options.limits.max_running = scenario.max_running;
   options.limits.token_budget = scenario.step_tokens;
-  options.kv_bytes = 64 << 20;
+  options.prefix_cache = scenario.prefix_cache;
+  options.kv_type = scenario.kv_type;
+  const ModelConfig& config = source->Config();
+  const uint64_t block_bytes = KvCache::BlockBytes(config, scenario.kv_type);
+  int64_t longest = 0;
+  int64_t all_tokens = 0;
+  for (const SequenceRequest& request : requests) {
+    const int64_t tokens = static_cast<int64_t>(request.prompt.size()) + request.max_tokens;
+    longest = std::max(longest, tokens);
+    all_tokens += tokens + kKvBlockTokens;
+  }
+  int blocks = KvBlocksFor(all_tokens);
+  if (scenario.memory == Memory::kScarce) {
+    blocks = (config.sliding_window > 0 ? KvBlocksOfWindow(config.sliding_window) : KvBlocksFor(longest)) + 2;
+  }
+  options.kv_bytes = block_bytes * static_cast<uint64_t>(blocks);
+  if (scenario.memory == Memory::kPreempt) {
+    options.make_scheduler = [](const SchedulerLimits& limits) {
+      return std::make_unique<PreemptingScheduler>(limits);
+    };
+  }
   options.on_logits = [&](const std::string& request, int position, std::span<const float> logits) {
-    hashes[{request, position}] = Hash(logits);
+    EXPECT_TRUE(hashes.emplace(std::pair(request, position), Hash(logits)).second) << "logits come twice";
   };
   auto engine = Engine::Create(backend.get(), source, &pool, options).value();
-  std::vector<SequenceRequest> requests = Requests();
   if (scenario.order == 1) std::reverse(requests.begin(), requests.end());
   Tally tally;
   std::vector<std::unique_ptr<TrunkCall>> calls;
@@ -166,18 +202,33 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source, const 
     if (scenario.order == 2) tally.Wait(static_cast<int>(calls.size()));
   }
   tally.Wait(static_cast<int>(calls.size()));
+  EXPECT_TRUE(engine->WaitIdle(absl::Minutes(1)));
+  if (stats != nullptr) {
+    const EngineStats counted = engine->Stats();
+    stats->preemptions += counted.preemptions;
+    stats->prefix_hits += counted.prefix_hits;
+    stats->kv_blocks_evicted += counted.kv_blocks_evicted;
+    EXPECT_EQ(counted.kv_blocks_free, counted.kv_blocks);
+  }
   engine.reset();
   return hashes;
 }
 
-std::vector<Scenario> PairwiseScenarios(int transports) {
+std::vector<KvType> KvTypes(const ModelConfig& config) {
+  std::vector<KvType> types = {KvType::kF16, KvType::kF32};
+  if (config.head_dim % 32 == 0) types.push_back(KvType::kQ8_0);
+  return types;
+}
+
+std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType>& kv_types) {
   const std::vector<int> workers = {1, 2, 3, 5, 16};
   const std::vector<int> running = {1, 3, 16};
   const std::vector<int> steps = {1, 7, 64, 512};
   const std::vector<int> threads = {1, 2, 3};
   const std::vector<std::string> isas = {"scalar", "avx2"};
-  constexpr int kSettings = 8;
-  const std::array<int, kSettings> sizes = {5, transports, 3, 3, 4, 3, 2, 2};
+  constexpr int kSettings = 11;
+  const std::array<int, kSettings> sizes = {
+      5, transports, 3, 3, 4, 3, 2, 2, 2, 3, static_cast<int>(kv_types.size())};
   using Choice = std::array<int, kSettings>;
   std::set<std::array<int, 4>> open;  // (setting, value, setting, value) not yet seen together
   for (int a = 0; a < kSettings; ++a) {
@@ -226,6 +277,9 @@ std::vector<Scenario> PairwiseScenarios(int transports) {
     scenario.threads = threads[choice[5]];
     scenario.isa = isas[choice[6]];
     scenario.worker_isa = isas[choice[7]];
+    scenario.prefix_cache = choice[8] == 1;
+    scenario.memory = static_cast<Memory>(choice[9]);
+    scenario.kv_type = kv_types[static_cast<size_t>(choice[10])];
     scenarios.push_back(scenario);
   }
   return scenarios;
@@ -243,6 +297,7 @@ std::vector<std::pair<std::string, SynthSpec>> ScenarioModels() {
   SynthSpec mixtral;
   mixtral.name = "mixtral";
   mixtral.hidden = 256;
+  mixtral.head_dim = 32;
   mixtral.experts = 16;
   mixtral.experts_per_token = 2;
   mixtral.ffn = 256;
@@ -257,7 +312,37 @@ std::vector<std::pair<std::string, SynthSpec>> ScenarioModels() {
   qwen.ffn = 32;
   qwen.vocab = 288;
   qwen.dtype = DType::kF16;
-  return {{"dense", dense}, {"mixtral", mixtral}, {"qwen3moe", qwen}};
+  SynthSpec window;  // of which the long requests leave blocks behind
+  window.name = "window";
+  window.head_dim = 32;
+  window.sliding_window = 70;
+  window.ffn = 288;
+  window.vocab = 288;
+  SynthSpec phimoe;  // with requests on both sides of the context that its rotation was trained for
+  phimoe.name = "phimoe";
+  phimoe.family = "phimoe";
+  phimoe.original_context = 128;
+  phimoe.experts = 8;
+  phimoe.experts_per_token = 2;
+  phimoe.ffn = 64;
+  phimoe.vocab = 288;
+  SynthSpec qwen2moe;
+  qwen2moe.name = "qwen2moe";
+  qwen2moe.family = "qwen2moe";
+  qwen2moe.experts = 12;
+  qwen2moe.experts_per_token = 4;
+  qwen2moe.ffn = 32;
+  qwen2moe.shared_ffn = 96;
+  qwen2moe.vocab = 288;
+  SynthSpec olmoe;
+  olmoe.name = "olmoe";
+  olmoe.family = "olmoe";
+  olmoe.experts = 16;
+  olmoe.experts_per_token = 8;
+  olmoe.ffn = 32;
+  olmoe.vocab = 288;
+  return {{"dense", dense},   {"mixtral", mixtral},   {"qwen3moe", qwen}, {"window", window},
+          {"phimoe", phimoe}, {"qwen2moe", qwen2moe}, {"olmoe", olmoe}};
 }
 
 }  // namespace moepool

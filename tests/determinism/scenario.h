@@ -11,9 +11,16 @@
 #include <vector>
 
 #include "common/model/synthetic.h"
+#include "router/engine.h"
 #include "tests/contract/transport/transport_fixture.h"
 
 namespace moepool {
+
+enum class Memory {
+  kPlenty,
+  kScarce,   // little more than the longest sequence needs: sequences are preempted for want of blocks
+  kPreempt,  // whenever one has got an id, all are preempted
+};
 
 struct Scenario {
   int workers = 1;
@@ -21,6 +28,9 @@ struct Scenario {
   int order = 0;      // 0 as listed, 1 reversed, 2 one after the other
   int max_running = 16;
   int step_tokens = 512;
+  bool prefix_cache = false;
+  Memory memory = Memory::kPlenty;
+  KvType kv_type = KvType::kF16;
   int threads = 1;
   std::string isa = "scalar";  // of the trunk
   std::string worker_isa = "scalar";
@@ -31,14 +41,22 @@ std::ostream& operator<<(std::ostream& os, const Scenario& scenario);
 // follow.
 using LogitHashes = std::map<std::pair<std::string, int>, uint64_t>;
 
-// Seven requests: lengths 1 to 300, greedy and sampled.
-LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source, const Scenario& scenario,
-                        const std::vector<TransportCase>& transports);
+// Ten requests: lengths 1 to 310, greedy and sampled, one that repeats another's prompt and two that share a
+// part of it.
+std::vector<SequenceRequest> ScenarioRequests();
 
-// Scenarios that together hold every pair of values of any two settings.
-std::vector<Scenario> PairwiseScenarios(int transports);
+// Adds what the engine has counted to `stats`, where given.
+LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
+                        std::vector<SequenceRequest> requests, const Scenario& scenario,
+                        const std::vector<TransportCase>& transports, EngineStats* stats = nullptr);
 
-// Small models of each family, whose expert counts and sizes are awkward.
+// Scenarios that together hold every pair of values of any two settings. Of KV types, those that fit the
+// model.
+std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType>& kv_types);
+std::vector<KvType> KvTypes(const ModelConfig& config);
+
+// Small models of each family, one with a sliding window among them, whose expert counts and sizes are
+// awkward.
 std::vector<std::pair<std::string, SynthSpec>> ScenarioModels();
 std::shared_ptr<const ModelSource> MakeModel(const SynthSpec& spec);
 
