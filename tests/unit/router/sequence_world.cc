@@ -293,6 +293,10 @@ void SequenceWorld::Compute(const StepPlan& plan) {
 void SequenceWorld::Commit(const StepChunk& chunk) {
   Sequence& s = *Running(chunk.id);
   s.computed = chunk.begin + chunk.count;
+  // The model: the next id follows from what lies at the last position. A window may leave it behind at once.
+  const int last = s.computed - 1;
+  const int32_t block = kv_->BlockTable(s.id)[static_cast<size_t>(last / kBlock)];
+  const uint64_t logits = memory_[static_cast<size_t>(block * kBlock + last % kBlock)];
   kv_->Commit(s.id, std::span(s.ids).first(static_cast<size_t>(s.computed)));
   if (s.scores()) {
     for (int position = std::max(chunk.begin, s.next_logits); position < s.computed; ++position) {
@@ -306,10 +310,7 @@ void SequenceWorld::Commit(const StepChunk& chunk) {
     Remove(chunk.id, &counts_.finished);
     return;
   }
-  // The model: the next id follows from what lies at the last position.
-  const int32_t block = kv_->BlockTable(s.id)[static_cast<size_t>((s.computed - 1) / kBlock)];
-  Append(&s, static_cast<int32_t>(memory_[static_cast<size_t>(block * kBlock + (s.computed - 1) % kBlock)] %
-                                  kVocab));
+  Append(&s, static_cast<int32_t>(logits % kVocab));
 }
 
 void SequenceWorld::Step() {
@@ -334,7 +335,8 @@ std::string RunWorlds(int worlds, int arrivals, Misdeed misdeed, WorldCounts* co
     options.limits.token_budget = budgets[rng() % std::size(budgets)];
     options.limits.max_running = 1 + static_cast<int>(rng() % 12);
     options.limits.window_tokens = windows[rng() % std::size(windows)];
-    options.blocks = 2 + static_cast<int>(rng() % (rng() % 2 == 0 ? 14 : 60));
+    const uint32_t most_blocks = rng() % 2 == 0 ? 14 : 60;
+    options.blocks = 2 + static_cast<int>(rng() % most_blocks);
     options.prefix_cache = rng() % 6 != 0;
     options.longest_output = rng() % 2 == 0 ? 30 : 300;
     options.meddling = rng() % 3 == 0;
