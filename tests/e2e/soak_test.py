@@ -132,7 +132,7 @@ class SoakTest(E2eTest):
         pool.wait_idle()
         print(f"    {sum(c.answers for c in clients)} answers, {sum(c.hang_ups for c in clients)} hang-ups, "
               f"{sum(c.refused for c in clients)} bad requests, {kills} workers killed, "
-              f"{pool.metric('moepool_preemptions_total'):.0f} preemptions")
+              f"{pool.metric('moepool_num_preemptions_total'):.0f} preemptions")
         for name, seen in samples.items():
             settled = seen[len(seen) // 5:]
             half = len(settled) // 2
