@@ -13,7 +13,10 @@ class Stream:
         self._connection = connection
         self._response = response
         self.pieces = []
-        self.last = None  # with finish_reason and usage
+        self.choices = {}  # of several answers: index to pieces
+        self.ends = {}  # of several answers: index to the event with its finish_reason
+        self.logprobs = []
+        self.last = None  # with usage, and with finish_reason where there is one answer
         self.error = None
         self.done = False  # [DONE] has been seen
         self.keepalives = 0
@@ -42,10 +45,15 @@ class Stream:
         if not line.startswith(b"data: "):
             raise AssertionError(f"not a server-sent event: {line!r}")
         event = json.loads(line[len(b"data: "):])
+        self.logprobs += event.get("logprobs", [])
         if "error" in event:
             self.error = event["error"]
-        elif "finish_reason" in event:
+        elif "usage" in event:
             self.last = event
+        elif "finish_reason" in event:
+            self.ends[event["index"]] = event
+        elif "index" in event:
+            self.choices.setdefault(event["index"], []).append(event["text"])
         else:
             self.pieces.append(event["text"])
 

@@ -17,7 +17,7 @@ from processes import (BIN, PATIENCE_S, SCRATCH, Process, all_processes, bound_c
 
 __all__ = ["BIN", "LONG_ANSWER", "LONG_PROMPT", "PATIENCE_S", "SCRATCH", "Client", "Cluster", "E2eTest", "Process",
            "bound_command", "environment", "kill_all", "main", "run", "slow_mixtral", "synth", "tiny_dense",
-           "tiny_mixtral", "tiny_qwen3moe", "tool", "wait_for"]
+           "tiny_mixtral", "tiny_phimoe", "tiny_qwen2moe", "tiny_qwen3moe", "tokens", "tool", "wait_for"]
 
 
 def synth(name, **spec):
@@ -44,6 +44,18 @@ def tiny_qwen3moe():
                  context=1024, seed=3)
 
 
+def tiny_qwen2moe():
+    """With a shared expert, which runs on the trunk."""
+    return synth("tiny-qwen2moe", family="qwen2moe", hidden=64, layers=3, experts=10, experts_per_token=3, ffn=48,
+                 shared_ffn=80, context=1024, seed=4)
+
+
+def tiny_phimoe():
+    """The prompts and answers of the tests lie on both sides of its original context."""
+    return synth("tiny-phimoe", family="phimoe", hidden=64, layers=3, heads=2, kv_heads=1, head_dim=32, experts=16,
+                 experts_per_token=2, ffn=64, context=1024, original_context=80, seed=5)
+
+
 def slow_mixtral():
     """Enough work a token that there is time to interfere with LONG_ANSWER."""
     return synth("slow-mixtral", hidden=256, layers=8, head_dim=32, experts=16, experts_per_token=2, ffn=256,
@@ -53,6 +65,11 @@ def slow_mixtral():
 # The seed is one with which slow_mixtral() goes on to the last token.
 LONG_ANSWER = {"max_tokens": 2000, "temperature": 0.8, "seed": 101}
 LONG_PROMPT = "the long story"
+
+
+def tokens(answer):
+    """Usage without what the prefix cache happened to hold."""
+    return {name: count for name, count in answer["usage"].items() if name != "cached_tokens"}
 
 
 class Cluster:
