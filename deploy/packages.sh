@@ -4,6 +4,7 @@
 #
 #   deploy/packages.sh build   compiler, libraries, and pip for the model's wheel
 #   deploy/packages.sh test    the same, and what tests/run.sh needs
+#   deploy/packages.sh nightly the same, and what tests/run.sh --nightly and tests/fuzz/run.sh need
 #   deploy/packages.sh list    prints the names
 set -euo pipefail
 
@@ -14,12 +15,14 @@ build_packages=(
   protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(clang-format clang-tidy curl git iproute2)
+nightly_packages=(clang libclang-rt-14-dev python3-venv)
 
 case "${1:-}" in
   build) packages=("${build_packages[@]}") ;;
   test) packages=("${build_packages[@]}" "${test_packages[@]}") ;;
-  list) printf '%s\n' "${build_packages[@]}" "${test_packages[@]}" && exit 0 ;;
-  *) echo "usage: deploy/packages.sh build|test|list" >&2 && exit 2 ;;
+  nightly) packages=("${build_packages[@]}" "${test_packages[@]}" "${nightly_packages[@]}") ;;
+  list) printf '%s\n' "${build_packages[@]}" "${test_packages[@]}" "${nightly_packages[@]}" && exit 0 ;;
+  *) echo "usage: deploy/packages.sh build|test|nightly|list" >&2 && exit 2 ;;
 esac
 
 if ! command -v dpkg-query > /dev/null; then

@@ -6,7 +6,10 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/trunk/trunk.h"
+#include "gateway/infer_request.h"
 
 namespace moepool {
 namespace {
@@ -41,6 +44,7 @@ absl::StatusOr<DryBreakers> FindDryBreakers(const Tokenizer& tokenizer,
                                             const std::vector<std::string>& breakers) {
   std::vector<Breaker> parts(breakers.begin(), breakers.end());
   std::set<std::vector<int32_t>> sequences;
+  size_t total_ids = 0;
   DryBreakers found;
   for (int32_t id = 0; id < tokenizer.VocabSize(); ++id) {
     const std::string word = tokenizer.Bytes(id, /*special=*/true);
@@ -60,10 +64,18 @@ absl::StatusOr<DryBreakers> FindDryBreakers(const Tokenizer& tokenizer,
         }
         std::vector<int32_t> sequence = {id};
         sequence.insert(sequence.end(), tail->begin(), tail->end());
-        sequences.insert(std::move(sequence));
+        const size_t length = sequence.size();
+        if (sequences.insert(std::move(sequence)).second) total_ids += length;
       }
     }
-    if (whole) found.ids.push_back(id);
+    if (whole) {
+      found.ids.push_back(id);
+      ++total_ids;
+    }
+    if (total_ids > kMaxDryBreakerIds) {  // before anyone keeps them
+      return InvalidField("dry_sequence_breakers",
+                          absl::StrCat("are more than ", kMaxDryBreakerIds, " ids long in this vocabulary"));
+    }
   }
   found.sequences.assign(sequences.begin(), sequences.end());
   return found;

@@ -135,13 +135,15 @@ class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
     const auto it =
         std::find_if(gathered_.begin(), gathered_.end(),
                      [&](const v1::GenerateResponse& message) { return message.index() == event.index; });
+    // An answer keeps its place, so that none waits behind another for ever; the last event is the last.
+    if (it != gathered_.end() && !event.finished) return Add(event, &*it);
     v1::GenerateResponse message;
     if (it != gathered_.end()) {
       message = std::move(*it);
       gathered_.erase(it);
     }
     Add(event, &message);
-    gathered_.push_back(std::move(message));  // at the end: with the last event it is the last
+    gathered_.push_back(std::move(message));
   }
 
   bool Take() REQUIRES(mutex_) override {

@@ -43,12 +43,11 @@ void InferCallImpl::Cancel() {
 }
 
 void InferCallImpl::Start() {
-  absl::StatusOr<std::unique_ptr<Admission::Ticket>> ticket = Admit();
-  if (ticket.ok()) ticket_ = *std::move(ticket);
-  boost::asio::post(strand_, [self = shared_from_this(), admitted = ticket.status()] {
-    if (self->over_) return;
-    if (const absl::Status status = admitted.ok() ? self->Submit() : admitted; !status.ok())
-      self->Finish(status);
+  boost::asio::post(strand_, [self = shared_from_this(), ticket = Admit()]() mutable {
+    if (self->over_) return;  // cancelled by a drain meanwhile
+    if (!ticket.ok()) return self->Finish(ticket.status());
+    self->ticket_ = *std::move(ticket);
+    if (const absl::Status status = self->Submit(); !status.ok()) self->Finish(status);
   });
 }
 
@@ -87,8 +86,7 @@ absl::Status InferCallImpl::Submit() {
   MOEPOOL_ASSIGN_OR_RETURN(SequenceRequest sequence, MakeSequence());
   answers_.resize(static_cast<size_t>(request_.n));
   running_ = answers_.size();
-  // What follows a raw prompt goes on with its text; what follows a template's is a text of its own.
-  const bool begins_text = !request_.raw && !std::holds_alternative<std::vector<int32_t>>(request_.input);
+  const bool begins_text = UsesTemplate(*model_, request_);
   const uint64_t first_seed = request_.seed.has_value() ? *request_.seed : DrawSeed();
   for (size_t i = 0; i < answers_.size(); ++i) {
     Answer& answer = answers_[i];
@@ -115,7 +113,7 @@ void InferCallImpl::OnUpdate(Answer* answer, SequenceUpdate update) {
   if (over_ || answer->over) return;
   answer->cached_tokens = std::max(answer->cached_tokens, update.cached_tokens);
   queue_ms_ = std::max(queue_ms_, update.queue_ms);
-  if (!update.logprobs.empty() && update.logprobs.size() != update.ids.size()) {
+  if (update.logprobs.size() != (request_.sampling.logprobs ? update.ids.size() : 0)) {
     return Finish(
         Of(*answer, absl::InternalError(absl::StrCat("the router sent ", update.ids.size(), " ids and ",
                                                      update.logprobs.size(), " log-probabilities"))));

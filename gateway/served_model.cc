@@ -66,6 +66,11 @@ absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::s
   return ids;
 }
 
+bool UsesTemplate(const ServedModel& model, const InferRequest& request) {
+  if (std::holds_alternative<std::vector<ChatMessage>>(request.input)) return true;
+  return std::holds_alternative<std::string>(request.input) && !request.raw && model.chat_template != nullptr;
+}
+
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request,
                                                   absl::Time now) {
   std::vector<int32_t> ids;
@@ -84,10 +89,10 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, cons
     MOEPOOL_ASSIGN_OR_RETURN(ids, EncodeMessages(model, *messages, now));
   } else {
     const std::string& prompt = std::get<std::string>(request.input);
-    if (request.raw || model.chat_template == nullptr) {
-      MOEPOOL_ASSIGN_OR_RETURN(ids, EncodeText(model, prompt, /*parse_special=*/true));
-    } else {
+    if (UsesTemplate(model, request)) {
       MOEPOOL_ASSIGN_OR_RETURN(ids, EncodeMessages(model, {{"user", prompt}}, now));
+    } else {
+      MOEPOOL_ASSIGN_OR_RETURN(ids, EncodeText(model, prompt, /*parse_special=*/true));
     }
   }
   if (ids.empty()) return InvalidField(field, "has no tokens");

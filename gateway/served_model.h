@@ -43,6 +43,10 @@ absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::s
 // What the model is fed for a request: the template applied (a plain prompt goes in as it is where the model
 // has no template), BOS added. InvalidArgument: no tokens, ids out of the vocabulary, longer than the
 // context, with both numbers.
+// Whether the prompt goes through the chat template, so that what is generated begins a text of its own
+// rather than going on with the prompt's.
+bool UsesTemplate(const ServedModel& model, const InferRequest& request);
+
 absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request,
                                                   absl::Time now);
 

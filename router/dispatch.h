@@ -108,6 +108,7 @@ class Dispatcher {
   std::vector<int> row_owners_;       // scratch
   std::vector<uint8_t> frame_;        // scratch
   int layer_ = 0;
+  absl::Time begun_;  // all is sent
   DispatchTotals totals_;
 };
 

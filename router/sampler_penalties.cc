@@ -92,13 +92,14 @@ size_t SinceBreaker(const DryParams& dry, std::span<const int32_t> newest) {
   for (size_t i = 0; i < newest.size(); ++i) {
     // Breakers of several ids have come by as a whole where they begin at i and end at or before 0.
     size_t longest = std::binary_search(dry.breaker_ids.begin(), dry.breaker_ids.end(), newest[i]) ? 1 : 0;
-    auto it = std::lower_bound(dry.breaker_sequences.begin(), dry.breaker_sequences.end(), newest[i],
-                               [](const std::vector<int32_t>& s, int32_t head) { return s.front() < head; });
-    for (; it != dry.breaker_sequences.end() && it->front() == newest[i]; ++it) {
-      if (it->size() <= i + 1 && it->size() > longest &&
-          std::equal(it->begin(), it->end(), std::reverse_iterator(newest.begin() + i + 1))) {
-        longest = it->size();
-      }
+    auto low = dry.breaker_sequences.begin();  // ascending: a prefix narrows the range
+    auto high = dry.breaker_sequences.end();
+    for (size_t depth = 0; depth <= i && low != high; ++depth) {  // all within begin with `depth` of the ids
+      const int32_t id = newest[i - depth];
+      low = std::partition_point(
+          low, high, [&](const std::vector<int32_t>& s) { return s.size() <= depth || s[depth] < id; });
+      high = std::partition_point(low, high, [&](const std::vector<int32_t>& s) { return s[depth] == id; });
+      if (low != high && low->size() == depth + 1) longest = std::max(longest, depth + 1);
     }
     if (longest > 0) return i + 1 - longest;
   }

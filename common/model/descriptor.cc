@@ -37,6 +37,8 @@ constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxHeadDim = 512;
 constexpr int64_t kMaxExperts = 65536;
 constexpr int64_t kMaxContext = int64_t{1} << 30;
+constexpr double kMaxAngle = 0x1p30;  // radians that SinCos takes
+constexpr double kMaxExpertWeightsScale = 1e6;
 
 // Reads hyperparameters of one architecture: `suffix` follows "<architecture>.".
 class Reader {
@@ -160,6 +162,7 @@ absl::Status ReadRope(const Reader& in, const Family& family, const TensorTable&
                            in.IntOr("rope.dimension_count", config->head_dim, 2, config->head_dim));
   if (rope.dims % 2 != 0) return in.Bad("rope.dimension_count", rope.dims, "an even number");
   MOEPOOL_ASSIGN_OR_RETURN(rope.base, in.PositiveOr("rope.freq_base", 10000.0));
+  if (rope.base < 1) return in.Bad("rope.freq_base", rope.base, "at least 1");
   rope.kind = family.rope;
   const bool has_factors =
       tensors.Find(kRopeShortTensor) != nullptr || tensors.Find(kRopeLongTensor) != nullptr;
@@ -176,6 +179,10 @@ absl::Status ReadRope(const Reader& in, const Family& family, const TensorTable&
   MOEPOOL_ASSIGN_OR_RETURN(const double factor, in.metadata().FloatOr(in.Key(suffix), 1.0));
   if (factor == 0) return absl::OkStatus();  // writers put 0 for "none"
   MOEPOOL_ASSIGN_OR_RETURN(rope.linear_factor, in.PositiveOr(suffix, 1.0));
+  if (config->context_tokens / rope.linear_factor > kMaxAngle) {
+    return in.Bad(suffix, rope.linear_factor,
+                  StrCat("at least ", config->context_tokens / kMaxAngle, " with this context"));
+  }
   return absl::OkStatus();
 }
 
@@ -202,6 +209,9 @@ absl::Status ReadFfn(const Reader& in, const Family& family, ModelConfig* config
   MOEPOOL_ASSIGN_OR_RETURN(config->gate.renormalize,
                            in.metadata().BoolOr(in.Key("expert_weights_norm"), family.renormalize));
   MOEPOOL_ASSIGN_OR_RETURN(const double scale, in.PositiveOr("expert_weights_scale", 1.0));
+  if (scale > kMaxExpertWeightsScale) {
+    return in.Bad("expert_weights_scale", scale, StrCat("at most ", kMaxExpertWeightsScale));
+  }
   config->gate.scale = static_cast<float>(scale);
   if (sparsemixer && config->gate.renormalize) {
     return in.Unsupported("expert_weights_norm", "true", "false, as a sparsemixer's weights are");
@@ -269,6 +279,10 @@ absl::Status SetRopeFactors(std::string_view tensor, std::span<const float> fact
     if (!(factors[i] > 0) || !std::isfinite(factors[i])) {
       return absl::InvalidArgumentError(StrCat("tensor ", Quoted(tensor), ": factor ", i, " is ", factors[i],
                                                ", expected positive and finite"));
+    }
+    if (config->context_tokens / (config->rope.linear_factor * factors[i]) > kMaxAngle) {
+      return absl::InvalidArgumentError(StrCat("tensor ", Quoted(tensor), ": factor ", i, " is ", factors[i],
+                                               ", too small for a context of ", config->context_tokens));
     }
   }
   (tensor == kRopeLongTensor ? config->rope.long_factors : config->rope.freq_factors)

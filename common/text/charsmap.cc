@@ -10,6 +10,9 @@ namespace {
 // The rules are for characters and short clusters of them. The limit keeps the look-up of each position short
 // where a malformed trie has a cycle.
 constexpr size_t kMaxRuleBytes = 256;
+// Of one replacement; those of NFKC have at most 33. Text does not grow without bound, nor does a look-up
+// take long.
+constexpr size_t kMaxReplacementBytes = 1024;
 // Children of a node lie in its block of as many units.
 constexpr uint32_t kBlockUnits = 256;
 constexpr uint32_t kValueBit = 1u << 31;
@@ -49,6 +52,13 @@ absl::StatusOr<Charsmap> Charsmap::Parse(std::string_view compiled) {
     return Malformed(
         absl::StrCat("replacements of ", map.replacements_.size(), " bytes do not end with a zero"));
   }
+  for (size_t at = 0; at < map.replacements_.size();) {
+    const size_t end = map.replacements_.find('\0', at);
+    if (end - at > kMaxReplacementBytes) {
+      return Malformed(absl::StrCat("a replacement of ", end - at, " bytes, at most ", kMaxReplacementBytes));
+    }
+    at = end + 1;
+  }
   for (size_t at = 0; at < trie_bytes; at += 4) map.units_.push_back(ReadU32(compiled.substr(at)));
   const auto& units = map.units_;
   if (IsValue(units[0])) return Malformed("the root of the trie is a value");
@@ -70,8 +80,9 @@ absl::StatusOr<Charsmap> Charsmap::Parse(std::string_view compiled) {
 }
 
 Charsmap::Match Charsmap::Find(std::string_view text) const {
-  Match longest = {0, {}};
-  if (units_.empty()) return longest;
+  if (units_.empty()) return {0, {}};
+  size_t bytes = 0;
+  uint32_t value = 0;
   uint32_t base = Offset(units_[0]);
   const size_t end = std::min(text.size(), kMaxRuleBytes);
   for (size_t i = 0; i < end; ++i) {
@@ -80,9 +91,12 @@ Charsmap::Match Charsmap::Find(std::string_view text) const {
     const uint32_t node = base ^ byte;
     if (Label(units_[node]) != byte) break;
     base = node ^ Offset(units_[node]);
-    if (HasValue(units_[node])) longest = {i + 1, &replacements_[Value(units_[base])]};
+    if (!HasValue(units_[node])) continue;
+    bytes = i + 1;
+    value = base;
   }
-  return longest;
+  if (bytes == 0) return {0, {}};
+  return {bytes, &replacements_[Value(units_[value])]};
 }
 
 }  // namespace moepool

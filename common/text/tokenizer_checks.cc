@@ -9,6 +9,12 @@
 #include "common/base/utf8.h"
 
 namespace moepool {
+namespace {
+
+// Of a token that is looked for at every position of a text.
+constexpr size_t kMaxMatchedBytes = 512;
+
+}  // namespace
 
 absl::Status CheckTokenizerSpec(const TokenizerSpec& spec) {
   const size_t count = spec.tokens.size();
@@ -51,6 +57,14 @@ absl::Status CheckTokenizerSpec(const TokenizerSpec& spec) {
           absl::StrCat("tokenizer: token ", id, " is not UTF-8: \"", absl::CHexEscape(token), "\""));
     }
     if (token.empty()) continue;
+    const TokenType type = spec.types.empty() ? TokenType::kNormal : spec.types[id];
+    const bool matched =
+        type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined;
+    if (matched && token.size() > kMaxMatchedBytes) {
+      return absl::InvalidArgumentError(absl::StrCat("tokenizer: token ", id, " has ", token.size(),
+                                                     " bytes, at most ", kMaxMatchedBytes,
+                                                     " can be looked for in texts"));
+    }
     if (const auto [it, is_new] = seen.emplace(token, id); !is_new) {
       return absl::InvalidArgumentError(
           absl::StrCat("tokenizer: tokens ", it->second, " and ", id, " are both \"", token, "\""));

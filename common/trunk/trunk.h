@@ -19,7 +19,8 @@ namespace moepool {
 
 inline constexpr size_t kMaxLogitBiases = 1024;
 inline constexpr int32_t kMaxTopLogprobs = 20;
-inline constexpr size_t kMaxDryBreakerIds = 400'000;  // in all breakers of a request
+inline constexpr size_t kMaxDryBreakerIds = 65'536;  // in all breakers of a request
+inline constexpr size_t kMaxDryBreakerLength = 64;   // ids of one breaker
 
 struct LogitBias {
   int32_t id = 0;

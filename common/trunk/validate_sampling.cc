@@ -53,8 +53,9 @@ absl::Status CheckDry(const DryParams& dry) {
   }
   size_t ids = dry.breaker_ids.size();
   for (const std::vector<int32_t>& sequence : dry.breaker_sequences) {
-    if (sequence.size() < 2) {
-      return Invalid("dry_sequence_breakers have a sequence of ", sequence.size(), " ids, fewer than 2");
+    if (sequence.size() < 2 || sequence.size() > kMaxDryBreakerLength) {
+      return Invalid("dry_sequence_breakers have a sequence of ", sequence.size(), " ids, not in [2, ",
+                     kMaxDryBreakerLength, "]");
     }
     ids += sequence.size();
   }

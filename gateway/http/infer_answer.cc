@@ -62,7 +62,9 @@ class JsonAnswer : public InferAnswer {
     Choice& choice = choices_[static_cast<size_t>(event.index)];
     choice.text += event.text;
     if (options_.logprobs) {
-      for (json& token : ToJson(event.logprobs)) choice.logprobs.push_back(std::move(token));
+      for (const json& token : ToJson(event.logprobs)) {
+        absl::StrAppend(&choice.logprobs, choice.logprobs.empty() ? "" : ",", Dump(token));
+      }
     }
     if (event.ended) {
       choice.reason = event.reason;
@@ -70,32 +72,38 @@ class JsonAnswer : public InferAnswer {
     }
     if (!event.finished) return;
     if (!event.status.ok()) return responder_->Send(ErrorResponse(event.status));
-    json body = Summary(event);
-    if (choices_.size() == 1) {
-      Write(std::move(choices_[0]), &body);
-    } else {
-      for (size_t i = 0; i < choices_.size(); ++i) {
-        json& written = body["choices"].emplace_back(json{{"index", i}});
-        Write(std::move(choices_[i]), &written);
-      }
-    }
     HttpResponse response;
-    response.body = Dump(body);
+    if (choices_.size() == 1) {
+      response.body = Written(Summary(event), choices_[0]);
+    } else {
+      std::string choices;
+      for (size_t i = 0; i < choices_.size(); ++i) {
+        absl::StrAppend(&choices, i == 0 ? "" : ",", Written(json{{"index", i}}, choices_[i]));
+      }
+      response.body = WithList(Summary(event), "choices", choices);
+    }
     responder_->Send(std::move(response));
   }
 
  private:
   struct Choice {
     std::string text;
-    json logprobs = json::array();
+    std::string logprobs;  // elements, written out: a tree of them would take ten times the memory
     FinishReason reason = FinishReason::kNone;
     uint64_t seed = 0;
   };
-  void Write(Choice choice, json* to) const {
-    (*to)["text"] = std::move(choice.text);
-    (*to)["finish_reason"] = Name(choice.reason);
-    (*to)["seed"] = choice.seed;
-    if (options_.logprobs) (*to)["logprobs"] = std::move(choice.logprobs);
+  // `object`, which is not empty, with a list of written elements.
+  static std::string WithList(const json& object, std::string_view name, const std::string& elements) {
+    std::string text = Dump(object);
+    text.pop_back();
+    absl::StrAppend(&text, ",\"", std::string(name), "\":[", elements, "]}");
+    return text;
+  }
+  std::string Written(json object, const Choice& choice) const {
+    object["text"] = choice.text;
+    object["finish_reason"] = Name(choice.reason);
+    object["seed"] = choice.seed;
+    return options_.logprobs ? WithList(object, "logprobs", choice.logprobs) : Dump(object);
   }
 
   const std::shared_ptr<HttpResponder> responder_;

@@ -49,6 +49,17 @@ TEST(DryBreakersTest, TokensThatHoldABreaker) {
   EXPECT_THAT(found->sequences, IsEmpty());
 }
 
+TEST(DryBreakersTest, TooManyAreRefusedAndNotKept) {
+  std::vector<std::string> words = {"b"};
+  for (int i = 0; i < 40000; ++i) words.push_back(std::to_string(i) + "a");
+  const WordTokenizer tokenizer(std::move(words));
+  DryBreakerCache cache(&tokenizer);
+  for (int encodes = 1; encodes <= 2; ++encodes) {  // searched again: nothing was kept
+    EXPECT_EQ(cache.Get({"ab"}).status().code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(tokenizer.encodes, encodes);
+  }
+}
+
 TEST(DryBreakersTest, TokensThatBeginABreaker) {
   //                              0    1    2     3      4      5       6
   const WordTokenizer tokenizer({"a", "b", "ab", "xab", "abc", "aab", "c"});

@@ -149,6 +149,12 @@ TEST(Descriptor, FloatsOutOfRange) {
   }
   ExpectInvalid(Subject::Dense().Set("llama.attention.layer_norm_rms_epsilon", F32(2)),
                 HasSubstr("at most 1"));
+  ExpectInvalid(Subject::Dense().Set("llama.rope.freq_base", F32(0.5)),
+                AllOf(HasSubstr("is 0.5"), HasSubstr("at least 1")));
+  ExpectInvalid(Subject::Dense().Set("llama.rope.scaling.factor", F32(1e-8)),
+                HasSubstr("'llama.rope.scaling.factor' is 1e-08, expected at least"));
+  ExpectInvalid(Subject::Experts("qwen3moe").Set("qwen3moe.expert_weights_scale", {GgufType::kF64, 1e300}),
+                HasSubstr("'qwen3moe.expert_weights_scale' is 1e+300, expected at most 1e+06"));
 }
 
 TEST(Descriptor, ExpertCounts) {
@@ -314,6 +320,9 @@ TEST(FreqFactors, NumberAndValues) {
   factors[3] = 0;
   EXPECT_THAT(std::string(SetRopeFactors(kRopeFreqsTensor, factors, &config).message()),
               HasSubstr("factor 3 is 0"));
+  factors[3] = 1e-9f;
+  EXPECT_THAT(std::string(SetRopeFactors(kRopeFreqsTensor, factors, &config).message()),
+              AllOf(HasSubstr("factor 3 is 1e-09"), HasSubstr("context of 512")));
   EXPECT_FALSE(SetRopeFactors(kRopeFreqsTensor, std::vector<float>(7, 1.0f), &config).ok());
   EXPECT_TRUE(config.rope.long_factors.empty());
   EXPECT_TRUE(SetRopeFactors(kRopeLongTensor, std::vector<float>(8, 3.0f), &config).ok());

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -169,6 +170,51 @@ TEST(DryTest, GrowsWithTheRepetition) {
   EXPECT_EQ(WithDry(Dry(0.5, 2, 2, 8), zero, {1, 2, 3, 4, 5, 1, 2, 3, 4})[5], -1);
   // A run repeats itself at every shift; the longest counts.
   EXPECT_EQ(WithDry(Dry(1, 2, 1, -1), zero, {7, 7, 7, 7})[7], -4);
+}
+
+// Against a search that tries every breaker everywhere: breakers of few ids share long beginnings.
+TEST(DryTest, TheNewestBreakerEndsTheRepetition) {
+  std::mt19937 random(20261124);
+  const auto draw = [&](int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); };
+  int broken = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<int32_t> ids(static_cast<size_t>(draw(1, 40)));
+    for (int32_t& id : ids) id = draw(0, 2);
+    DryParams dry = Dry(1, 2, 1, -1);
+    std::set<std::vector<int32_t>> sequences;
+    for (int i = draw(0, 6); i > 0; --i) {
+      std::vector<int32_t> sequence(static_cast<size_t>(draw(2, 6)));
+      for (int32_t& id : sequence) id = draw(0, 2);
+      sequences.insert(std::move(sequence));
+    }
+    dry.breaker_sequences.assign(sequences.begin(), sequences.end());
+    if (draw(0, 9) == 0) dry.breaker_ids = {2};
+    // The breaker that begins last counts, and of those that begin there the longest.
+    size_t after = 0;
+    for (size_t begin = ids.size(); begin-- > 0 && after == 0;) {
+      if (!dry.breaker_ids.empty() && ids[begin] == 2) after = begin + 1;
+      for (const auto& sequence : sequences) {
+        if (begin + sequence.size() <= ids.size() &&
+            std::equal(sequence.begin(), sequence.end(), ids.begin() + static_cast<std::ptrdiff_t>(begin))) {
+          after = std::max(after, begin + sequence.size());
+        }
+      }
+    }
+    broken += after > 0;
+    std::vector<float> expected(3, 0);
+    for (size_t end = 1; end < ids.size(); ++end) {  // ids[end] followed a repetition that ended before it
+      size_t length = 0;
+      while (length < end && length < ids.size() - after &&
+             ids[end - 1 - length] == ids[ids.size() - 1 - length]) {
+        ++length;
+      }
+      if (length == 0 || (!dry.breaker_ids.empty() && ids[end] == 2)) continue;
+      float& loss = expected[static_cast<size_t>(ids[end])];
+      loss = std::min(loss, -std::ldexp(1.0f, static_cast<int>(length) - 1));
+    }
+    EXPECT_EQ(WithDry(dry, std::vector<float>(3, 0), ids), expected) << "round " << round;
+  }
+  EXPECT_GT(broken, 500);
 }
 
 TEST(DryTest, LongRepetitionsStayFinite) {

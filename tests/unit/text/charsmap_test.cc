@@ -80,6 +80,8 @@ TEST(Charsmap, SaysWhatIsMalformed) {
   expect(R().Set(400, R::kValue | 5).Bytes(), "unit 400 points to byte 5 of 5");
   expect(R().Set(300 ^ 'b', R::Offset(300 ^ 'b', 512) | 'b').Bytes(), "points to unit 512 of 512");
   expect(R().Set(400, 0).Bytes(), "has no value at unit 400");
+  expect(good + std::string(1025, 'x') + std::string(1, '\0'), "a replacement of 1025 bytes, at most 1024");
+  EXPECT_TRUE(Charsmap::Parse(good + std::string(1024, 'x') + std::string(1, '\0')).ok());
 }
 
 // Whatever is let pass stays within its arrays; of use under the sanitizers.

@@ -183,6 +183,10 @@ TEST(SentencePiece, SaysWhatIsMalformed) {
     expect(HasSubstr("token 4 has the score -inf"), [](S& s) { s.scores[4] = -INFINITY; });
     expect(HasSubstr("token 4 has 0 bytes, expected 1 to 512"), [](S& s) { s.tokens[4].clear(); });
     expect(HasSubstr("token 4 has 513 bytes"), [](S& s) { s.tokens[4] = std::string(513, 'x'); });
+    expect(HasSubstr("token 4 has 513 bytes, at most 512"), [](S& s) {
+      s.tokens[4] = std::string(513, 'x');
+      s.types[4] = TokenType::kControl;
+    });
     expect(HasSubstr("tokens 3 and 4 are both \"a\""), [](S& s) { s.tokens[4] = "a"; });
     expect(HasSubstr("255 byte tokens, expected 256 or none"), [](S& s) { s.types[5] = TokenType::kUnused; });
     expect(AllOf(HasSubstr("token 5 is a byte"), HasSubstr("<0x0G>")), [](S& s) { s.tokens[5] = "<0x0G>"; });

@@ -131,8 +131,10 @@ TEST(ValidateSamplingTest, DryBreakers) {
     p.dry.breaker_sequences = {sequence};
     EXPECT_FALSE(ValidateSampling(p).ok());
   }
-  p.dry.breaker_sequences = {std::vector<int32_t>(400'001, 1)};
-  EXPECT_NE(std::string(ValidateSampling(p).message()).find("400001"), std::string::npos);
+  p.dry.breaker_sequences = {std::vector<int32_t>(65, 1)};
+  ExpectRefused(p, "dry_sequence_breakers have a sequence of 65 ids, not in [2, 64]");
+  p.dry.breaker_sequences.assign(1025, std::vector<int32_t>(64, 1));
+  ExpectRefused(p, "dry_sequence_breakers are 65600 ids long in this vocabulary, more than 65536");
 }
 
 }  // namespace
