@@ -18,10 +18,10 @@ TEST(UsesTemplateTest, WhereThereIsOneAndThePromptIsNotRaw) {
   EXPECT_FALSE(UsesTemplate(*without, request));
   request.raw = true;
   EXPECT_FALSE(UsesTemplate(*with, request));
-  request = {};
-  request.input = std::vector<int32_t>{1, 2};
+  request.raw = false;
+  request.input.emplace<std::vector<int32_t>>(2, 1);
   EXPECT_FALSE(UsesTemplate(*with, request));
-  request.input = std::vector<ChatMessage>{{"user", "hello"}};
+  request.input.emplace<std::vector<ChatMessage>>(1, ChatMessage{"user", "hello"});
   EXPECT_TRUE(UsesTemplate(*with, request));
 }
 
