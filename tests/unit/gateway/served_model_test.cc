@@ -12,17 +12,11 @@ TEST(UsesTemplateTest, WhereThereIsOneAndThePromptIsNotRaw) {
   const auto with = MakeTestModel(info).value();
   info.tokenizer.chat_template.clear();
   const auto without = MakeTestModel(info).value();
-  InferRequest request;
-  request.input = "hello";
-  EXPECT_TRUE(UsesTemplate(*with, request));
-  EXPECT_FALSE(UsesTemplate(*without, request));
-  request.raw = true;
-  EXPECT_FALSE(UsesTemplate(*with, request));
-  request.raw = false;
-  request.input.emplace<std::vector<int32_t>>(2, 1);
-  EXPECT_FALSE(UsesTemplate(*with, request));
-  request.input.emplace<std::vector<ChatMessage>>(1, ChatMessage{"user", "hello"});
-  EXPECT_TRUE(UsesTemplate(*with, request));
+  const InferRequest plain = ParseInferRequest(R"({"prompt": "hello"})").value();
+  const InferRequest raw = ParseInferRequest(R"({"prompt": "hello", "raw": true})").value();
+  EXPECT_TRUE(UsesTemplate(*with, plain));
+  EXPECT_FALSE(UsesTemplate(*with, raw));
+  EXPECT_FALSE(UsesTemplate(*without, plain));
 }
 
 }  // namespace
