@@ -9,9 +9,9 @@ usage() {
   cat << 'TEXT'
 usage: tests/run.sh [--fast] [--nightly]
 
-  --fast     without the sanitizer builds and clang-tidy
-  --nightly  the tests labelled nightly too (published vocabularies and templates, a real model, an hour's soak), and
-             the fuzz targets for ten minutes each: four hours
+  --fast     without AddressSanitizer and clang-tidy
+  --nightly  the tests labelled nightly too (published vocabularies and templates, a real model, an hour's soak), the
+             core under ThreadSanitizer, and the fuzz targets for ten minutes each: four hours
 TEXT
 }
 
@@ -123,7 +123,7 @@ fi
 if ((!fast)) && build asan; then
   run_tests asan 'nightly|whole_models'
 fi
-if ((!fast)) && build tsan; then
+if ((nightly)) && build tsan; then
   run_tests tsan 'nightly|whole_models'
 fi
 ((nightly)) && check "fuzz" tests/fuzz/run.sh 600
