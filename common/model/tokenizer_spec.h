@@ -36,7 +36,7 @@ struct TokenizerSpec {
   bool remove_extra_whitespaces = false;  // SentencePiece: runs of spaces become one, those at the ends none
   bool strip_after_special = false;       // white space after a token matched in the text is dropped
   std::string precompiled_charsmap;       // SentencePiece's normalisation rules as it compiles them, or empty
-  std::string chat_template;  // Jinja; empty: none
+  std::string chat_template;              // Jinja; empty: none
 };
 
 }  // namespace moepool
