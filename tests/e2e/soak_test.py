@@ -1,8 +1,8 @@
 """An hour of mixed traffic over a pool that loses and gains workers: memory and descriptors stay flat.
 
 MOEPOOL_SOAK_MINUTES (60) sets the length. Every answer is compared with the one that an idle pool gave before. The KV
-cache is small, so that blocks are evicted all the time. Memory is the resident set of gateway,
-router and the worker that is never killed; what the first fifth of the time fills (pools, arenas, caches) does not count.
+cache is small, so that blocks are evicted all the time. Memory is the resident set of gateway, router and the worker
+that is never killed; what the first fifth of the time fills (pools, arenas, caches) does not count.
 """
 
 import os

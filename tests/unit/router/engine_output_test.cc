@@ -4,10 +4,8 @@
 
 #include <algorithm>
 
-#include "common/model/synthetic.h"
-#include "router/engine.h"
-#include "router/local_pool.h"
 #include "tests/support/run_sequence.h"
+#include "tests/unit/router/engine_testing.h"
 
 namespace moepool {
 namespace {
@@ -16,7 +14,7 @@ using ::testing::HasSubstr;
 
 constexpr int kVocab = 300;
 
-class EngineOutputTest : public ::testing::Test {
+class EngineOutputTest : public EngineTest {
  protected:
   void SetUp() override {
     SynthSpec spec;
@@ -25,38 +23,10 @@ class EngineOutputTest : public ::testing::Test {
     spec.ffn = 64;
     spec.vocab = kVocab;
     spec.context = 256;
-    auto source = MakeSyntheticSource(spec);
-    ASSERT_TRUE(source.ok()) << source.status();
-    source_ = std::move(*source);
-    BackendOptions backend_options;
-    backend_options.threads = 1;
-    auto backend = MakeBackend(backend_options);
-    ASSERT_TRUE(backend.ok()) << backend.status();
-    backend_ = std::move(*backend);
-    auto pool = LocalPool::Create(source_, backend_.get(), 1);
-    ASSERT_TRUE(pool.ok()) << pool.status();
-    pool_ = std::move(*pool);
-    EngineOptions options;
-    options.kv_bytes = 4 << 20;
-    auto engine = Engine::Create(backend_.get(), source_, pool_.get(), options);
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    engine_ = std::move(*engine);
-  }
-
-  static SequenceRequest Request(int prompt, int max_tokens) {
-    SequenceRequest request;
-    request.request_id = "r";
-    for (int i = 0; i < prompt; ++i) request.prompt.push_back((i * 37 + 11) % 256);
-    request.max_tokens = max_tokens;
-    return request;
+    Start(spec, {}, 1);
   }
 
   SequenceResult Run(const SequenceRequest& request) { return RunSequence(engine_.get(), request); }
-
-  std::shared_ptr<const ModelSource> source_;
-  std::unique_ptr<Backend> backend_;
-  std::unique_ptr<LocalPool> pool_;
-  std::unique_ptr<Engine> engine_;
 };
 
 TEST_F(EngineOutputTest, LogprobsGoWithTheirIds) {
