@@ -4,36 +4,34 @@
 // change under them.
 #include "common/base/thread_pool.h"
 
+#include <sched.h>
+
 #include <atomic>
-#include <chrono>
 #include <thread>
 #include <vector>
 
+#include "common/base/awake_wait.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 
 namespace moepool {
 namespace {
 
-constexpr std::chrono::microseconds kSpin(10);  // about the price of a sleep and a wake-up
+// The processor that the calling thread runs on; -1 where the system does not say.
+int CurrentCpu() { return sched_getcpu(); }
 
-void Pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// Returns true as soon as `ready` does, false when kSpin has passed.
-template <typename Ready>
-bool SpinUntil(const Ready& ready) {
-  const auto end = std::chrono::steady_clock::now() + kSpin;
-  do {
-    for (int i = 0; i < 16; ++i) {
-      if (ready()) return true;
-      Pause();
-    }
-  } while (std::chrono::steady_clock::now() < end);
-  return ready();
+// Moves the calling thread off the processors in `taken`, unless it may run nowhere else.
+void LeaveCpus(const cpu_set_t& taken) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  cpu_set_t others;
+  CPU_ZERO(&others);
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed) && !CPU_ISSET(cpu, &taken)) CPU_SET(cpu, &others);
+  }
+  if (CPU_COUNT(&others) == 0) return;
+  sched_setaffinity(0, sizeof(others), &others);  // moves at once
+  sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 
 }  // namespace
@@ -41,7 +39,10 @@ bool SpinUntil(const Ready& ready) {
 struct ThreadPool::Impl {
   using Body = absl::FunctionRef<void(int64_t)>;
 
-  void Work();
+  void Work(int thread);
+  // Two threads of the pool on one processor would take turns there while, to the scheduler, those who wait
+  // awake (awake_wait.h) keep the others as busy. A thread that meets an earlier one of the pool moves.
+  void SpreadOut(int thread);
   void RunChunks(uint32_t generation);
   void Publish(int64_t n, const Body* body);
 
@@ -53,6 +54,8 @@ struct ThreadPool::Impl {
   std::atomic<int> sleepers{0};
   std::atomic<bool> caller_sleeps{false};
   std::atomic<bool> stop{false};
+
+  std::vector<std::atomic<int>> cpus;  // [threads] where each last took up a job
 
   Mutex mutex;
   CondVar wake;      // a new ticket, or stop
@@ -79,13 +82,27 @@ void ThreadPool::Impl::RunChunks(uint32_t generation) {
   }
 }
 
-void ThreadPool::Impl::Work() {
+void ThreadPool::Impl::SpreadOut(int thread) {
+  const int cpu = CurrentCpu();
+  bool shared = false;
+  cpu_set_t taken;
+  CPU_ZERO(&taken);
+  for (int i = 0; i < thread; ++i) {
+    const int other = cpus[i].load(std::memory_order_relaxed);
+    shared = shared || other == cpu;
+    if (other >= 0 && other < CPU_SETSIZE) CPU_SET(other, &taken);
+  }
+  if (shared && cpu >= 0) LeaveCpus(taken);
+  cpus[thread].store(CurrentCpu(), std::memory_order_relaxed);
+}
+
+void ThreadPool::Impl::Work(int thread) {
   uint32_t generation = 0;
   const auto moved = [&] {
     return static_cast<uint32_t>(ticket.load() >> 32) != generation || stop.load(std::memory_order_relaxed);
   };
   for (;;) {
-    if (!SpinUntil(moved)) {
+    if (!WaitAwake(moved)) {
       MutexLock lock(&mutex);
       sleepers.fetch_add(1);
       while (!moved()) wake.Wait(&mutex);
@@ -93,11 +110,13 @@ void ThreadPool::Impl::Work() {
     }
     if (stop.load(std::memory_order_relaxed)) return;
     generation = static_cast<uint32_t>(ticket.load(std::memory_order_acquire) >> 32);
+    SpreadOut(thread);
     RunChunks(generation);
   }
 }
 
 void ThreadPool::Impl::Publish(int64_t n, const Body* run) {
+  cpus[0].store(CurrentCpu(), std::memory_order_relaxed);
   const uint64_t closed = (ticket.load(std::memory_order_relaxed) >> 32) + 1;
   ticket.store(closed << 32);
   done.store(0, std::memory_order_relaxed);
@@ -113,7 +132,9 @@ void ThreadPool::Impl::Publish(int64_t n, const Body* run) {
 ThreadPool::ThreadPool(int threads) : threads_(threads), impl_(std::make_unique<Impl>()) {
   if (threads_ <= 0) threads_ = static_cast<int>(std::thread::hardware_concurrency());
   if (threads_ <= 0) threads_ = 1;
-  for (int i = 1; i < threads_; ++i) impl_->workers.emplace_back([this] { impl_->Work(); });
+  impl_->cpus = std::vector<std::atomic<int>>(threads_);
+  for (std::atomic<int>& cpu : impl_->cpus) cpu.store(-1, std::memory_order_relaxed);
+  for (int i = 1; i < threads_; ++i) impl_->workers.emplace_back([this, i] { impl_->Work(i); });
 }
 
 ThreadPool::~ThreadPool() {
@@ -135,7 +156,7 @@ void ThreadPool::ParallelFor(int64_t n, absl::FunctionRef<void(int64_t)> body) {
   impl_->Publish(n, &body);
   impl_->RunChunks(static_cast<uint32_t>(impl_->ticket.load(std::memory_order_relaxed) >> 32));
   const auto all_done = [&] { return impl_->done.load() == n; };
-  if (SpinUntil(all_done)) return;
+  if (WaitAwake(all_done)) return;
   MutexLock lock(&impl_->mutex);
   impl_->caller_sleeps.store(true);
   while (!all_done()) impl_->finished.Wait(&impl_->mutex);

@@ -1,6 +1,7 @@
 // A fixed set of threads that share out the chunks of one loop at a time. Work is taken in small chunks
-// from a counter, so a thread that loses its core delays the loop by one chunk; who waits spins for a few
-// microseconds and then sleeps, because router and workers take turns on the same cores.
+// from a counter, so a thread that loses its core delays the loop by one chunk; who waits stays awake
+// for a while but leaves its core to others (awake_wait.h), because router and workers take turns on the same
+// cores.
 #pragma once
 
 #include <cstdint>

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "absl/time/clock.h"
+#include "common/base/awake_wait.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/transport/reply_inbox.h"
@@ -19,17 +20,8 @@ namespace {
 
 constexpr uint64_t kRecordAlign = 16;
 constexpr uint64_t kMaxPieceBytes = 256 * 1024;  // lets the consumer copy while the producer does
-// About 4 us where a pause takes 40 cycles. Longer costs more than it saves where the other side needs this
-// core.
-constexpr int kSpins = 300;
 
 constexpr uint64_t Padded(uint64_t bytes) { return (bytes + kRecordAlign - 1) & ~(kRecordAlign - 1); }
-
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 void FutexWait(std::atomic<uint32_t>* word, uint32_t seen, absl::Duration limit) {
   const timespec timeout = absl::ToTimespec(std::max(limit, absl::ZeroDuration()));
@@ -47,12 +39,9 @@ void Announce(std::atomic<uint32_t>* word, const std::atomic<uint32_t>& sleeps) 
 }
 
 template <typename Ready>
-void SpinThenSleep(std::atomic<uint32_t>* word, std::atomic<uint32_t>* sleeps, absl::Duration limit,
+void WaitThenSleep(std::atomic<uint32_t>* word, std::atomic<uint32_t>* sleeps, absl::Duration limit,
                    Ready ready) {
-  for (int i = 0; i < kSpins; ++i) {
-    if (ready()) return;
-    Pause();
-  }
+  if (WaitAwake(ready)) return;
   const uint32_t seen = word->load(std::memory_order_seq_cst);
   sleeps->store(1, std::memory_order_seq_cst);
   if (!ready()) FutexWait(word, seen, limit);
@@ -84,7 +73,7 @@ absl::Status RingSender::WaitForSpace(uint64_t bytes, absl::Time deadline, absl:
       return absl::DeadlineExceededError(
           StrCat("ring: ", capacity_ - used, " bytes free, ", bytes, " needed"));
     }
-    SpinThenSleep(&control_->consumed, &control_->producer_sleeps, std::min(left, slice),
+    WaitThenSleep(&control_->consumed, &control_->producer_sleeps, std::min(left, slice),
                   [&] { return control_->tail.load(std::memory_order_seq_cst) != tail; });
   }
 }
@@ -163,7 +152,7 @@ absl::StatusOr<bool> RingReceiver::Poll(FrameBytes* frame) {
 }
 
 void RingReceiver::Wait(absl::Duration limit) {
-  SpinThenSleep(&control_->written, &control_->consumer_sleeps, limit,
+  WaitThenSleep(&control_->written, &control_->consumer_sleeps, limit,
                 [&] { return control_->head.load(std::memory_order_seq_cst) != tail_; });
 }
 

@@ -68,7 +68,7 @@ class RingReceiver {
       : control_(control), data_(data), capacity_(capacity), max_frame_bytes_(max_frame_bytes) {}
   // True where `frame` was set; false where no whole frame is there yet. DataLoss names the impossible value.
   absl::StatusOr<bool> Poll(FrameBytes* frame);
-  // Spins for a few microseconds and then sleeps until something is written or `limit` has passed.
+  // Waits awake for a while, then asleep until something is written or `limit` has passed.
   void Wait(absl::Duration limit);
 
  private:

@@ -5,7 +5,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <thread>
 #include <vector>
+
+#include "common/base/awake_wait.h"
 
 namespace moepool {
 namespace {
@@ -44,6 +47,17 @@ TEST_P(ThreadPoolTest, LateThreadsDoNotDisturbLaterJobs) {
 TEST(ThreadPoolTest, ZeroMeansOneAThreadOfTheMachine) {
   ThreadPool pool(0);
   EXPECT_GE(pool.threads(), 1);
+}
+
+// Long enough apart that the threads sleep when the job comes, and at once, when they are awake.
+TEST_P(ThreadPoolTest, WakesThoseThatSleep) {
+  ThreadPool pool(GetParam());
+  std::atomic<int64_t> total{0};
+  for (int job = 0; job < 20; ++job) {
+    std::this_thread::sleep_for(job % 2 == 0 ? 3 * kStayAwake : std::chrono::milliseconds(0));
+    pool.ParallelFor(100, [&](int64_t i) { total.fetch_add(i); });
+  }
+  EXPECT_EQ(total.load(), 20 * 4950);
 }
 
 TEST(ThreadPoolTest, StartsAndStopsIdle) {
