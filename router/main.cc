@@ -59,7 +59,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
-  app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar or avx2")->capture_default_str();
+  app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni")
+      ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32")->capture_default_str();
   app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")

@@ -13,7 +13,7 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   app->add_option("--model", flags->model, "GGUF file")->required();
   app->add_option("--workers", flags->workers, "expert workers in this process")->check(CLI::Range(1, 1024));
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda");
-  app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar or avx2");
+  app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni");
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")

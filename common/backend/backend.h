@@ -187,7 +187,7 @@ class Backend {
 
 struct BackendOptions {
   std::string backend = "auto";  // auto, cpu, cuda
-  std::string isa = "auto";      // cpu: auto, scalar, avx2
+  std::string isa = "auto";      // cpu: auto, scalar, avx2, avx512, avx512vnni
   int threads = 0;               // cpu: 0 is one a core
 };
 

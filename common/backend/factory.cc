@@ -1,6 +1,7 @@
 // MakeBackend: the backend that the options name, or the best that this machine and build have.
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "common/backend/backend.h"
 #include "common/backend/cpu/cpu_backend.h"
@@ -12,15 +13,27 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
+// Every name with what a processor needs for it.
+constexpr struct {
+  std::string_view name;
+  const char* needs;
+} kIsas[] = {{"scalar", "nothing"},
+             {"avx2", "AVX2, FMA or F16C"},
+             {"avx512", "AVX-512 F, BW, DQ or VL"},
+             {"avx512vnni", "AVX-512 F, BW, DQ, VL or VNNI"}};
+
 absl::StatusOr<const KernelTable*> ChooseKernels(const std::string& isa) {
-  const KernelTable* const avx2 = Avx2Kernels();
-  if (isa == "auto") return avx2 != nullptr ? avx2 : ScalarKernels();
-  if (isa == "scalar") return ScalarKernels();
-  if (isa == "avx2") {
-    if (avx2 != nullptr) return avx2;
-    return absl::FailedPreconditionError("isa avx2: this processor lacks AVX2, FMA or F16C");
+  if (isa == "auto") return AvailableKernels().back();
+  for (const KernelTable* kernels : AvailableKernels()) {
+    if (isa == kernels->name) return kernels;
   }
-  return absl::InvalidArgumentError(StrCat("isa \"", isa, "\": expected auto, scalar or avx2"));
+  for (const auto& known : kIsas) {
+    if (isa == known.name) {
+      return absl::FailedPreconditionError(StrCat("isa ", isa, ": this processor lacks ", known.needs));
+    }
+  }
+  return absl::InvalidArgumentError(
+      StrCat("isa \"", isa, "\": expected auto, scalar, avx2, avx512 or avx512vnni"));
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "common/backend/backend.h"
@@ -110,7 +111,14 @@ struct KernelTable {
 };
 
 const KernelTable* ScalarKernels();
-// Null where the processor lacks AVX2, FMA or F16C.
+// "avx2". Null where the processor lacks AVX2, FMA or F16C.
 const KernelTable* Avx2Kernels();
+// "avx512": AVX-512 F, BW, DQ and VL; its products of quantised weights are AVX2's. Null where the processor
+// or the operating system lacks one of them.
+const KernelTable* Avx512Kernels();
+// "avx512vnni": the same with products that need AVX-512 VNNI.
+const KernelTable* Avx512VnniKernels();
+// Those that this processor has, the slowest first.
+std::span<const KernelTable* const> AvailableKernels();
 
 }  // namespace moepool

@@ -9,6 +9,7 @@
 
 #include "common/base/mutex.h"
 #include "common/base/str.h"
+#include "common/kernels/kernels.h"
 #include "common/model/expert_tensors.h"
 #include "expert_worker/executor.h"
 #include "expert_worker/expert_store.h"
@@ -225,10 +226,13 @@ std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType
   const std::vector<int> running = {1, 3, 16};
   const std::vector<int> steps = {1, 7, 64, 512};
   const std::vector<int> threads = {1, 2, 3};
-  const std::vector<std::string> isas = {"scalar", "avx2"};
+  std::vector<std::string> isas;
+  for (const KernelTable* table : AvailableKernels()) isas.push_back(table->name);
   constexpr int kSettings = 11;
-  const std::array<int, kSettings> sizes = {
-      5, transports, 3, 3, 4, 3, 2, 2, 2, 3, static_cast<int>(kv_types.size())};
+  const int isa_count = static_cast<int>(isas.size());
+  const int kv_type_count = static_cast<int>(kv_types.size());
+  const std::array<int, kSettings> sizes = {5,         transports, 3, 3, 4,            3, isa_count,
+                                            isa_count, 2,          3, kv_type_count};
   using Choice = std::array<int, kSettings>;
   std::set<std::array<int, 4>> open;  // (setting, value, setting, value) not yet seen together
   for (int a = 0; a < kSettings; ++a) {

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "common/base/str.h"
+#include "common/kernels/kernels.h"
 #include "common/model/gguf_source.h"
 #include "common/text/tokenizer.h"
 #include "tests/determinism/scenario.h"
@@ -54,7 +55,7 @@ TEST(SmolLm2DeterminismTest, LogitsDependOnModelAndRequestsAlone) {
   const std::vector<SequenceRequest> requests = MixedRequests(*model);
   ASSERT_EQ(requests.size(), 24u);
   Scenario base;
-  base.isa = base.worker_isa = "avx2";
+  base.isa = base.worker_isa = AvailableKernels().back()->name;
   base.threads = 2;
   std::map<KvType, LogitHashes> expected;
   for (const KvType type : {KvType::kF16, KvType::kQ8_0}) {

@@ -90,7 +90,7 @@ inline float SumSquares(const float* x, int64_t n) {
   return TreeSum16(lane);
 }
 
-bool AllFinite(const float* x, int64_t n) {
+inline bool AllFinite(const float* x, int64_t n) {
   uint32_t largest = 0;
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t magnitude = FloatBits(x[i]) & 0x7fffffff;
@@ -103,17 +103,17 @@ bool AllFinite(const float* x, int64_t n) {
 
 inline constexpr float kSmallestMaximum = 1e-30f;
 
-void Scale(const float* x, float factor, int64_t n, float* y) {
+inline void Scale(const float* x, float factor, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
 }
 
-void Add(const float* x, int64_t n, float* y) {
+inline void Add(const float* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] += x[i];
 }
 
 // --- Attention ---
 
-void Rotate(RopeKind kind, const float* cos, const float* sin, int rope_dims, float* x) {
+inline void Rotate(RopeKind kind, const float* cos, const float* sin, int rope_dims, float* x) {
   const int pairs = rope_dims / 2;
   const int step = kind == RopeKind::kNeox ? 1 : 2;
   const int apart = kind == RopeKind::kNeox ? pairs : 1;
@@ -153,8 +153,8 @@ inline uint16_t QuantizeKvBlock(const float* x, int64_t stride, int8_t* codes) {
   return half < kHalfInfinity ? half : kHalfNan;
 }
 
-void StoreKvQ8_0(const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
-                 std::byte* v_block) {
+inline void StoreKvQ8_0(const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
+                        std::byte* v_block) {
   auto* const k_codes = reinterpret_cast<int8_t*>(k_block) + slot;
   auto* const v_codes = reinterpret_cast<int8_t*>(v_block) + slot * head_dim;
   auto* const k_scales = reinterpret_cast<uint16_t*>(k_block + kKvBlockTokens * head_dim) + slot;
@@ -166,8 +166,8 @@ void StoreKvQ8_0(const float* k, const float* v, int head_dim, int slot, std::by
   }
 }
 
-void StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
-             std::byte* v_block) {
+inline void StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
+                    std::byte* v_block) {
   if (type == KvType::kQ8_0) {
     StoreKvQ8_0(k, v, head_dim, slot, k_block, v_block);
     return;
@@ -185,7 +185,7 @@ void StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot
   for (int d = 0; d < head_dim; ++d) values[d] = F32ToF16(v[d]);
 }
 
-void FinishSplit(int head_dim, float sum, const float* acc, float* out) {
+inline void FinishSplit(int head_dim, float sum, const float* acc, float* out) {
   const float inverse = 1.0f / sum;
   for (int d = 0; d < head_dim; ++d) out[d] = acc[d] * inverse;
 }

@@ -1,4 +1,5 @@
-// Tables of the instruction-set files, for detect.cc alone: nothing may call into one before its check.
+// Tables of the instruction-set files, for detect.cc alone: nothing may call into one before its check. In an
+// AVX-512 table null stands for the kernel of the table that it is laid over.
 #pragma once
 
 #include "common/kernels/kernels.h"
@@ -6,5 +7,7 @@
 namespace moepool {
 
 extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;      // over AVX2's
+extern const KernelTable kAvx512VnniTable;  // over the two
 
 }  // namespace moepool

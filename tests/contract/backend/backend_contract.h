@@ -26,10 +26,13 @@ inline void PrintTo(const BackendCase& c, std::ostream* os) {
 }
 
 inline std::vector<BackendCase> BackendCases() {
-  std::vector<BackendCase> cases = {{"scalar", 1}, {"scalar", 3}};
-  if (Avx2Kernels() != nullptr) {
-    for (int threads : {1, 2, 3, 7}) cases.push_back({"avx2", threads});
+  std::vector<BackendCase> cases;
+  for (const KernelTable* table : AvailableKernels()) {
+    cases.push_back({table->name, 1});
+    cases.push_back({table->name, 3});
   }
+  const std::string fastest = AvailableKernels().back()->name;
+  for (int threads : {2, 7}) cases.push_back({fastest, threads});
   return cases;
 }
 

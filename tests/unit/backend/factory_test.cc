@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 #include "common/backend/backend.h"
 #include "common/kernels/kernels.h"
@@ -31,10 +32,21 @@ TEST(FactoryTest, UnknownNamesAndThreadsAreInvalid) {
 }
 
 TEST(FactoryTest, IsaByName) {
-  EXPECT_TRUE(MakeBackend({"cpu", "scalar", 1}).ok());
-  const absl::StatusCode expected =
-      Avx2Kernels() != nullptr ? absl::StatusCode::kOk : absl::StatusCode::kFailedPrecondition;
-  EXPECT_EQ(MakeBackend({"cpu", "avx2", 1}).status().code(), expected);
+  const std::pair<const char*, const KernelTable*> tables[] = {{"scalar", ScalarKernels()},
+                                                               {"avx2", Avx2Kernels()},
+                                                               {"avx512", Avx512Kernels()},
+                                                               {"avx512vnni", Avx512VnniKernels()}};
+  size_t available = 0;
+  for (const auto& [name, table] : tables) {
+    const absl::Status status = MakeBackend({"cpu", name, 1}).status();
+    EXPECT_EQ(status.code(), table != nullptr ? absl::StatusCode::kOk : absl::StatusCode::kFailedPrecondition)
+        << status;
+    if (table == nullptr) continue;
+    EXPECT_STREQ(table->name, name);
+    ASSERT_LT(available, AvailableKernels().size());
+    EXPECT_EQ(AvailableKernels()[available++], table);
+  }
+  EXPECT_EQ(available, AvailableKernels().size());
 }
 
 }  // namespace

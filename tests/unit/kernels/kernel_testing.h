@@ -24,9 +24,8 @@ inline constexpr uint64_t kTestSeed = 20240611;
 
 // Tables to compare with the scalar one; empty where the processor has none of them.
 inline std::vector<const KernelTable*> SimdTables() {
-  std::vector<const KernelTable*> tables;
-  if (Avx2Kernels() != nullptr) tables.push_back(Avx2Kernels());
-  return tables;
+  const auto all = AvailableKernels();
+  return {all.begin() + 1, all.end()};
 }
 
 // The same bits, or both NaN (whose payload follows the order of operands, which no result depends on).
