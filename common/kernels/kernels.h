@@ -29,14 +29,21 @@ struct PackedWeights {
   int64_t first_sub_block;  // K-quants: place of block 0 within its super-block, in [0, 8)
 };
 
-// Rows of activations, of which `index` picks `count`. The quantised form (and sums, made by block_sums) or
-// f32.
+// 32 columns of a row as quantised products read them: one pointer a row serves codes, scale and sums. The
+// sums are negated as kernels start from them where codes have an offset.
+struct alignas(16) ActivationBlock {
+  int8_t q[kQuantBlock];
+  float scale;
+  float scaled_sum;          // scale * float(sum of q)
+  int32_t neg_sum;           // minus the sum of q
+  int16_t neg_half_sums[2];  // minus the sum of q over each 16 columns
+};
+static_assert(sizeof(ActivationBlock) == 48);
+
+// Rows of activations, of which `index` picks `count`: quantised (made by activation_blocks) or f32.
 struct ActivationRows {
-  const int8_t* q;           // [rows, cols]
-  const float* scale;        // [rows, cols / 32]
-  const int16_t* half_sums;  // [rows, cols / 32, 2]  sum of q over each 16-column half of a block
-  const float* scaled_sums;  // [rows, cols / 32]     scale * float(sum of q over the block)
-  const float* f32;          // [rows, cols]
+  const ActivationBlock* blocks;  // [rows, cols / 32]
+  const float* f32;               // [rows, cols]
   int64_t cols;
   const int32_t* index;  // [count]
   int64_t count;
@@ -67,9 +74,8 @@ struct KernelTable {
   //   all f32.
   // False where a value is not finite; its block is then 0.
   bool (*quantize)(const float* x, int64_t cols, int8_t* q, float* scale);
-  // half_sums and scaled_sums of one row (ActivationRows); either may be null.
-  void (*block_sums)(const int8_t* q, const float* scale, int64_t cols, int16_t* half_sums,
-                     float* scaled_sums);
+  // blocks [cols / 32] of one row.
+  void (*activation_blocks)(const int8_t* q, const float* scale, int64_t cols, ActivationBlock* blocks);
 
   // y = norm(x). Sums run over 16 lanes (lane = column mod 16) and one tree; false where the sum or an output
   // is not finite.

@@ -80,8 +80,7 @@ class CpuExpertOps : public ExpertOps {
   Scratch<float> up_;
   Scratch<int8_t> q_;
   Scratch<float> scale_;
-  Scratch<int16_t> half_sums_;
-  Scratch<float> scaled_sums_;
+  Scratch<ActivationBlock> blocks_;
   Scratch<float> leaves_;  // [pairs, leaf_stride_]
 };
 
@@ -172,8 +171,7 @@ void CpuExpertOps::PlanRuns(std::span<const ExpertWeights* const> experts, const
   up_.Get(floats);
   q_.Get(floats);
   scale_.Get(floats / kQuantBlock);
-  half_sums_.Get(floats / kGroupRows);
-  scaled_sums_.Get(floats / kQuantBlock);
+  blocks_.Get(floats / kQuantBlock);
 }
 
 // h = act(gate x) * up x for a chunk of the run's pairs and outputs.
@@ -200,8 +198,7 @@ void CpuExpertOps::GateUp(const ExpertRun& run, int64_t chunk) {
     if (!k.quantize(h, width, q_.Get(0) + at, scale)) {
       std::atomic_ref<uint8_t>(pair_fault_[run.begin + t]).store(1, std::memory_order_relaxed);
     }
-    k.block_sums(q_.Get(0) + at, scale, width, half_sums_.Get(0) + at / kGroupRows,
-                 scaled_sums_.Get(0) + at / kQuantBlock);
+    k.activation_blocks(q_.Get(0) + at, scale, width, blocks_.Get(0) + at / kQuantBlock);
   }
 }
 
@@ -211,14 +208,8 @@ void CpuExpertOps::Down(const ExpertRun& run, int64_t chunk) {
   const PackedMatrix& down = Packed(run.weights->down);
   const MatMulChunk c = DownChunks(run).At(chunk);
   const int64_t at = run.hidden_offset;
-  const ActivationRows h = {q_.Get(0) + at,
-                            scale_.Get(0) + at / kQuantBlock,
-                            half_sums_.Get(0) + at / kGroupRows,
-                            scaled_sums_.Get(0) + at / kQuantBlock,
-                            gate_.Get(0) + at,
-                            run.padded,
-                            identity_.data() + c.token_begin,
-                            c.token_end - c.token_begin};
+  const ActivationRows h = {blocks_.Get(0) + at / kQuantBlock, gate_.Get(0) + at, run.padded,
+                            identity_.data() + c.token_begin, c.token_end - c.token_begin};
   const int64_t outputs = (c.group_end - c.group_begin) * kGroupRows;
   float* leaf = Leaf(run.begin + c.token_begin) + c.group_begin * kGroupRows;
   k.matmul[static_cast<int>(down.dtype)](down.weights, c.group_begin, c.group_end, h, leaf, leaf_stride_);

@@ -20,23 +20,19 @@ void PreparedRows::Prepare(CpuDevice* device, const Activations& x, bool quantiz
   rows_.cols = x.cols;
   if (!quantized) return;
   const int64_t blocks = x.cols / kQuantBlock;
-  int16_t* const half_sums = half_sums_.Get(2 * x.rows * blocks);
-  float* const scaled_sums = scaled_sums_.Get(x.rows * blocks);
-  rows_.q = x.q;
-  rows_.scale = x.scale;
-  rows_.half_sums = half_sums;
-  rows_.scaled_sums = scaled_sums;
-  const auto sums = [&](int64_t row) {
-    device->kernels.block_sums(x.q + row * x.cols, x.scale + row * blocks, x.cols,
-                               half_sums + 2 * row * blocks, scaled_sums + row * blocks);
+  ActivationBlock* const prepared = blocks_.Get(x.rows * blocks);
+  rows_.blocks = prepared;
+  const auto prepare = [&](int64_t row) {
+    device->kernels.activation_blocks(x.q + row * x.cols, x.scale + row * blocks, x.cols,
+                                      prepared + row * blocks);
   };
   if (x.rows >= kParallelRows) {
     device->pool.ParallelFor(DivideUp(x.rows, kParallelRows), [&](int64_t i) {
       const int64_t end = std::min<int64_t>(x.rows, (i + 1) * kParallelRows);
-      for (int64_t row = i * kParallelRows; row < end; ++row) sums(row);
+      for (int64_t row = i * kParallelRows; row < end; ++row) prepare(row);
     });
   } else {
-    for (int64_t row = 0; row < x.rows; ++row) sums(row);
+    for (int64_t row = 0; row < x.rows; ++row) prepare(row);
   }
 }
 

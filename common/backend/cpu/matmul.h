@@ -19,8 +19,7 @@ class PreparedRows {
 
  private:
   ActivationRows rows_{};
-  Scratch<int16_t> half_sums_;
-  Scratch<float> scaled_sums_;
+  Scratch<ActivationBlock> blocks_;
 };
 
 struct MatMulChunk {

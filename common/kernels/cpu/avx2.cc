@@ -110,19 +110,20 @@ bool Avx2Quantize(const float* x, int64_t cols, int8_t* q, float* scale) {
   return finite;
 }
 
-void Avx2BlockSums(const int8_t* q, const float* scale, int64_t cols, int16_t* half_sums,
-                   float* scaled_sums) {
+void Avx2ActivationBlocks(const int8_t* q, const float* scale, int64_t cols, ActivationBlock* blocks) {
   for (int64_t b = 0; b < cols / kQuantBlock; ++b) {
+    const __m256i codes = Load32(q + b * kQuantBlock);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(blocks[b].q), codes);
     // VPSADBW sums bytes as unsigned: add 128 to each and take 16 * 128 off.
-    const __m256i biased = _mm256_xor_si256(Load32(q + b * kQuantBlock), _mm256_set1_epi8(-128));
+    const __m256i biased = _mm256_xor_si256(codes, _mm256_set1_epi8(-128));
     const __m256i sums = _mm256_sad_epu8(biased, _mm256_setzero_si256());
     const int half0 = static_cast<int>(_mm256_extract_epi64(sums, 0) + _mm256_extract_epi64(sums, 1)) - 2048;
     const int half1 = static_cast<int>(_mm256_extract_epi64(sums, 2) + _mm256_extract_epi64(sums, 3)) - 2048;
-    if (half_sums != nullptr) {
-      half_sums[2 * b] = static_cast<int16_t>(half0);
-      half_sums[2 * b + 1] = static_cast<int16_t>(half1);
-    }
-    if (scaled_sums != nullptr) scaled_sums[b] = scale[b] * static_cast<float>(half0 + half1);
+    blocks[b].scale = scale[b];
+    blocks[b].scaled_sum = scale[b] * static_cast<float>(half0 + half1);
+    blocks[b].neg_sum = -(half0 + half1);
+    blocks[b].neg_half_sums[0] = static_cast<int16_t>(-half0);
+    blocks[b].neg_half_sums[1] = static_cast<int16_t>(-half1);
   }
 }
 
@@ -136,7 +137,7 @@ constexpr KernelTable kAvx2Table = {
      QuantizedMatMul<Avx2Q4_K>, QuantizedMatMul<Avx2Q5_K>, QuantizedMatMul<Avx2Q6_K>,
      QuantizedMatMul<Avx2IQ4_NL>},
     Avx2Quantize,
-    Avx2BlockSums,
+    Avx2ActivationBlocks,
     Avx2Norm,
     Avx2SiluMul,
     Avx2Exp,

@@ -15,10 +15,9 @@ struct Avx2Scaled {
     IntTile<T> ints;
     Codes::Dot(w.codes, x, b, &ints);
     for (int t = 0; t < T; ++t) {
-      const int16_t* const halves = x.half_sums[t] + 2 * b;
-      const __m256i offset = _mm256_set1_epi32(kOffset * (halves[0] + halves[1]));
-      ints.sum[t][0] = _mm256_sub_epi32(ints.sum[t][0], offset);
-      ints.sum[t][1] = _mm256_sub_epi32(ints.sum[t][1], offset);
+      const __m256i offset = _mm256_set1_epi32(kOffset * x.row[t][b].neg_sum);
+      ints.sum[t][0] = _mm256_add_epi32(ints.sum[t][0], offset);
+      ints.sum[t][1] = _mm256_add_epi32(ints.sum[t][1], offset);
     }
     for (int h = 0; h < 2; ++h) AddScaled(ints, h, LoadHalf8(w.scales + 16 * h), x, b, f);
   }
@@ -38,7 +37,7 @@ struct Avx2ScaledWithMin {
       AddScaled(ints, h, LoadHalf8(w.scales + 16 * h), x, b, f);
       const __m256 min = LoadHalf8(w.scales + 32 + 16 * h);
       for (int t = 0; t < T; ++t) {
-        f->acc[t][h] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(x.scaled_sums[t] + b), f->acc[t][h]);
+        f->acc[t][h] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(&x.row[t][b].scaled_sum), f->acc[t][h]);
       }
     }
   }
@@ -61,7 +60,7 @@ struct Avx2Q8_0 {
       const __m256i abs0 = _mm256_abs_epi8(c0);
       const __m256i abs1 = _mm256_abs_epi8(c1);
       for (int t = 0; t < T; ++t) {
-        const __m256i v = Broadcast4(x.q[t] + kQuantBlock * b + 4 * quad);
+        const __m256i v = Broadcast4(x.row[t][b].q + 4 * quad);
         const __m256i p0 = _mm256_maddubs_epi16(abs0, _mm256_sign_epi8(v, c0));
         const __m256i p1 = _mm256_maddubs_epi16(abs1, _mm256_sign_epi8(v, c1));
         ints.sum[t][0] = _mm256_add_epi32(ints.sum[t][0], _mm256_madd_epi16(p0, ones));
@@ -94,7 +93,7 @@ struct Avx2IQ4_NL {
         const __m256i abs_low = _mm256_abs_epi8(low);
         const __m256i abs_high = _mm256_abs_epi8(high);
         for (int t = 0; t < T; ++t) {
-          const int8_t* const q = x.q[t] + kQuantBlock * b + 4 * v;
+          const int8_t* const q = x.row[t][b].q + 4 * v;
           const __m256i p = _mm256_maddubs_epi16(abs_low, _mm256_sign_epi8(Broadcast4(q), low));
           const __m256i r = _mm256_maddubs_epi16(abs_high, _mm256_sign_epi8(Broadcast4(q + 16), high));
           sum[t] = _mm256_add_epi32(sum[t],

@@ -22,7 +22,7 @@ struct Avx2SuperScaledWithMin {
       AddScaled(ints, h, scale, x, b, f);
       const __m256 min = _mm256_mul_ps(LoadHalf8(w.supers + 32 + 16 * h), SmallInts(w.scales + 16 + 8 * h));
       for (int t = 0; t < T; ++t) {
-        f->acc[t][h] = _mm256_fnmadd_ps(min, _mm256_broadcast_ss(x.scaled_sums[t] + b), f->acc[t][h]);
+        f->acc[t][h] = _mm256_fnmadd_ps(min, _mm256_broadcast_ss(&x.row[t][b].scaled_sum), f->acc[t][h]);
       }
     }
   }
@@ -43,10 +43,10 @@ inline HalfFactors SpreadHalves(__m256i scales) {
 // ints += factor * (sum over the 16 columns of a half of code * x), for 8 rows and codes of at most 3 bits in
 // 4 quads: a 16-bit lane adds 4 pairs of at most 2 * 7 * 127 = 1778, 7112 in all.
 template <int T>
-inline void AddHalf(const __m256i (&codes)[4], __m256i factor, const TileRows<T>& x, int64_t column, int h,
-                    IntTile<T>* ints) {
+inline void AddHalf(const __m256i (&codes)[4], __m256i factor, const TileRows<T>& x, int64_t b, int column,
+                    int h, IntTile<T>* ints) {
   for (int t = 0; t < T; ++t) {
-    const int8_t* const q = x.q[t] + column;
+    const int8_t* const q = x.row[t][b].q + column;
     const __m256i p = _mm256_add_epi16(_mm256_maddubs_epi16(codes[0], Broadcast4(q)),
                                        _mm256_maddubs_epi16(codes[1], Broadcast4(q + 4)));
     const __m256i r = _mm256_add_epi16(_mm256_maddubs_epi16(codes[2], Broadcast4(q + 8)),
@@ -71,7 +71,7 @@ struct Avx2Q2_K {
         const __m256i codes[4] = {_mm256_and_si256(even, mask), _mm256_and_si256(odd, mask),
                                   _mm256_and_si256(_mm256_srli_epi16(even, 2), mask),
                                   _mm256_and_si256(_mm256_srli_epi16(odd, 2), mask)};
-        AddHalf(codes, factors.half[half], x, kQuantBlock * b + 16 * half, h, &ints);
+        AddHalf(codes, factors.half[half], x, b, 16 * half, h, &ints);
         even = _mm256_srli_epi16(even, 4);
         odd = _mm256_srli_epi16(odd, 4);
       }
@@ -79,9 +79,9 @@ struct Avx2Q2_K {
       const __m256i mins = _mm256_srli_epi16(both, 4);
       const __m256 min_scale = LoadHalf8(w.supers + 32 + 16 * h);
       for (int t = 0; t < T; ++t) {
-        const __m256i sums = _mm256_madd_epi16(mins, Broadcast4(x.half_sums[t] + 2 * b));
-        const __m256 factor = _mm256_mul_ps(min_scale, _mm256_broadcast_ss(x.scale[t] + b));
-        f->acc[t][h] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(sums), factor, f->acc[t][h]);
+        const __m256i sums = _mm256_madd_epi16(mins, Broadcast4(x.row[t][b].neg_half_sums));
+        const __m256 factor = _mm256_mul_ps(min_scale, _mm256_broadcast_ss(&x.row[t][b].scale));
+        f->acc[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), factor, f->acc[t][h]);
       }
     }
   }
@@ -99,8 +99,8 @@ struct Avx2Q3_K {
       const __m256i scales = _mm256_cvtepi8_epi16(Load16(w.scales + 16 * h));
       const HalfFactors factors = SpreadHalves(scales);
       for (int t = 0; t < T; ++t) {
-        const __m256i offset = _mm256_madd_epi16(scales, Broadcast4(x.half_sums[t] + 2 * b));
-        ints.sum[t][h] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(offset, 2));
+        const __m256i offset = _mm256_madd_epi16(scales, Broadcast4(x.row[t][b].neg_half_sums));
+        ints.sum[t][h] = _mm256_slli_epi32(offset, 2);
       }
       __m256i even = Load32(w.codes + 32 * h);       // quads 0, 2, 4, 6
       __m256i odd = Load32(w.codes + 64 + 32 * h);   // 1, 3, 5, 7
@@ -112,7 +112,7 @@ struct Avx2Q3_K {
             _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(even, 2), mask), _mm256_and_si256(top, bit2)),
             _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(odd, 2), mask),
                             _mm256_and_si256(_mm256_srli_epi16(top, 1), bit2))};
-        AddHalf(codes, factors.half[half], x, kQuantBlock * b + 16 * half, h, &ints);
+        AddHalf(codes, factors.half[half], x, b, 16 * half, h, &ints);
         even = _mm256_srli_epi16(even, 4);
         odd = _mm256_srli_epi16(odd, 4);
         top = _mm256_srli_epi16(top, 4);
@@ -135,8 +135,8 @@ struct Avx2Q6_K {
     for (int h = 0; h < 2; ++h) {
       const __m256i scales = _mm256_cvtepi8_epi16(Load16(w.scales + 16 * h));
       for (int t = 0; t < T; ++t) {
-        const __m256i offset = _mm256_madd_epi16(scales, Broadcast4(x.half_sums[t] + 2 * b));
-        ints.sum[t][h] = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(offset, 5));
+        const __m256i offset = _mm256_madd_epi16(scales, Broadcast4(x.row[t][b].neg_half_sums));
+        ints.sum[t][h] = _mm256_slli_epi32(offset, 5);
       }
       const HalfFactors factors = SpreadHalves(scales);
       const __m256i top0 = Load32(w.codes + 256 + 32 * h);       // high bits of quads 0, 2, 4, 6
@@ -156,7 +156,7 @@ struct Avx2Q6_K {
         const __m256i high1 =
             _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(c1, 4), mask4), _mm256_and_si256(b1, mask2));
         for (int t = 0; t < T; ++t) {
-          const int8_t* const q = x.q[t] + kQuantBlock * b + 4 * v;
+          const int8_t* const q = x.row[t][b].q + 4 * v;
           const __m256i p = _mm256_add_epi16(_mm256_maddubs_epi16(low0, Broadcast4(q)),
                                              _mm256_maddubs_epi16(low1, Broadcast4(q + 4)));
           const __m256i r = _mm256_add_epi16(_mm256_maddubs_epi16(high0, Broadcast4(q + 16)),

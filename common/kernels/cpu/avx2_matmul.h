@@ -25,11 +25,7 @@ void QuantizedTile(const PackedWeights& w, const uint8_t* group, const Activatio
   FloatTile<T> tile;
   const int64_t row_blocks = x.cols / kQuantBlock;
   for (int t = 0; t < T; ++t) {
-    const int64_t row = x.index[token + t];
-    rows.q[t] = x.q + row * x.cols;
-    rows.scale[t] = x.scale + row * row_blocks;
-    rows.half_sums[t] = x.half_sums + 2 * row * row_blocks;
-    rows.scaled_sums[t] = x.scaled_sums + row * row_blocks;
+    rows.row[t] = x.blocks + x.index[token + t] * row_blocks;
     tile.acc[t][0] = tile.acc[t][1] = _mm256_setzero_ps();
   }
   // One token reads weights from memory, and the work of a block fills the out-of-order window before the

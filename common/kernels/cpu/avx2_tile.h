@@ -13,10 +13,7 @@ namespace {
 // The tokens of one tile, at one block.
 template <int T>
 struct TileRows {
-  const int8_t* q[T];
-  const float* scale[T];
-  const int16_t* half_sums[T];
-  const float* scaled_sums[T];
+  const ActivationBlock* row[T];
 };
 
 template <int T>
@@ -33,7 +30,7 @@ template <int T>
 inline void AddScaled(const IntTile<T>& ints, int h, __m256 scale, const TileRows<T>& x, int64_t b,
                       FloatTile<T>* f) {
   for (int t = 0; t < T; ++t) {
-    const __m256 factor = _mm256_mul_ps(scale, _mm256_broadcast_ss(x.scale[t] + b));
+    const __m256 factor = _mm256_mul_ps(scale, _mm256_broadcast_ss(&x.row[t][b].scale));
     f->acc[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints.sum[t][h]), factor, f->acc[t][h]);
   }
 }
@@ -54,7 +51,7 @@ inline void DotNibbles(const uint8_t* codes, const TileRows<T>& x, int64_t b, In
     const __m256i high0 = _mm256_and_si256(_mm256_srli_epi16(c0, 4), mask);
     const __m256i high1 = _mm256_and_si256(_mm256_srli_epi16(c1, 4), mask);
     for (int t = 0; t < T; ++t) {
-      const int8_t* const q = x.q[t] + kQuantBlock * b + 4 * v;
+      const int8_t* const q = x.row[t][b].q + 4 * v;
       const __m256i xl = Broadcast4(q);
       sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low0, xl));
       sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(low1, xl));
@@ -100,7 +97,7 @@ inline void DotFiveBits(const uint8_t* codes, const TileRows<T>& x, int64_t b, I
       bits0 = _mm256_srli_epi16(bits0, 1);
       bits1 = _mm256_srli_epi16(bits1, 1);
       for (int t = 0; t < T; ++t) {
-        const int8_t* const q = x.q[t] + kQuantBlock * b + 4 * v;
+        const int8_t* const q = x.row[t][b].q + 4 * v;
         const __m256i xl = Broadcast4(q);
         sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low0, xl));
         sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(low1, xl));

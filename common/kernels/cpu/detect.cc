@@ -52,7 +52,7 @@ KernelTable Overlay(const KernelTable& base, const KernelTable& over) {
   table.name = over.name;
   for (int i = 0; i < kDTypeCount; ++i) Take(over.matmul[i], &table.matmul[i]);
   Take(over.quantize, &table.quantize);
-  Take(over.block_sums, &table.block_sums);
+  Take(over.activation_blocks, &table.activation_blocks);
   Take(over.norm, &table.norm);
   Take(over.silu_mul, &table.silu_mul);
   Take(over.exp, &table.exp);

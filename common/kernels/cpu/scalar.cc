@@ -53,15 +53,17 @@ bool QuantizeRow(const float* x, int64_t cols, int8_t* q, float* scale) {
   return finite;
 }
 
-void BlockSums(const int8_t* q, const float* scale, int64_t cols, int16_t* half_sums, float* scaled_sums) {
+void ActivationBlocks(const int8_t* q, const float* scale, int64_t cols, ActivationBlock* blocks) {
   for (int64_t b = 0; b < cols / kQuantBlock; ++b) {
-    int sum[2] = {0, 0};
-    for (int i = 0; i < kQuantBlock; ++i) sum[i / 16] += q[b * kQuantBlock + i];
-    if (half_sums != nullptr) {
-      half_sums[2 * b] = static_cast<int16_t>(sum[0]);
-      half_sums[2 * b + 1] = static_cast<int16_t>(sum[1]);
+    int neg_half[2] = {0, 0};
+    for (int i = 0; i < kQuantBlock; ++i) {
+      blocks[b].q[i] = q[b * kQuantBlock + i];
+      neg_half[i / 16] -= q[b * kQuantBlock + i];
     }
-    if (scaled_sums != nullptr) scaled_sums[b] = scale[b] * static_cast<float>(sum[0] + sum[1]);
+    blocks[b].scale = scale[b];
+    blocks[b].neg_sum = neg_half[0] + neg_half[1];
+    blocks[b].scaled_sum = scale[b] * static_cast<float>(-blocks[b].neg_sum);
+    for (int h = 0; h < 2; ++h) blocks[b].neg_half_sums[h] = static_cast<int16_t>(neg_half[h]);
   }
 }
 
@@ -80,7 +82,7 @@ constexpr KernelTable kTable = {
      MatMulQuantized<Q2_K>, MatMulQuantized<Q3_K>, MatMulQuantized<Q4_K>, MatMulQuantized<Q5_K>,
      MatMulQuantized<Q6_K>, MatMulQuantized<IQ4_NL>},
     QuantizeRow,
-    BlockSums,
+    ActivationBlocks,
     Norm,
     SiluMul,
     ExpRow,

@@ -39,10 +39,7 @@ struct BlockTerm {
   const uint8_t* codes;
   const uint8_t* scales;
   const uint8_t* supers;
-  const int8_t* q;
-  float d_x;
-  const int16_t* half_sums;
-  float scaled_sum;
+  const ActivationBlock& x;
   int lane;
 };
 
@@ -51,7 +48,7 @@ float Half(const uint8_t* plane, int lane) { return F16ToF32(LoadU16(plane + 2 *
 template <typename Code>
 int32_t Dot(const BlockTerm& t, int begin, int end, int offset, const Code& code) {
   int32_t sum = 0;
-  for (int c = begin; c < end; ++c) sum += (code(t.codes, t.lane, c) - offset) * t.q[c];
+  for (int c = begin; c < end; ++c) sum += (code(t.codes, t.lane, c) - offset) * t.x.q[c];
   return sum;
 }
 
@@ -61,7 +58,7 @@ struct Scaled {
   static constexpr int kCodes = kBytes, kScales = 32, kSupers = 0;
   static float Step(const BlockTerm& t, float acc) {
     const int32_t sum = Dot(t, 0, 32, kOffset, kCode);
-    return __builtin_fmaf(static_cast<float>(sum), Half(t.scales, t.lane) * t.d_x, acc);
+    return __builtin_fmaf(static_cast<float>(sum), Half(t.scales, t.lane) * t.x.scale, acc);
   }
 };
 using Q8_0 = Scaled<Byte, 0, 512>;
@@ -75,8 +72,8 @@ struct ScaledWithMin {
   static constexpr int kCodes = kBytes, kScales = 64, kSupers = 0;
   static float Step(const BlockTerm& t, float acc) {
     const int32_t sum = Dot(t, 0, 32, 0, kCode);
-    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.scales, t.lane) * t.d_x, acc);
-    return __builtin_fmaf(Half(t.scales + 32, t.lane), t.scaled_sum, acc);
+    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.scales, t.lane) * t.x.scale, acc);
+    return __builtin_fmaf(Half(t.scales + 32, t.lane), t.x.scaled_sum, acc);
   }
 };
 using Q4_1 = ScaledWithMin<Nibble, 256>;
@@ -90,8 +87,8 @@ struct SuperScaledWithMin {
   static float Step(const BlockTerm& t, float acc) {
     const float scale = Half(t.supers, t.lane) * static_cast<float>(t.scales[t.lane]);
     const float min = Half(t.supers + 32, t.lane) * static_cast<float>(t.scales[16 + t.lane]);
-    acc = __builtin_fmaf(static_cast<float>(Dot(t, 0, 32, 0, kCode)), scale * t.d_x, acc);
-    return __builtin_fmaf(-min, t.scaled_sum, acc);
+    acc = __builtin_fmaf(static_cast<float>(Dot(t, 0, 32, 0, kCode)), scale * t.x.scale, acc);
+    return __builtin_fmaf(-min, t.x.scaled_sum, acc);
   }
 };
 using Q4_K = SuperScaledWithMin<Nibble, 256>;
@@ -107,7 +104,7 @@ struct HalfScaled {
     const int32_t scale0 = static_cast<int8_t>(t.scales[2 * t.lane]);
     const int32_t scale1 = static_cast<int8_t>(t.scales[2 * t.lane + 1]);
     const int32_t sum = scale0 * Dot(t, 0, 16, kOffset, kCode) + scale1 * Dot(t, 16, 32, kOffset, kCode);
-    return __builtin_fmaf(static_cast<float>(sum), Half(t.supers, t.lane) * t.d_x, acc);
+    return __builtin_fmaf(static_cast<float>(sum), Half(t.supers, t.lane) * t.x.scale, acc);
   }
 };
 using Q3_K = HalfScaled<ThreeBits, 4, 192>;
@@ -123,10 +120,10 @@ struct Q2_K {
     for (int half = 0; half < 2; ++half) {
       const int32_t code = t.scales[2 * t.lane + half];
       sum += (code & 15) * Dot(t, 16 * half, 16 * half + 16, 0, Pair);
-      min_sum += (code >> 4) * t.half_sums[half];
+      min_sum -= (code >> 4) * t.x.neg_half_sums[half];
     }
-    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.supers, t.lane) * t.d_x, acc);
-    return __builtin_fmaf(-static_cast<float>(min_sum), Half(t.supers + 32, t.lane) * t.d_x, acc);
+    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.supers, t.lane) * t.x.scale, acc);
+    return __builtin_fmaf(-static_cast<float>(min_sum), Half(t.supers + 32, t.lane) * t.x.scale, acc);
   }
 };
 
@@ -136,20 +133,14 @@ void MatMulQuantized(const PackedWeights& w, int64_t group_begin, int64_t group_
   for (int64_t g = group_begin; g < group_end; ++g) {
     const uint8_t* const group = Group(w, g);
     for (int64_t t = 0; t < x.count; ++t) {
-      const int64_t row = x.index[t];
-      const int64_t row_block = row * (x.cols / kQuantBlock);
+      const ActivationBlock* const blocks = x.blocks + x.index[t] * (x.cols / kQuantBlock);
       float* const y = out + t * out_stride + (g - group_begin) * kGroupRows;
       for (int lane = 0; lane < kGroupRows; ++lane) {
         float acc = 0;
         for (int64_t b = 0; b < w.blocks; ++b) {
-          const BlockTerm term = {group + b * Format::kCodes,
-                                  group + w.scales_offset + b * Format::kScales,
+          const BlockTerm term = {group + b * Format::kCodes, group + w.scales_offset + b * Format::kScales,
                                   group + w.supers_offset + (w.first_sub_block + b) / 8 * Format::kSupers,
-                                  x.q + row * x.cols + b * kQuantBlock,
-                                  x.scale[row_block + b],
-                                  x.half_sums + 2 * (row_block + b),
-                                  x.scaled_sums[row_block + b],
-                                  lane};
+                                  blocks[b], lane};
           acc = Format::Step(term, acc);
         }
         y[lane] = acc;

@@ -17,28 +17,24 @@ struct Rows {
     f32.resize(rows * cols);
     q.resize(rows * padded);
     scale.resize(rows * padded / 32);
-    half_sums.resize(2 * scale.size());
-    scaled_sums.resize(scale.size());
+    blocks.resize(scale.size());
     for (float& x : f32) x = normal(rng) * magnitude;
     for (int8_t& x : q) x = static_cast<int8_t>(static_cast<int>(rng() % 255) - 127);
     for (float& x : scale) x = std::abs(normal(rng)) * magnitude;
-    FillSums();
+    FillBlocks();
     for (int64_t i = 0; i < rows; ++i) index.push_back(static_cast<int32_t>(i));
   }
-  void FillSums() {
-    ScalarKernels()->block_sums(q.data(), scale.data(), static_cast<int64_t>(q.size()), half_sums.data(),
-                                scaled_sums.data());
+  void FillBlocks() {
+    ScalarKernels()->activation_blocks(q.data(), scale.data(), static_cast<int64_t>(q.size()), blocks.data());
   }
   ActivationRows View() const {
-    return {q.data(),   scale.data(), half_sums.data(), scaled_sums.data(),
-            f32.data(), cols,         index.data(),     static_cast<int64_t>(index.size())};
+    return {blocks.data(), f32.data(), cols, index.data(), static_cast<int64_t>(index.size())};
   }
   int64_t cols;
   std::vector<float> f32;
   std::vector<int8_t> q;
   std::vector<float> scale;
-  std::vector<int16_t> half_sums;
-  std::vector<float> scaled_sums;
+  std::vector<ActivationBlock> blocks;
   std::vector<int32_t> index;
 };
 
@@ -87,7 +83,7 @@ TEST_P(MatMulTest, SimdEqualsScalarAtExtremes) {
             ASSERT_TRUE(packed.ok()) << packed.status();
             Rows x(5, 512, kTestSeed, magnitude);
             std::fill(x.q.begin(), x.q.end(), static_cast<int8_t>(q));
-            x.FillSums();
+            x.FillBlocks();
             EXPECT_TRUE(SameFloats(Multiply(*ScalarKernels(), *packed, x), Multiply(*table, *packed, x)))
                 << table->name << ", codes " << static_cast<int>(codes) << ", scales "
                 << static_cast<int>(scales) << ", q " << q << ", magnitude " << magnitude;

@@ -168,23 +168,30 @@ TEST(RowKernelsTest, QuantizeIsWithinHalfAStep) {
   EXPECT_EQ(q[0], 0);
 }
 
-TEST(RowKernelsTest, BlockSumsEqualScalar) {
+TEST(RowKernelsTest, ActivationBlocksEqualScalar) {
+  std::mt19937_64 rng(kTestSeed);
+  std::vector<int8_t> q(1 + 32 * 40);
+  for (int8_t& v : q) v = static_cast<int8_t>(static_cast<int>(rng() % 255) - 127);
+  for (int i = 1; i < 33; ++i) q[i] = -127;
+  for (int i = 33; i < 65; ++i) q[i] = 127;
+  const std::vector<float> scale = Random(40, kTestSeed);
+  const auto blocks_of = [&](const KernelTable& table) {
+    std::vector<ActivationBlock> blocks(41);  // one to guard
+    std::memset(blocks.data(), 0x5a, blocks.size() * sizeof(ActivationBlock));
+    table.activation_blocks(q.data() + 1, scale.data(), 1280, blocks.data());
+    return blocks;
+  };
+  const std::vector<ActivationBlock> expected = blocks_of(*ScalarKernels());
+  EXPECT_EQ(std::memcmp(expected[7].q, q.data() + 1 + 7 * 32, 32), 0);
+  EXPECT_EQ(expected[0].neg_sum, 32 * 127);
+  EXPECT_EQ(expected[1].neg_half_sums[1], -16 * 127);
+  EXPECT_EQ(expected[1].scale, scale[1]);
+  EXPECT_EQ(expected[1].scaled_sum, scale[1] * (32 * 127));
+  EXPECT_EQ(expected[40].q[0], 0x5a);
   for (const KernelTable* table : SimdTables()) {
-    std::mt19937_64 rng(kTestSeed);
-    std::vector<int8_t> q(1 + 32 * 40);
-    for (int8_t& v : q) v = static_cast<int8_t>(static_cast<int>(rng() % 255) - 127);
-    for (int i = 1; i < 33; ++i) q[i] = -127;
-    for (int i = 33; i < 65; ++i) q[i] = 127;
-    const std::vector<float> scale = Random(40, kTestSeed);
-    std::vector<int16_t> ha(80), hb(80);
-    std::vector<float> sa(40), sb(40);
-    ScalarKernels()->block_sums(q.data() + 1, scale.data(), 1280, ha.data(), sa.data());
-    table->block_sums(q.data() + 1, scale.data(), 1280, hb.data(), sb.data());
-    EXPECT_EQ(ha, hb);
-    EXPECT_TRUE(SameFloats(sa, sb));
-    EXPECT_EQ(ha[0], -16 * 127);
-    EXPECT_EQ(ha[3], 16 * 127);
-    EXPECT_EQ(sa[1], scale[1] * (32 * 127));
+    const std::vector<ActivationBlock> blocks = blocks_of(*table);
+    EXPECT_EQ(std::memcmp(blocks.data(), expected.data(), blocks.size() * sizeof(ActivationBlock)), 0)
+        << table->name;
   }
 }
 
