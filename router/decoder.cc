@@ -95,9 +95,10 @@ void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& 
   const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
   const int64_t stride = q_dim + 2 * kv_dim;
   ops.Norm(layer.attn_norm, x_, &normed_, faults);
-  ops.MatMul(*layer.q, normed_, layer.q_bias, nullptr, qkv_, stride);
-  ops.MatMul(*layer.k, normed_, layer.k_bias, nullptr, qkv_ + q_dim, stride);
-  ops.MatMul(*layer.v, normed_, layer.v_bias, nullptr, qkv_ + q_dim + kv_dim, stride);
+  const Product qkv[] = {{layer.q.get(), layer.q_bias, nullptr, qkv_, stride},
+                         {layer.k.get(), layer.k_bias, nullptr, qkv_ + q_dim, stride},
+                         {layer.v.get(), layer.v_bias, nullptr, qkv_ + q_dim + kv_dim, stride}};
+  ops.MatMuls(qkv, normed_);
 
   AttentionShape shape;
   shape.heads = config_.heads;

@@ -113,6 +113,16 @@ struct AttentionBatch {
   const float* sin = nullptr;                   // [rows, rope_dims / 2]
 };
 
+// y[t, r] = (add[t, r] +) (sum_c w[r, c] x[t, c] + bias[r]), y and add rows `stride` floats apart; bias and
+// add may be null, add may be y.
+struct Product {
+  const Matrix* w;
+  const float* bias;  // [w->rows()]
+  const float* add;
+  float* y;
+  int64_t stride;
+};
+
 // Operations of the trunk. One caller at a time; an operation may use all the device's threads.
 class TrunkOps {
  public:
@@ -123,9 +133,13 @@ class TrunkOps {
   virtual void Norm(const NormWeights& norm, const float* x, Activations* y, RowFaults faults) = 0;
   // The quantised form of y->f32 (attention output before its projection).
   virtual void Quantize(Activations* y, RowFaults faults) = 0;
-  // y[t, r] = (add[t, r] +) (sum_c w[r, c] x[t, c] + bias[r]), y rows `stride` floats apart; add may be y.
-  virtual void MatMul(const Matrix& w, const Activations& x, const float* bias, const float* add, float* y,
-                      int64_t stride) = 0;
+  // The products of one input, together, so that threads meet once. Outputs do not overlap.
+  virtual void MatMuls(std::span<const Product> products, const Activations& x) = 0;
+  void MatMul(const Matrix& w, const Activations& x, const float* bias, const float* add, float* y,
+              int64_t stride) {
+    const Product product = {&w, bias, add, y, stride};
+    MatMuls({&product, 1}, x);
+  }
   // Normalises (where asked), rotates, writes K and V of the batch to the cache, and attends.
   //   qkv [rows, (heads + 2 * kv_heads) * head_dim], q | k | v, overwritten.   out [rows, heads * head_dim].
   virtual void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv,

@@ -1,6 +1,7 @@
 // TrunkOps on the CPU.
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "common/backend/cpu/attention.h"
 #include "common/backend/cpu/cpu_backend.h"
@@ -46,8 +47,7 @@ class CpuTrunkOps : public TrunkOps {
     });
   }
 
-  void MatMul(const Matrix& matrix, const Activations& x, const float* bias, const float* add, float* y,
-              int64_t stride) override;
+  void MatMuls(std::span<const Product> products, const Activations& x) override;
 
   void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
                  float* out) override {
@@ -68,6 +68,8 @@ class CpuTrunkOps : public TrunkOps {
     });
   }
 
+  void MultiplyChunk(const Product& product, const MatMulChunk& chunk);
+
   bool QuantizeRow(const float* plain, int64_t row, Activations* y) const {
     const int64_t cols = y->cols;
     return device_->kernels.quantize(plain + row * cols, cols, y->q + row * cols,
@@ -78,45 +80,59 @@ class CpuTrunkOps : public TrunkOps {
   CpuAttention attention_;
   PreparedRows prepared_;
   Scratch<int32_t> identity_;
+  std::vector<MatMulChunks> chunks_;  // [products] of the call under way
+  std::vector<int64_t> first_chunk_;  // [products + 1]
   Scratch<float> normed_;
 };
 
-void CpuTrunkOps::MatMul(const Matrix& matrix, const Activations& x, const float* bias, const float* add,
-                         float* y, int64_t stride) {
+void CpuTrunkOps::MultiplyChunk(const Product& product, const MatMulChunk& c) {
+  const PackedMatrix& w = static_cast<const CpuMatrix&>(*product.w).packed();
+  // Sums go to a tile first: the last group may hang over y's rows, and `add` may be y.
+  alignas(64) float tile[kTileFloats];
+  const int64_t tokens = c.token_end - c.token_begin;
+  const int64_t tile_groups = kTileFloats / (kGroupRows * tokens);
+  const ActivationRows rows = prepared_.Select(identity_.Get(0) + c.token_begin, tokens);
+  for (int64_t group = c.group_begin; group < c.group_end; group += tile_groups) {
+    const int64_t group_end = std::min(c.group_end, group + tile_groups);
+    const int64_t tile_cols = (group_end - group) * kGroupRows;
+    device_->kernels.matmul[static_cast<int>(w.dtype)](w.weights, group, group_end, rows, tile, tile_cols);
+    const int64_t begin = group * kGroupRows;
+    const int64_t width = std::min(w.rows, group_end * kGroupRows) - begin;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const int64_t at = (c.token_begin + t) * product.stride + begin;
+      const float* const from = tile + t * tile_cols;
+      float* const to = product.y + at;
+      const float* const plus = product.add != nullptr ? product.add + at : nullptr;
+      for (int64_t r = 0; r < width; ++r) {
+        float value = from[r];
+        if (product.bias != nullptr) value += product.bias[begin + r];
+        to[r] = plus != nullptr ? plus[r] + value : value;
+      }
+    }
+  }
+}
+
+void CpuTrunkOps::MatMuls(std::span<const Product> products, const Activations& x) {
   MutexLock lock(&device_->mutex);
-  const PackedMatrix& w = static_cast<const CpuMatrix&>(matrix).packed();
-  MOEPOOL_CHECK(w.cols == x.cols);
-  const bool quantized = Info(w.dtype).quantized;
-  MOEPOOL_CHECK(x.rows == 0 || (quantized ? x.q != nullptr && x.scale != nullptr : x.f32 != nullptr));
+  bool quantized = false;
+  chunks_.clear();
+  first_chunk_.assign(1, 0);
+  for (const Product& product : products) {
+    const PackedMatrix& w = static_cast<const CpuMatrix&>(*product.w).packed();
+    MOEPOOL_CHECK(w.cols == x.cols);
+    const bool reads_q = Info(w.dtype).quantized;
+    MOEPOOL_CHECK(x.rows == 0 || (reads_q ? x.q != nullptr && x.scale != nullptr : x.f32 != nullptr));
+    quantized = quantized || reads_q;
+    chunks_.emplace_back(w, x.rows, device_->pool.threads(), 1);
+    first_chunk_.push_back(first_chunk_.back() + chunks_.back().count());
+  }
   prepared_.Prepare(device_, x, quantized);
   int32_t* const identity = identity_.Get(x.rows);
   for (int32_t i = 0; i < x.rows; ++i) identity[i] = i;
-
-  // Sums go to a tile first: the last group may hang over y's rows, and `add` may be y.
-  const MatMulChunks chunks(w, x.rows, device_->pool.threads(), 1);
-  device_->pool.ParallelFor(chunks.count(), [&](int64_t i) {
-    alignas(64) float tile[kTileFloats];
-    const MatMulChunk c = chunks.At(i);
-    const int64_t tokens = c.token_end - c.token_begin;
-    const int64_t tile_groups = kTileFloats / (kGroupRows * tokens);
-    const ActivationRows rows = prepared_.Select(identity + c.token_begin, tokens);
-    for (int64_t group = c.group_begin; group < c.group_end; group += tile_groups) {
-      const int64_t group_end = std::min(c.group_end, group + tile_groups);
-      const int64_t tile_cols = (group_end - group) * kGroupRows;
-      device_->kernels.matmul[static_cast<int>(w.dtype)](w.weights, group, group_end, rows, tile, tile_cols);
-      const int64_t begin = group * kGroupRows;
-      const int64_t width = std::min(w.rows, group_end * kGroupRows) - begin;
-      for (int64_t t = 0; t < tokens; ++t) {
-        const float* const from = tile + t * tile_cols;
-        float* const to = y + (c.token_begin + t) * stride + begin;
-        const float* const plus = add != nullptr ? add + (c.token_begin + t) * stride + begin : nullptr;
-        for (int64_t r = 0; r < width; ++r) {
-          float value = from[r];
-          if (bias != nullptr) value += bias[begin + r];
-          to[r] = plus != nullptr ? plus[r] + value : value;
-        }
-      }
-    }
+  device_->pool.ParallelFor(first_chunk_.back(), [&](int64_t i) {
+    size_t p = 0;
+    while (i >= first_chunk_[p + 1]) ++p;
+    MultiplyChunk(products[p], chunks_[p].At(i - first_chunk_[p]));
   });
 }
 
