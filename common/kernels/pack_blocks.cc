@@ -1,177 +1,261 @@
-// See pack_blocks.h. Each format's codes are spread to one byte a column, then put into vectors of 4 columns.
+// See pack_blocks.h. Sixteen rows at once: the codes of each are spread to one byte a column and stored quad
+// by quad, four columns in a 32-bit word, so that what remains is masks and shifts over whole vectors of 16
+// rows, which the compiler does with the vectors that every x86-64 has.
 #include "common/kernels/pack_blocks.h"
+
+#include <cstddef>
 
 namespace moepool {
 namespace {
 
-// Copies the f16 at `from`; whether it is finite.
-bool PutScale(const uint8_t* from, uint8_t* plane, int lane) {
-  const uint16_t half = LoadLittle16(from);
-  std::memcpy(plane + 2 * lane, &half, sizeof half);
-  return HalfIsFinite(half);
+constexpr int kLanes = 16;
+constexpr int kQuads = 8;  // of 32 columns
+
+// One block of the group's rows.
+struct Source {
+  const uint8_t* Row(int lane) const { return block + lane * stride_bytes; }
+  const uint8_t* block;
+  int64_t stride_bytes;
+  int rows;
+  int sub;
+};
+
+// Copies the f16 at `offset` of each row's block into a plane [16]; whether all are finite.
+bool PutHalves(const Source& from, int offset, uint8_t* plane) {
+  bool finite = true;
+  for (int lane = 0; lane < from.rows; ++lane) {
+    const uint16_t half = LoadLittle16(from.Row(lane) + offset);
+    std::memcpy(plane + 2 * lane, &half, sizeof half);
+    finite &= HalfIsFinite(half);
+  }
+  return finite;
 }
 
 // Scale and minimum, in two planes of 16 rows.
-bool PutScaleAndMin(const uint8_t* from, uint8_t* plane, int lane) {
-  const bool finite = PutScale(from, plane, lane);
-  return PutScale(from + 2, plane + 32, lane) && finite;
+bool PutScaleAndMin(const Source& from, int offset, uint8_t* plane) {
+  const bool finite = PutHalves(from, offset, plane);
+  return PutHalves(from, offset + 2, plane + 2 * kLanes) && finite;
 }
 
-// --- Vectors of codes[32] ---
+// Two bytes at `offset` of each row's block into a plane [16][2].
+void PutBytePairs(const Source& from, int offset, uint8_t* plane) {
+  for (int lane = 0; lane < from.rows; ++lane) std::memcpy(plane + 2 * lane, from.Row(lane) + offset, 2);
+}
 
-// Bits 0 to 3.
-void PutNibbles(const uint8_t* codes, const PackTarget& to) {
-  for (int v = 0; v < 4; ++v) {
-    for (int i = 0; i < 4; ++i) {
-      to.codes[64 * v + 4 * to.lane + i] =
-          static_cast<uint8_t>((codes[4 * v + i] & 15) | (codes[4 * (v + 4) + i] & 15) << 4);
+// --- Codes of 16 rows: word [quad][lane] holds 4 columns, a byte each ---
+
+struct Tile {
+  // spread(block, codes) writes the 32 codes of one row's block. Rows past the last are zeros.
+  template <typename Spread>
+  Tile(const Source& from, const Spread& spread) {
+    if (from.rows < kLanes) std::memset(words, 0, sizeof words);
+    for (int lane = 0; lane < from.rows; ++lane) {
+      alignas(16) uint8_t codes[4 * kQuads];
+      spread(from.Row(lane), codes);
+      for (int quad = 0; quad < kQuads; ++quad) std::memcpy(&words[quad][lane], codes + 4 * quad, 4);
     }
   }
-}
 
-// Bits `shift` and `shift` + 1, two vectors at `offset`.
-void PutPairs(const uint8_t* codes, int shift, int offset, const PackTarget& to) {
-  for (int quad = 0; quad < 8; ++quad) {
-    for (int i = 0; i < 4; ++i) {
-      to.codes[offset + 64 * (quad & 1) + 4 * to.lane + i] |=
-          static_cast<uint8_t>((codes[4 * quad + i] >> shift & 3) << (2 * (quad >> 1)));
+  // Bits 0 to 3.
+  void PutNibbles(uint8_t* to) const {
+    for (int v = 0; v < 4; ++v) {
+      uint32_t out[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        out[lane] = (words[v][lane] & 0x0f0f0f0f) | (words[v + 4][lane] & 0x0f0f0f0f) << 4;
+      }
+      std::memcpy(to + 64 * v, out, sizeof out);
     }
   }
-}
 
-// Bit `shift`, one vector at `offset`.
-void PutBits(const uint8_t* codes, int shift, int offset, const PackTarget& to) {
-  for (int quad = 0; quad < 8; ++quad) {
-    for (int i = 0; i < 4; ++i) {
-      to.codes[offset + 4 * to.lane + i] |= static_cast<uint8_t>((codes[4 * quad + i] >> shift & 1) << quad);
+  // Bits `shift` and `shift` + 1, two vectors.
+  void PutPairs(int shift, uint8_t* to) const {
+    for (int v = 0; v < 2; ++v) {
+      uint32_t out[kLanes] = {};
+      for (int i = 0; i < 4; ++i) {
+        for (int lane = 0; lane < kLanes; ++lane) {
+          out[lane] |= (words[v + 2 * i][lane] >> shift & 0x03030303) << (2 * i);
+        }
+      }
+      std::memcpy(to + 64 * v, out, sizeof out);
     }
   }
-}
+
+  // Bit `shift`, one vector.
+  void PutBits(int shift, uint8_t* to) const {
+    uint32_t out[kLanes] = {};
+    for (int quad = 0; quad < kQuads; ++quad) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        out[lane] |= (words[quad][lane] >> shift & 0x01010101) << quad;
+      }
+    }
+    std::memcpy(to, out, sizeof out);
+  }
+
+  void PutBytes(uint8_t* to) const { std::memcpy(to, words, sizeof words); }
+
+  alignas(64) uint32_t words[kQuads][kLanes];
+};
 
 // --- Blocks of 32 ---
 
-// 16 bytes: columns 0 to 15 in the low nibbles, 16 to 31 in the high ones.
-void SpreadNibbles(const uint8_t* qs, uint8_t* codes) {
-  for (int i = 0; i < 16; ++i) {
-    codes[i] = qs[i] & 15;
-    codes[16 + i] = qs[i] >> 4;
+// 16 bytes at `offset`: columns 0 to 15 in the low nibbles, 16 to 31 in the high ones. So the words of the
+// file are those of the plane.
+void PutFourBits(const Source& from, int offset, uint8_t* to) {
+  uint32_t words[4][kLanes];
+  if (from.rows < kLanes) std::memset(words, 0, sizeof words);
+  for (int lane = 0; lane < from.rows; ++lane) {
+    for (int v = 0; v < 4; ++v) std::memcpy(&words[v][lane], from.Row(lane) + offset + 4 * v, 4);
+  }
+  std::memcpy(to, words, sizeof words);
+}
+
+// Bit c of `bits` to bit 4 of codes[c]. A multiplication copies eight bits to a byte each, and a mask picks
+// one in each.
+void AddFifthBits(uint32_t bits, uint8_t* codes) {
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t copies = (bits >> (8 * i) & 0xff) * 0x0101010101010101;
+    const uint64_t picked = copies & 0x8040201008040201;
+    const uint64_t set = (picked + 0x00406070787c7e7f) & 0x8080808080808080;  // bit 7 of byte j: bit j
+    uint64_t word;
+    std::memcpy(&word, codes + 8 * i, 8);
+    word |= set >> 3;
+    std::memcpy(codes + 8 * i, &word, 8);
   }
 }
 
-void PutFourBits(const uint8_t* qs, const PackTarget& to) {
-  uint8_t codes[32];
-  SpreadNibbles(qs, codes);
-  PutNibbles(codes, to);
-}
-
-// 4 bytes with bit 4 of column c in bit c, then nibbles.
-void PutFiveBits(const uint8_t* qs, const PackTarget& to) {
-  uint8_t codes[32];
-  SpreadNibbles(qs + 4, codes);
-  for (int c = 0; c < 32; ++c) codes[c] |= static_cast<uint8_t>((qs[c / 8] >> (c % 8) & 1) << 4);
-  PutNibbles(codes, to);
-  PutBits(codes, 4, 256, to);
-}
-
-void PutEightBits(const uint8_t* qs, const PackTarget& to) {
-  for (int c = 0; c < 32; ++c) to.codes[64 * (c / 4) + 4 * to.lane + c % 4] = qs[c];
+// At `offset` 4 bytes with bit 4 of column c in bit c, then nibbles.
+void PutFiveBits(const Source& from, int offset, uint8_t* to) {
+  const Tile tile(from, [offset](const uint8_t* block, uint8_t* codes) {
+    const uint8_t* const qs = block + offset + 4;
+    for (int i = 0; i < 16; ++i) {
+      codes[i] = qs[i] & 15;
+      codes[16 + i] = qs[i] >> 4;
+    }
+    uint32_t bits;
+    std::memcpy(&bits, block + offset, 4);
+    AddFifthBits(bits, codes);
+  });
+  tile.PutNibbles(to);
+  tile.PutBits(4, to + 256);
 }
 
 // --- K-quants: super-blocks of 256 ---
 
-// 12 bytes of 6-bit scales and minima, 8 of each (Q4_K, Q5_K).
-void PutSixBitScales(const uint8_t* packed, int sub, const PackTarget& to) {
-  uint8_t scale;
-  uint8_t min;
-  if (sub < 4) {
-    scale = packed[sub] & 63;
-    min = packed[sub + 4] & 63;
-  } else {
-    scale = static_cast<uint8_t>((packed[sub + 4] & 15) | (packed[sub - 4] >> 6) << 4);
-    min = static_cast<uint8_t>((packed[sub + 4] >> 4) | (packed[sub] >> 6) << 4);
+// 12 bytes at `offset` of 6-bit scales and minima, 8 of each (Q4_K, Q5_K).
+void PutSixBitScales(const Source& from, int offset, uint8_t* to) {
+  const int sub = from.sub;
+  for (int lane = 0; lane < from.rows; ++lane) {
+    const uint8_t* const packed = from.Row(lane) + offset;
+    if (sub < 4) {
+      to[lane] = packed[sub] & 63;
+      to[kLanes + lane] = packed[sub + 4] & 63;
+    } else {
+      to[lane] = static_cast<uint8_t>((packed[sub + 4] & 15) | (packed[sub - 4] >> 6) << 4);
+      to[kLanes + lane] = static_cast<uint8_t>((packed[sub + 4] >> 4) | (packed[sub] >> 6) << 4);
+    }
   }
-  to.scales[to.lane] = scale;
-  to.scales[16 + to.lane] = min;
+}
+
+// The spreads below work on eight bytes at a time: a shift moves bits of a neighbour in, which the mask
+// drops.
+constexpr uint64_t EachByte(uint64_t byte) { return byte * 0x0101010101010101; }
+
+// Adds bits `shift` and up of 32 bytes, those of `mask`, to the codes at `to_bit`.
+void AddBits(const uint8_t* from, int shift, uint64_t mask, int to_bit, uint8_t* codes) {
+  for (int i = 0; i < 32; i += 8) {
+    uint64_t bits;
+    uint64_t word;
+    std::memcpy(&bits, from + i, 8);
+    std::memcpy(&word, codes + i, 8);
+    word |= (bits >> shift & EachByte(mask)) << to_bit;
+    std::memcpy(codes + i, &word, 8);
+  }
 }
 
 // Bytes that hold 4 bits of 64 columns: low nibbles first.
 void SpreadSuperNibbles(const uint8_t* qs, int sub, uint8_t* codes) {
-  const int shift = 4 * (sub % 2);
-  for (int i = 0; i < 32; ++i) codes[i] = qs[32 * (sub / 2) + i] >> shift & 15;
+  std::memset(codes, 0, 32);
+  AddBits(qs + 32 * (sub / 2), 4 * (sub % 2), 15, 0, codes);
 }
 
 // Bytes that hold 2 bits of 128 columns.
-void SpreadSuperPairs(const uint8_t* qs, int sub, uint8_t* codes) {
-  const int shift = 2 * (sub % 4);
-  for (int i = 0; i < 32; ++i) codes[i] = qs[32 * (sub / 4) + i] >> shift & 3;
+void SpreadSuperPairs(const uint8_t* qs, int sub, int to_bit, uint8_t* codes) {
+  std::memset(codes, 0, 32);
+  AddBits(qs + 32 * (sub / 4), 2 * (sub % 4), 3, to_bit, codes);
 }
 
 // 32 bytes that hold a bit of 256 columns: added to the codes at `to_bit`.
 void AddSuperBits(const uint8_t* qs, int sub, int to_bit, uint8_t* codes) {
-  for (int i = 0; i < 32; ++i) codes[i] |= static_cast<uint8_t>((qs[i] >> sub & 1) << to_bit);
+  AddBits(qs, sub, 1, to_bit, codes);
 }
 
 // 16 bytes of scale and minimum (4 bits each), 64 of pairs, f16 d, f16 dmin.
-bool PutQ2_K(const uint8_t* block, int sub, const PackTarget& to) {
-  uint8_t codes[32];
-  SpreadSuperPairs(block + 16, sub, codes);
-  PutPairs(codes, 0, 0, to);
-  std::memcpy(to.scales + 2 * to.lane, block + 2 * sub, 2);
-  return PutScaleAndMin(block + 80, to.supers, to.lane);
+bool PutQ2_K(const Source& from, const PackTarget& to) {
+  const int sub = from.sub;
+  const Tile tile(
+      from, [sub](const uint8_t* block, uint8_t* codes) { SpreadSuperPairs(block + 16, sub, 0, codes); });
+  tile.PutPairs(0, to.codes);
+  PutBytePairs(from, 2 * sub, to.scales);
+  return PutScaleAndMin(from, 80, to.supers);
 }
 
 // 32 bytes of bit 2, 64 of pairs, 12 of 16 scales + 32 of 6 bits (4 low bits of 16, then 2 high ones), f16 d.
-bool PutQ3_K(const uint8_t* block, int sub, const PackTarget& to) {
-  uint8_t codes[32];
-  SpreadSuperPairs(block + 32, sub, codes);
-  AddSuperBits(block, sub, 2, codes);
-  PutPairs(codes, 0, 0, to);
-  PutBits(codes, 2, 128, to);
-  const uint8_t* const packed = block + 96;
-  for (int half = 0; half < 2; ++half) {
-    const int s = 2 * sub + half;
-    const int low = packed[s % 8] >> (s / 8 * 4) & 15;
-    const int high = packed[8 + s % 4] >> (s / 4 * 2) & 3;
-    to.scales[2 * to.lane + half] = static_cast<uint8_t>((low | high << 4) - 32);
+bool PutQ3_K(const Source& from, const PackTarget& to) {
+  const int sub = from.sub;
+  const Tile tile(from, [sub](const uint8_t* block, uint8_t* codes) {
+    SpreadSuperPairs(block + 32, sub, 0, codes);
+    AddSuperBits(block, sub, 2, codes);
+  });
+  tile.PutPairs(0, to.codes);
+  tile.PutBits(2, to.codes + 128);
+  for (int lane = 0; lane < from.rows; ++lane) {
+    const uint8_t* const packed = from.Row(lane) + 96;
+    for (int half = 0; half < 2; ++half) {
+      const int s = 2 * sub + half;
+      const int low = packed[s % 8] >> (s / 8 * 4) & 15;
+      const int high = packed[8 + s % 4] >> (s / 4 * 2) & 3;
+      to.scales[2 * lane + half] = static_cast<uint8_t>((low | high << 4) - 32);
+    }
   }
-  return PutScale(block + 108, to.supers, to.lane);
+  return PutHalves(from, 108, to.supers);
 }
 
 // f16 d, f16 dmin, 12 bytes of scales and minima, 128 bytes of nibbles.
-bool PutQ4_K(const uint8_t* block, int sub, const PackTarget& to) {
-  uint8_t codes[32];
-  SpreadSuperNibbles(block + 16, sub, codes);
-  PutNibbles(codes, to);
-  PutSixBitScales(block + 4, sub, to);
-  return PutScaleAndMin(block, to.supers, to.lane);
+bool PutQ4_K(const Source& from, const PackTarget& to) {
+  const int sub = from.sub;
+  const Tile tile(
+      from, [sub](const uint8_t* block, uint8_t* codes) { SpreadSuperNibbles(block + 16, sub, codes); });
+  tile.PutNibbles(to.codes);
+  PutSixBitScales(from, 4, to.scales);
+  return PutScaleAndMin(from, 0, to.supers);
 }
 
 // As Q4_K, with 32 bytes of bit 4 before the nibbles.
-bool PutQ5_K(const uint8_t* block, int sub, const PackTarget& to) {
-  uint8_t codes[32];
-  SpreadSuperNibbles(block + 48, sub, codes);
-  AddSuperBits(block + 16, sub, 4, codes);
-  PutNibbles(codes, to);
-  PutBits(codes, 4, 256, to);
-  PutSixBitScales(block + 4, sub, to);
-  return PutScaleAndMin(block, to.supers, to.lane);
+bool PutQ5_K(const Source& from, const PackTarget& to) {
+  const int sub = from.sub;
+  const Tile tile(from, [sub](const uint8_t* block, uint8_t* codes) {
+    SpreadSuperNibbles(block + 48, sub, codes);
+    AddSuperBits(block + 16, sub, 4, codes);
+  });
+  tile.PutNibbles(to.codes);
+  tile.PutBits(4, to.codes + 256);
+  PutSixBitScales(from, 4, to.scales);
+  return PutScaleAndMin(from, 0, to.supers);
 }
 
 // 128 bytes of low nibbles, 64 of high bits, 16 scales, f16 d. Each half of 128 columns: 32 l + i has its low
 // nibble in byte 32 (l & 1) + i, low half of it for l < 2, and its high bits at 2 l of byte i.
-bool PutQ6_K(const uint8_t* block, int sub, const PackTarget& to) {
-  const int half = sub / 4;
-  const int l = sub % 4;
-  const uint8_t* const low = block + 64 * half + 32 * (l & 1);
-  uint8_t codes[32];
-  SpreadSuperPairs(block + 128, sub, codes);
-  for (int i = 0; i < 32; ++i) {
-    codes[i] = static_cast<uint8_t>(codes[i] << 4 | (l < 2 ? low[i] & 15 : low[i] >> 4));
-  }
-  PutNibbles(codes, to);
-  PutPairs(codes, 4, 256, to);
-  std::memcpy(to.scales + 2 * to.lane, block + 192 + 2 * sub, 2);
-  return PutScale(block + 208, to.supers, to.lane);
+bool PutQ6_K(const Source& from, const PackTarget& to) {
+  const int sub = from.sub;
+  const Tile tile(from, [sub](const uint8_t* block, uint8_t* codes) {
+    const uint8_t* const low = block + 64 * (sub / 4) + 32 * (sub & 1);
+    SpreadSuperPairs(block + 128, sub, 4, codes);
+    AddBits(low, sub % 4 < 2 ? 0 : 4, 15, 0, codes);
+  });
+  tile.PutNibbles(to.codes);
+  tile.PutPairs(4, to.codes + 256);
+  PutBytePairs(from, 192 + 2 * sub, to.scales);
+  return PutHalves(from, 208, to.supers);
 }
 
 }  // namespace
@@ -208,34 +292,38 @@ PlaneBytes Planes(DType dtype) {
   return {};
 }
 
-bool PackBlock(DType dtype, const uint8_t* block, int sub, const PackTarget& to) {
+bool PackBlocks(DType dtype, const uint8_t* block, int64_t stride_bytes, int rows, int sub,
+                const PackTarget& to) {
+  const Source from = {block, stride_bytes, rows, sub};
   switch (dtype) {
     case DType::kQ4_0:
     case DType::kIQ4_NL:
-      PutFourBits(block + 2, to);
-      return PutScale(block, to.scales, to.lane);
+      PutFourBits(from, 2, to.codes);
+      return PutHalves(from, 0, to.scales);
     case DType::kQ5_0:
-      PutFiveBits(block + 2, to);
-      return PutScale(block, to.scales, to.lane);
-    case DType::kQ8_0:
-      PutEightBits(block + 2, to);
-      return PutScale(block, to.scales, to.lane);
+      PutFiveBits(from, 2, to.codes);
+      return PutHalves(from, 0, to.scales);
+    case DType::kQ8_0: {
+      const Tile tile(from, [](const uint8_t* row, uint8_t* codes) { std::memcpy(codes, row + 2, 32); });
+      tile.PutBytes(to.codes);
+      return PutHalves(from, 0, to.scales);
+    }
     case DType::kQ4_1:
-      PutFourBits(block + 4, to);
-      return PutScaleAndMin(block, to.scales, to.lane);
+      PutFourBits(from, 4, to.codes);
+      return PutScaleAndMin(from, 0, to.scales);
     case DType::kQ5_1:
-      PutFiveBits(block + 4, to);
-      return PutScaleAndMin(block, to.scales, to.lane);
+      PutFiveBits(from, 4, to.codes);
+      return PutScaleAndMin(from, 0, to.scales);
     case DType::kQ2_K:
-      return PutQ2_K(block, sub, to);
+      return PutQ2_K(from, to);
     case DType::kQ3_K:
-      return PutQ3_K(block, sub, to);
+      return PutQ3_K(from, to);
     case DType::kQ4_K:
-      return PutQ4_K(block, sub, to);
+      return PutQ4_K(from, to);
     case DType::kQ5_K:
-      return PutQ5_K(block, sub, to);
+      return PutQ5_K(from, to);
     case DType::kQ6_K:
-      return PutQ6_K(block, sub, to);
+      return PutQ6_K(from, to);
     case DType::kF32:
     case DType::kF16:
     case DType::kBF16:

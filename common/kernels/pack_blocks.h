@@ -1,4 +1,4 @@
-// One row's 32 columns from a block of the file's format to their place in the planes of packed.h.
+// 16 rows and 32 columns from blocks of the file's format to their place in the planes of packed.h.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +16,18 @@ struct PlaneBytes {
 };
 PlaneBytes Planes(DType dtype);
 
-// Where one row's share of a group and block goes; zeros before.
+// Where a group's share of one block goes. Written whole, but for the superscales and for rows of scales past
+// `rows` of PackBlocks, which are zeros before.
 struct PackTarget {
   uint8_t* codes;
   uint8_t* scales;
   uint8_t* supers;
-  int lane;
 };
 
-// `block` is the file's own, `sub` the 32 columns within it. False where a scale of the block is not finite.
-bool PackBlock(DType dtype, const uint8_t* block, int sub, const PackTarget& to);
+// Row r of `rows` (1 to 16) has its block at block + r * stride_bytes; `sub` is the 32 columns within it.
+// False where a scale is not finite.
+bool PackBlocks(DType dtype, const uint8_t* block, int64_t stride_bytes, int rows, int sub,
+                const PackTarget& to);
 
 inline uint16_t LoadLittle16(const uint8_t* p) {
   uint16_t v;

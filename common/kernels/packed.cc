@@ -1,9 +1,12 @@
 // See packed.h.
 #include "common/kernels/packed.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
+#include "common/base/aligned_bytes.h"
+#include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/kernels/pack_blocks.h"
 
@@ -23,23 +26,47 @@ absl::Status NotFinite(const MatrixView& view, int64_t row, int64_t col) {
                                     ": the scale at row ", row, ", column ", col, " is not finite"));
 }
 
-absl::Status PackPlain(const MatrixView& view, uint8_t* data, int64_t group_bytes) {
-  const int64_t element = Info(view.dtype).block_bytes;
-  for (int64_t row = 0; row < view.rows; ++row) {
-    const auto* from =
-        reinterpret_cast<const uint8_t*>(view.data) + row * view.row_stride_bytes + view.col_begin * element;
-    uint8_t* to = data + row / kGroupRows * group_bytes + row % kGroupRows * element;
-    for (int64_t c = 0; c < view.cols; ++c, from += element, to += kGroupRows * element) {
-      if (!ElementFinite(view.dtype, from)) return NotFinite(view, row, view.col_begin + c);
-      std::memcpy(to, from, element);
+const uint8_t* RowData(const MatrixView& view, int64_t row) {
+  return reinterpret_cast<const uint8_t*>(view.data) + row * view.row_stride_bytes;
+}
+
+// Rows [row, row + rows) as [column][16]. Whether all are finite.
+template <typename Element>
+bool PackPlainGroup(const MatrixView& view, int64_t row, int rows, Element exponent, uint8_t* to) {
+  bool finite = true;
+  const uint8_t* const from = RowData(view, row) + view.col_begin * static_cast<int64_t>(sizeof(Element));
+  for (int64_t c = 0; c < view.cols; ++c) {
+    for (int lane = 0; lane < rows; ++lane) {
+      Element element;
+      std::memcpy(&element, from + lane * view.row_stride_bytes + c * static_cast<int64_t>(sizeof element),
+                  sizeof element);
+      finite &= (element & exponent) != exponent;
+      std::memcpy(to + (c * kGroupRows + lane) * static_cast<int64_t>(sizeof element), &element,
+                  sizeof element);
     }
   }
-  return absl::OkStatus();
+  return finite;
+}
+
+bool PackPlainGroup(const MatrixView& view, int64_t row, int rows, uint8_t* to) {
+  if (view.dtype == DType::kF32) return PackPlainGroup<uint32_t>(view, row, rows, 0x7f800000, to);
+  return PackPlainGroup<uint16_t>(view, row, rows, view.dtype == DType::kF16 ? 0x7c00 : 0x7f80, to);
+}
+
+// Which of the rows [row, row + rows) has the value that is not finite.
+absl::Status FindNotFinite(const MatrixView& view, int64_t row, int rows) {
+  for (int64_t r = row; r < row + rows; ++r) {
+    for (int64_t c = view.col_begin; c < view.col_begin + view.cols; ++c) {
+      const uint8_t* const element = RowData(view, r) + c * Info(view.dtype).block_bytes;
+      if (!ElementFinite(view.dtype, element)) return NotFinite(view, r, c);
+    }
+  }
+  return NotFinite(view, row, view.col_begin);
 }
 
 }  // namespace
 
-absl::StatusOr<PackedMatrix> Pack(const MatrixView& view) {
+absl::StatusOr<PackedMatrix> PlanPack(const MatrixView& view) {
   const DTypeInfo& info = Info(view.dtype);
   if (view.rows < 0 || view.cols < 0 || view.col_begin < 0) {
     return absl::InvalidArgumentError(
@@ -63,30 +90,46 @@ absl::StatusOr<PackedMatrix> Pack(const MatrixView& view) {
   w.scales_offset = align(w.blocks * plane.codes);
   w.supers_offset = w.scales_offset + align(w.blocks * plane.scales);
   w.group_bytes = w.supers_offset + align((w.blocks == 0 ? 0 : supers) * plane.supers);
+  return m;
+}
 
-  auto bytes = AlignedBytes::Create(static_cast<size_t>(m.groups() * w.group_bytes), "weights");
-  if (!bytes.ok()) return std::move(bytes).status();
-  m.bytes = *std::move(bytes);
-  auto* const data = reinterpret_cast<uint8_t*>(m.bytes.data());
-  w.data = data;
-  if (!info.quantized) {
-    if (absl::Status status = PackPlain(view, data, w.group_bytes); !status.ok()) return status;
-    return m;
-  }
-  for (int64_t row = 0; row < view.rows; ++row) {
-    const auto* const from = reinterpret_cast<const uint8_t*>(view.data) + row * view.row_stride_bytes;
-    uint8_t* const group = data + row / kGroupRows * w.group_bytes;
+absl::Status PackInto(const MatrixView& view, const PackedMatrix& m, std::byte* to) {
+  const DTypeInfo& info = Info(view.dtype);
+  const PlaneBytes plane = Planes(view.dtype);
+  const PackedWeights& w = m.weights;
+  const int64_t sub_blocks = info.block_cols / kQuantBlock;
+  for (int64_t row = 0; row < view.rows; row += kGroupRows) {
+    auto* const group = reinterpret_cast<uint8_t*>(to) + row / kGroupRows * w.group_bytes;
+    const int rows = static_cast<int>(std::min<int64_t>(kGroupRows, view.rows - row));
+    if (!info.quantized) {
+      if (!PackPlainGroup(view, row, rows, group)) return FindNotFinite(view, row, rows);
+      continue;
+    }
     for (int64_t b = 0; b < w.blocks; ++b) {
       const int64_t file_block = view.col_begin / kQuantBlock + b;
-      const PackTarget to = {group + b * plane.codes, group + w.scales_offset + b * plane.scales,
-                             group + w.supers_offset + (w.first_sub_block + b) / kSubBlocks * plane.supers,
-                             static_cast<int>(row % kGroupRows)};
-      const uint8_t* const block = from + file_block / sub_blocks * info.block_bytes;
-      if (!PackBlock(view.dtype, block, static_cast<int>(file_block % sub_blocks), to)) {
-        return NotFinite(view, row, file_block * kQuantBlock);
-      }
+      const PackTarget target = {
+          group + b * plane.codes, group + w.scales_offset + b * plane.scales,
+          group + w.supers_offset + (w.first_sub_block + b) / kSubBlocks * plane.supers};
+      const auto pack = [&](int64_t first, int count) {
+        return PackBlocks(view.dtype, RowData(view, first) + file_block / sub_blocks * info.block_bytes,
+                          view.row_stride_bytes, count, static_cast<int>(file_block % sub_blocks), target);
+      };
+      if (pack(row, rows)) continue;
+      int64_t bad = row;
+      while (bad + 1 < row + rows && pack(bad, 1)) ++bad;
+      return NotFinite(view, bad, file_block * kQuantBlock);
     }
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PackedMatrix> Pack(const MatrixView& view) {
+  MOEPOOL_ASSIGN_OR_RETURN(PackedMatrix m, PlanPack(view));
+  MOEPOOL_ASSIGN_OR_RETURN(AlignedBytes bytes,
+                           AlignedBytes::Create(static_cast<size_t>(m.bytes()), "weights"));
+  MOEPOOL_RETURN_IF_ERROR(PackInto(view, m, bytes.data()));
+  m.weights.data = reinterpret_cast<const uint8_t*>(bytes.data());
+  m.owner = std::make_shared<const AlignedBytes>(std::move(bytes));
   return m;
 }
 

@@ -22,27 +22,39 @@
 // F32 F16 BF16               [column][16 rows]
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "common/base/aligned_bytes.h"
 #include "common/kernels/kernels.h"
 #include "common/tensor/matrix_view.h"
 
 namespace moepool {
 
+// Changes with anything above: what is kept of packed weights is named by it.
+inline constexpr int kPackedLayoutVersion = 1;
+
 struct PackedMatrix {
   DType dtype = DType::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  AlignedBytes bytes;
-  PackedWeights weights{};
+  PackedWeights weights{};            // data is null until there is some
+  std::shared_ptr<const void> owner;  // of weights.data
 
   int64_t groups() const { return (rows + kGroupRows - 1) / kGroupRows; }
+  uint64_t bytes() const { return static_cast<uint64_t>(groups() * weights.group_bytes); }
 };
 
-// InvalidArgument where the columns of a quantised type are no multiple of 32, DataLoss where a scale (or an
-// F32, F16 or BF16 weight) is not finite, ResourceExhausted where there is no memory.
+// The matrix without its data. InvalidArgument where the columns of a quantised type are no multiple of 32.
+absl::StatusOr<PackedMatrix> PlanPack(const MatrixView& view);
+
+// Fills the data of PlanPack(view): m.bytes() at `to`, aligned to 64 bytes and zeroed. DataLoss where a scale
+// (or an F32, F16 or BF16 weight) is not finite.
+absl::Status PackInto(const MatrixView& view, const PackedMatrix& m, std::byte* to);
+
+// Both, in memory of its own. ResourceExhausted where there is none.
 absl::StatusOr<PackedMatrix> Pack(const MatrixView& view);
 
 }  // namespace moepool

@@ -20,7 +20,7 @@ class CpuMatrix : public Matrix {
   DType dtype() const override { return packed_.dtype; }
   int64_t rows() const override { return packed_.rows; }
   int64_t cols() const override { return packed_.cols; }
-  uint64_t bytes() const override { return packed_.bytes.bytes(); }
+  uint64_t bytes() const override { return packed_.bytes(); }
   const PackedMatrix& packed() const { return packed_; }
 
  private:

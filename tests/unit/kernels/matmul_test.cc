@@ -219,7 +219,7 @@ TEST(PackTest, IsAlignedAndNearlyAsSmallAsTheFile) {
     auto packed = Pack(w.view);
     ASSERT_TRUE(packed.ok()) << packed.status();
     EXPECT_EQ(reinterpret_cast<uintptr_t>(packed->weights.data) % 64, 0u);
-    EXPECT_EQ(packed->bytes.bytes(), 16 * 1024 * expected / 8) << Info(dtype).name;
+    EXPECT_EQ(packed->bytes(), 16 * 1024 * expected / 8) << Info(dtype).name;
   }
 }
 
