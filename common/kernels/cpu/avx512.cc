@@ -2,6 +2,7 @@
 // all of them. What is null here is AVX2's (tables.h).
 #include <immintrin.h>
 
+#include "common/kernels/cpu/avx512_rows.h"
 #include "common/kernels/cpu/generic.h"
 #include "common/kernels/cpu/tables.h"
 
@@ -11,6 +12,18 @@ namespace {
 constexpr KernelTable Table() {
   KernelTable table{};
   table.name = "avx512";
+  table.quantize = Avx512Quantize;
+  table.activation_blocks = Avx512ActivationBlocks;
+  table.norm = Avx512Norm;
+  table.silu_mul = Avx512SiluMul;
+  table.exp = Avx512Exp;
+  table.rotate = Avx512Rotate;
+  table.store_kv = Avx512StoreKv;
+  table.merge_split = Avx512MergeSplit;
+  table.finish_split = Avx512FinishSplit;
+  table.scale = Avx512Scale;
+  table.add = Avx512Add;
+  table.finite = Avx512Finite;
   return table;
 }
 

@@ -195,6 +195,27 @@ TEST(RowKernelsTest, ActivationBlocksEqualScalar) {
   }
 }
 
+TEST(RowKernelsTest, RowsOfAnyNumberOfBlocksEqualScalar) {
+  const std::vector<float> x = Random(32 * 40, kTestSeed);
+  for (const KernelTable* table : SimdTables()) {
+    for (int count = 0; count <= 40; ++count) {
+      std::vector<int8_t> qa(32 * count + 64, 77), qb(qa);
+      std::vector<float> sa(count + 1, -3), sb(sa);
+      std::vector<ActivationBlock> a(count + 1), b(count + 1);
+      std::memset(a.data(), 0x5a, a.size() * sizeof(ActivationBlock));
+      std::memset(b.data(), 0x5a, b.size() * sizeof(ActivationBlock));
+      EXPECT_TRUE(ScalarKernels()->quantize(x.data(), 32 * count, qa.data(), sa.data()));
+      EXPECT_TRUE(table->quantize(x.data(), 32 * count, qb.data(), sb.data()));
+      EXPECT_EQ(qa, qb) << table->name << " " << count;
+      EXPECT_EQ(sa, sb) << table->name << " " << count;
+      ScalarKernels()->activation_blocks(qa.data(), sa.data(), 32 * count, a.data());
+      table->activation_blocks(qa.data(), sa.data(), 32 * count, b.data());
+      EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * sizeof(ActivationBlock)), 0)
+          << table->name << " " << count;
+    }
+  }
+}
+
 TEST(RowKernelsTest, SmallLoopsEqualScalar) {
   const std::vector<float> x = AllKinds(kTestSeed);
   for (const KernelTable* table : SimdTables()) {
