@@ -1,6 +1,7 @@
 #include "expert_worker/executor.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
@@ -43,14 +44,17 @@ absl::Status Executor::Run(const DispatchView& view) {
   return absl::OkStatus();
 }
 
-absl::Status Executor::Answer(const DispatchView& view, const FrameWriter& write) {
+absl::Status Executor::Answer(const DispatchView& view, absl::Duration computed, const FrameWriter& write) {
+  FrameHeader header = view.header;
+  header.budget_us = static_cast<uint32_t>(
+      std::min<int64_t>(absl::ToInt64Microseconds(computed), std::numeric_limits<uint32_t>::max()));
   const size_t hidden = view.header.hidden;
   // A part takes its row and a byte of faults, which as a whole are padded to 8.
   const size_t parts_a_frame =
       std::max<size_t>(1, (kMaxReplyFrameBytes - sizeof(FrameHeader) - 8) / (hidden * sizeof(float) + 1));
   for (size_t first = 0; first < view.parts.size(); first += parts_a_frame) {
     const size_t count = std::min(parts_a_frame, view.parts.size() - first);
-    EncodeReply(view.header, static_cast<uint32_t>(first), {out_->f32() + first * hidden, count * hidden},
+    EncodeReply(header, static_cast<uint32_t>(first), {out_->f32() + first * hidden, count * hidden},
                 std::span<const uint8_t>(faults_).subspan(first, count), &reply_);
     MOEPOOL_RETURN_IF_ERROR(write(reply_));
   }
@@ -68,9 +72,10 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
   const absl::Time begin = absl::Now();
   const absl::StatusOr<DispatchView> view = DecodeDispatch(frame, limits_);
   const absl::Status status = view.ok() ? Run(*view) : view.status();
+  const absl::Duration computed = absl::Now() - begin;
   {
     MutexLock lock(&stats_mutex_);
-    stats_.busy_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
+    stats_.busy_seconds += absl::ToDoubleSeconds(computed);
     if (status.ok()) {
       ++stats_.dispatches;
       stats_.rows += header->rows;
@@ -80,7 +85,7 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
   }
   // A failed write means that the router is gone, which the carrier sees too.
   if (status.ok()) {
-    Answer(*view, write).IgnoreError();
+    Answer(*view, computed, write).IgnoreError();
   } else {
     EncodeRefusal(*header, status, &reply_);
     write(reply_).IgnoreError();

@@ -38,7 +38,8 @@ class Executor {
  private:
   // A refusal is returned; what was computed is in out_ and faults_.
   absl::Status Run(const DispatchView& view) REQUIRES(run_mutex_);
-  absl::Status Answer(const DispatchView& view, const FrameWriter& write) REQUIRES(run_mutex_);
+  absl::Status Answer(const DispatchView& view, absl::Duration computed, const FrameWriter& write)
+      REQUIRES(run_mutex_);
 
   Backend* const backend_;
   const ExpertStore* const store_;

@@ -89,6 +89,7 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   share.deadline = share.sent + budget;
   share.dispatch_id = next_dispatch_++;
   share.have.assign(share.parts.size(), 0);
+  share.compute_us = 0;
 
   DispatchRequest request;
   request.header.router_id = identity_.router_id;
@@ -121,6 +122,7 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
   const size_t hidden = static_cast<size_t>(config_.hidden);
   if (data_.size() < parts_.size() * hidden) data_.resize(parts_.size() * hidden);
   part_fault_.assign(parts_.size(), 0);
+  sending_ = absl::Now();
   for (size_t m = 0; m < shares_.size(); ++m) {
     if (shares_[m].parts.empty()) continue;
     if (absl::Status sent = Send(layer, wire, x, m); !sent.ok()) return Lose(m, sent);
@@ -145,6 +147,7 @@ absl::Status Dispatcher::AcceptReply(const FrameBytes& frame, size_t member, siz
     return absl::InvalidArgumentError(
         StrCat("reply: parts end at ", end, ", ", share.parts.size(), " were asked for"));
   }
+  share.compute_us = std::max(share.compute_us, reply.header.budget_us);
   const size_t hidden = static_cast<size_t>(config_.hidden);
   for (size_t i = 0; i < reply.header.parts; ++i) {
     const size_t local = reply.header.first_part + i;
@@ -211,7 +214,15 @@ absl::Status Dispatcher::Finish(const float* shared, float* residual, RowFaults 
     shares_[m].deadline += begin - begun_;  // what the trunk did meanwhile is not the workers' time
     if (absl::Status received = Receive(m); !received.ok()) return Lose(m, received);
   }
-  totals_.wait_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
+  const absl::Time end = absl::Now();
+  totals_.wait_seconds += absl::ToDoubleSeconds(end - begin);
+  uint32_t compute_us = 0;
+  for (const Share& share : shares_) {
+    if (!share.parts.empty()) compute_us = std::max(compute_us, share.compute_us);
+  }
+  const double exchange_s = absl::ToDoubleSeconds(end - sending_);
+  totals_.exchange.Add(exchange_s);
+  totals_.exchange_own.Add(std::max(0.0, exchange_s - compute_us * 1e-6));
 
   const size_t hidden = static_cast<size_t>(config_.hidden);
   for (const PlannedAdd& add : adds_) {

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/backend/backend.h"
+#include "common/base/time_histogram.h"
 #include "common/model/canonical_sum.h"
 #include "common/model/config.h"
 #include "common/model/gate_policy.h"
@@ -39,7 +40,9 @@ struct DispatchTotals {
   uint64_t bytes_out = 0;
   uint64_t bytes_in = 0;
   uint64_t losses = 0;
-  double wait_seconds = 0;  // from the last send of a layer to its last part
+  double wait_seconds = 0;     // from the last send of a layer to its last part
+  TimeHistogram exchange;      // of a layer: first send to last part
+  TimeHistogram exchange_own;  // the same less the longest that a worker says it computed
 };
 
 class Dispatcher {
@@ -75,6 +78,7 @@ class Dispatcher {
     std::vector<ExpertEntry> entries;
     std::vector<int32_t> part_of;  // by local part: its number in the step
     std::vector<uint8_t> have;     // by local part
+    uint32_t compute_us = 0;       // what the worker says
   };
 
   void Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip);
@@ -108,7 +112,8 @@ class Dispatcher {
   std::vector<int> row_owners_;       // scratch
   std::vector<uint8_t> frame_;        // scratch
   int layer_ = 0;
-  absl::Time begun_;  // all is sent
+  absl::Time sending_;  // begins
+  absl::Time begun_;    // all is sent
   DispatchTotals totals_;
 };
 

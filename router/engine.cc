@@ -142,6 +142,11 @@ absl::StatusOr<PoolInfo> Engine::Pool() {
   info.waiting = stats.waiting;
   info.kv_blocks = stats.kv_blocks;
   info.kv_blocks_free = stats.kv_blocks_free;
+  info.totals.steps = stats.steps;
+  info.totals.prefill_rows = stats.prefill_rows;
+  info.totals.decode_rows = stats.decode_rows;
+  info.totals.exchange = stats.dispatch.exchange;
+  info.totals.exchange_own = stats.dispatch.exchange_own;
   return info;
 }
 

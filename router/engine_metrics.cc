@@ -1,6 +1,7 @@
 // See engine_metrics.h.
 #include "router/engine_metrics.h"
 
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -24,6 +25,21 @@ void AddValue(MetricFamily* family, double value, std::vector<ClientMetric::Labe
   metric.label = std::move(labels);
   (family->type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
   family->metric.push_back(std::move(metric));
+}
+
+MetricFamily Histogram(const char* name, const char* help, const TimeHistogram& times) {
+  MetricFamily family = Family(name, help, MetricType::Histogram);
+  ClientMetric metric;
+  metric.histogram.sample_sum = times.sum_seconds();
+  for (int i = 0; i < TimeHistogram::kBuckets; ++i) {
+    metric.histogram.sample_count += times.counts()[static_cast<size_t>(i)];
+    const bool last = i + 1 == TimeHistogram::kBuckets;
+    metric.histogram.bucket.push_back(
+        {metric.histogram.sample_count,
+         last ? std::numeric_limits<double>::infinity() : TimeHistogram::UpperBound(i)});
+  }
+  family.metric.push_back(std::move(metric));
+  return family;
 }
 
 }  // namespace
@@ -73,6 +89,12 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
           stats.dispatch.losses);
   counter("exchange_wait_seconds_total", "Time from a layer's last dispatch to its last part.",
           stats.dispatch.wait_seconds);
+  families.push_back(Histogram("exchange_seconds",
+                               "Time of a layer from its first dispatch to its last part.",
+                               stats.dispatch.exchange));
+  families.push_back(Histogram("exchange_own_seconds",
+                               "The same less the longest that a worker computed: what the exchange costs.",
+                               stats.dispatch.exchange_own));
 
   const absl::StatusOr<PoolInfo> pool = engine_->Pool();
   if (!pool.ok()) return families;

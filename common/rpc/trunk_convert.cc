@@ -249,6 +249,24 @@ absl::StatusOr<ModelInfo> FromProto(trunk::v1::ModelDescription proto) {
   return info;
 }
 
+namespace {
+
+void ToProto(const TimeHistogram& histogram, trunk::v1::TimeHistogram* proto) {
+  proto->mutable_counts()->Add(histogram.counts().begin(), histogram.counts().end());
+  proto->set_sum_seconds(histogram.sum_seconds());
+}
+
+TimeHistogram FromProto(const trunk::v1::TimeHistogram& proto) {
+  std::array<uint64_t, TimeHistogram::kBuckets> counts{};
+  const size_t known = std::min(counts.size(), static_cast<size_t>(proto.counts_size()));
+  std::copy_n(proto.counts().begin(), known, counts.begin());
+  TimeHistogram histogram;
+  histogram.Set(counts, proto.sum_seconds());
+  return histogram;
+}
+
+}  // namespace
+
 trunk::v1::Pool ToProto(const PoolInfo& pool) {
   trunk::v1::Pool proto;
   proto.set_model(pool.model);
@@ -273,6 +291,12 @@ trunk::v1::Pool ToProto(const PoolInfo& pool) {
   proto.set_kv_blocks(pool.kv_blocks);
   proto.set_kv_blocks_free(pool.kv_blocks_free);
   proto.set_waiting_for(pool.waiting_for);
+  trunk::v1::EngineTotals* totals = proto.mutable_totals();
+  totals->set_steps(pool.totals.steps);
+  totals->set_prefill_rows(pool.totals.prefill_rows);
+  totals->set_decode_rows(pool.totals.decode_rows);
+  ToProto(pool.totals.exchange, totals->mutable_exchange());
+  ToProto(pool.totals.exchange_own, totals->mutable_exchange_own());
   return proto;
 }
 
@@ -299,6 +323,12 @@ PoolInfo FromProto(const trunk::v1::Pool& proto) {
   pool.kv_blocks = proto.kv_blocks();
   pool.kv_blocks_free = proto.kv_blocks_free();
   pool.waiting_for = proto.waiting_for();
+  const trunk::v1::EngineTotals& totals = proto.totals();
+  pool.totals.steps = totals.steps();
+  pool.totals.prefill_rows = totals.prefill_rows();
+  pool.totals.decode_rows = totals.decode_rows();
+  pool.totals.exchange = FromProto(totals.exchange());
+  pool.totals.exchange_own = FromProto(totals.exchange_own());
   return pool;
 }
 

@@ -43,7 +43,8 @@ struct FrameHeader {
   uint32_t entries = 0;     // dispatch: (expert, weight) pairs of all parts
   uint32_t first_part = 0;  // reply: number of the first part in this frame
   uint32_t hidden = 0;
-  uint32_t budget_us = 0;  // dispatch: time until its deadline when sent; 0: none
+  uint32_t budget_us =
+      0;  // dispatch: time until its deadline when sent; 0: none.  reply: time it took to compute
   WireDType in = WireDType::kF32;
   WireDType out = WireDType::kF32;
   uint16_t code = 0;        // refusal: absl::StatusCode
@@ -93,6 +94,7 @@ struct DispatchRequest {
 
 // Replaces the contents of `frame`.
 void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame);
+// `dispatch` is the header that is answered, but for budget_us, which is the reply's.
 void EncodeReply(const FrameHeader& dispatch, uint32_t first_part, std::span<const float> data,
                  std::span<const uint8_t> faults, std::vector<uint8_t>* frame);
 void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std::vector<uint8_t>* frame);

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/time_histogram.h"
 #include "common/model/model_source.h"
 #include "common/model/tokenizer_spec.h"
 
@@ -136,6 +137,15 @@ struct PoolWorkerInfo {
   double round_trip_us = 0;
 };
 
+// Of the engine since it started.
+struct EngineTotals {
+  uint64_t steps = 0;
+  uint64_t prefill_rows = 0;
+  uint64_t decode_rows = 0;
+  TimeHistogram exchange;      // of a layer: first send to last part, the workers' computing included
+  TimeHistogram exchange_own;  // the same less the longest that a worker computed
+};
+
 struct PoolInfo {
   std::string model;
   bool ready = false;
@@ -146,6 +156,7 @@ struct PoolInfo {
   int32_t kv_blocks = 0;
   int32_t kv_blocks_free = 0;
   std::string waiting_for;
+  EngineTotals totals;
 };
 
 // One running sequence. Destroying it cancels it; no update is delivered once the destructor has returned.

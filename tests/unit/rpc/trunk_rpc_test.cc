@@ -117,6 +117,12 @@ TEST_F(TrunkRpcTest, Pool) {
   pool.model = "m";
   pool.epoch = 4;
   pool.waiting_for = "1 of 2 workers";
+  pool.totals.steps = 5;
+  pool.totals.prefill_rows = 6;
+  pool.totals.decode_rows = 7;
+  pool.totals.exchange.Add(0.002);
+  pool.totals.exchange.Add(0.003);
+  pool.totals.exchange_own.Add(0.001);
   pool.kv_blocks_free = 9;
   PoolWorkerInfo& worker = pool.workers.emplace_back();
   worker.id = 7;
@@ -128,6 +134,12 @@ TEST_F(TrunkRpcTest, Pool) {
   EXPECT_FALSE(got->ready);
   EXPECT_EQ(got->epoch, 4u);
   EXPECT_EQ(got->waiting_for, "1 of 2 workers");
+  EXPECT_EQ(got->totals.steps, 5u);
+  EXPECT_EQ(got->totals.prefill_rows, 6u);
+  EXPECT_EQ(got->totals.decode_rows, 7u);
+  EXPECT_EQ(got->totals.exchange.counts(), pool.totals.exchange.counts());
+  EXPECT_EQ(got->totals.exchange.sum_seconds(), 0.005);
+  EXPECT_EQ(got->totals.exchange_own.counts(), pool.totals.exchange_own.counts());
   EXPECT_EQ(got->kv_blocks_free, 9);
   ASSERT_EQ(got->workers.size(), 1u);
   EXPECT_EQ(got->workers[0].name, "host:1");
