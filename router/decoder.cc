@@ -160,7 +160,7 @@ absl::Status Decoder::ExpertBlock(const TrunkLayer& layer, int index, std::span<
   if (on_gate_) on_gate_(index, rows, selected);
   MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(index, layer.wire, normed_, selected, faults, routes));
   const float* const shared = SharedExpert(layer, faults);  // while the workers are at it
-  return dispatcher->Finish(shared, x_, faults);
+  return dispatcher->Finish(&ops, shared, x_, faults);
 }
 
 void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink) {

@@ -46,7 +46,7 @@ void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> sele
   parts_.clear();
   adds_.clear();
   row_of_.clear();
-  first_part_.assign(static_cast<size_t>(x.rows), -1);
+  rows_.clear();
   row_experts_.resize(k);
   row_owners_.resize(k);
   for (int row = 0; row < x.rows; ++row) {
@@ -59,11 +59,8 @@ void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> sele
     const size_t first_part = parts_.size();
     const size_t first_add = adds_.size();
     PlanRow(row_experts_, row_owners_, levels_, &parts_, &adds_);
-    for (size_t i = first_add; i < adds_.size(); ++i) {
-      adds_[i].dst += static_cast<int>(first_part);
-      adds_[i].src += static_cast<int>(first_part);
-    }
-    first_part_[row] = static_cast<int32_t>(first_part);
+    rows_.push_back({row, static_cast<int32_t>(first_part), static_cast<int32_t>(parts_.size()),
+                     static_cast<int32_t>(first_add), static_cast<int32_t>(adds_.size())});
     for (size_t p = first_part; p < parts_.size(); ++p) {
       const PlannedPart& part = parts_[p];
       Share& share = shares_[part.owner];
@@ -119,8 +116,8 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
   table_ = std::move(table);
   Plan(x, selected, skip);
   totals_.rows += static_cast<uint64_t>(x.rows);
-  const size_t hidden = static_cast<size_t>(config_.hidden);
-  if (data_.size() < parts_.size() * hidden) data_.resize(parts_.size() * hidden);
+  replies_.clear();
+  data_.assign(parts_.size(), nullptr);
   part_fault_.assign(parts_.size(), 0);
   sending_ = absl::Now();
   for (size_t m = 0; m < shares_.size(); ++m) {
@@ -131,7 +128,7 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
   return absl::OkStatus();
 }
 
-absl::Status Dispatcher::AcceptReply(const FrameBytes& frame, size_t member, size_t* missing) {
+absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* missing) {
   MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader header, DecodeHeader(frame.bytes));
   if (header.kind == FrameKind::kRefusal) return DecodeRefusal(frame.bytes);
   MOEPOOL_ASSIGN_OR_RETURN(const ReplyView reply, DecodeReply(frame.bytes, limits_));
@@ -155,9 +152,10 @@ absl::Status Dispatcher::AcceptReply(const FrameBytes& frame, size_t member, siz
     share.have[local] = 1;
     *missing -= 1;
     const size_t part = static_cast<size_t>(share.part_of[local]);
-    std::memcpy(&data_[part * hidden], &reply.data[i * hidden], hidden * sizeof(float));
+    data_[part] = &reply.data[i * hidden];
     part_fault_[part] = reply.faults[i];
   }
+  replies_.push_back(std::move(frame));
   return absl::OkStatus();
 }
 
@@ -170,7 +168,7 @@ absl::Status Dispatcher::Receive(size_t member) {
     if (!frame.ok()) return frame.status();
     totals_.bytes_in += frame->bytes.size();
     const size_t before = missing;
-    MOEPOOL_RETURN_IF_ERROR(AcceptReply(*frame, member, &missing));
+    MOEPOOL_RETURN_IF_ERROR(AcceptReply(*std::move(frame), member, &missing));
     // Frames that have arrived are taken after the deadline too; a flood of duplicates must not hold us up.
     if (missing == before && absl::Now() > share.deadline) {
       return absl::DeadlineExceededError(StrCat("duplicates past the deadline, ", missing, " of ",
@@ -207,7 +205,7 @@ absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
       StrCat("worker ", lost.worker.value(), " ", what, " in layer ", layer_, ": ", ToStd(cause.message())));
 }
 
-absl::Status Dispatcher::Finish(const float* shared, float* residual, RowFaults faults) {
+absl::Status Dispatcher::Finish(TrunkOps* ops, const float* shared, float* residual, RowFaults faults) {
   const absl::Time begin = absl::Now();
   for (size_t m = 0; m < shares_.size(); ++m) {
     if (shares_[m].dispatch_id == 0) continue;
@@ -223,27 +221,12 @@ absl::Status Dispatcher::Finish(const float* shared, float* residual, RowFaults 
   const double exchange_s = absl::ToDoubleSeconds(end - sending_);
   totals_.exchange.Add(exchange_s);
   totals_.exchange_own.Add(std::max(0.0, exchange_s - compute_us * 1e-6));
-
-  const size_t hidden = static_cast<size_t>(config_.hidden);
-  for (const PlannedAdd& add : adds_) {
-    float* dst = &data_[static_cast<size_t>(add.dst) * hidden];
-    const float* src = &data_[static_cast<size_t>(add.src) * hidden];
-    for (size_t c = 0; c < hidden; ++c) dst[c] += src[c];
-  }
   for (size_t p = 0; p < parts_.size(); ++p) {
     if (part_fault_[p]) faults[row_of_[p]] = 1;
   }
-  for (size_t row = 0; row < first_part_.size(); ++row) {
-    if (first_part_[row] < 0) continue;
-    const float* sum = &data_[static_cast<size_t>(first_part_[row]) * hidden];
-    float* out = residual + row * hidden;
-    if (shared == nullptr) {
-      for (size_t c = 0; c < hidden; ++c) out[c] += sum[c];
-    } else {
-      const float* own = shared + row * hidden;
-      for (size_t c = 0; c < hidden; ++c) out[c] += sum[c] + own[c];
-    }
-  }
+  ops->Combine({.parts = data_, .adds = adds_, .rows = rows_, .shared = shared, .hidden = config_.hidden},
+               residual);
+  replies_.clear();
   table_.reset();
   return absl::OkStatus();
 }

@@ -59,10 +59,10 @@ class Dispatcher {
                      std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
                      std::shared_ptr<const RoutingTable> table);
 
-  // Waits for the parts, adds them, and adds each row's sum to residual [rows, hidden]: residual + (routed +
-  // shared).  `shared` [rows, hidden] or null: what the rows get from the trunk's own expert.  Sets
-  // faults[row] where a part is not finite. Unavailable as above; residual is then unchanged.
-  absl::Status Finish(const float* shared, float* residual, RowFaults faults);
+  // Waits for the parts and has `ops` add them to residual [rows, hidden] in the canonical order.  `shared`
+  // [rows, hidden] or null: what the rows get from the trunk's own expert.  Sets faults[row] where a part is
+  // not finite. Unavailable as above; residual is then unchanged.
+  absl::Status Finish(TrunkOps* ops, const float* shared, float* residual, RowFaults faults);
 
   const DispatchTotals& totals() const { return totals_; }
 
@@ -86,7 +86,7 @@ class Dispatcher {
   absl::Status Receive(size_t member);
   // Whether the pool's routes are no longer those of the layer under way.
   bool Superseded() const;
-  absl::Status AcceptReply(const FrameBytes& frame, size_t member, size_t* missing);
+  absl::Status AcceptReply(FrameBytes frame, size_t member, size_t* missing);
   // Takes the worker out of the pool unless the routes are to blame, gives up on the layer's other
   // dispatches, and returns what the caller is to return.
   absl::Status Lose(size_t member, const absl::Status& cause);
@@ -103,10 +103,11 @@ class Dispatcher {
   std::shared_ptr<const RoutingTable> table_;
   std::vector<Share> shares_;         // [members]
   std::vector<PlannedPart> parts_;    // of all rows
-  std::vector<PlannedAdd> adds_;      // part numbers of the step
-  std::vector<int32_t> first_part_;   // [rows] -1: none
+  std::vector<PlannedAdd> adds_;      // part numbers of their row
+  std::vector<CombineRow> rows_;      // of those that are not skipped
   std::vector<int32_t> row_of_;       // [parts]
-  std::vector<float> data_;           // [parts, hidden]
+  std::vector<FrameBytes> replies_;   // that hold the parts
+  std::vector<const float*> data_;    // [parts] -> [hidden]
   std::vector<uint8_t> part_fault_;   // [parts]
   std::vector<int32_t> row_experts_;  // scratch
   std::vector<int> row_owners_;       // scratch

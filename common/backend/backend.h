@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/model/canonical_sum.h"
 #include "common/model/config.h"
 #include "common/tensor/matrix_view.h"
 
@@ -123,6 +124,23 @@ struct Product {
   int64_t stride;
 };
 
+// What the workers gave, and how each row's is added: the adds of a row, in order, leave its sum in its part
+// 0.
+struct CombineRow {
+  int32_t row;  // of the residual
+  int32_t parts_begin;
+  int32_t parts_end;
+  int32_t adds_begin;
+  int32_t adds_end;
+};
+struct CombineBatch {
+  std::span<const float* const> parts;  // [hidden] each, in host memory as they came
+  std::span<const PlannedAdd> adds;     // counting from parts_begin
+  std::span<const CombineRow> rows;
+  const float* shared = nullptr;  // [rows of the residual, hidden] or null: the trunk's own expert
+  int64_t hidden = 0;
+};
+
 // Operations of the trunk. One caller at a time; an operation may use all the device's threads.
 class TrunkOps {
  public:
@@ -144,6 +162,8 @@ class TrunkOps {
   //   qkv [rows, (heads + 2 * kv_heads) * head_dim], q | k | v, overwritten.   out [rows, heads * head_dim].
   virtual void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv,
                          float* qkv, float* out) = 0;
+  // residual[row, :] += the row's sum of parts (+ shared[row, :]): residual + (routed + shared).
+  virtual void Combine(const CombineBatch& batch, float* residual) = 0;
 };
 
 struct ExpertWeights {

@@ -55,6 +55,13 @@ class CpuTrunkOps : public TrunkOps {
     attention_.Run(shape, batch, kv, qkv, out);
   }
 
+  void Combine(const CombineBatch& batch, float* residual) override {
+    MutexLock lock(&device_->mutex);
+    ForRows(static_cast<int64_t>(batch.rows.size()), batch.hidden, [&](int64_t i) {
+      CombineOne(batch, batch.rows[i], residual + batch.rows[i].row * batch.hidden);
+    });
+  }
+
  private:
   template <typename Body>
   void ForRows(int64_t rows, int64_t cols, const Body& body) {
@@ -68,6 +75,7 @@ class CpuTrunkOps : public TrunkOps {
     });
   }
 
+  void CombineOne(const CombineBatch& batch, const CombineRow& row, float* residual) const;
   void MultiplyChunk(const Product& product, const MatMulChunk& chunk);
 
   bool QuantizeRow(const float* plain, int64_t row, Activations* y) const {
@@ -84,6 +92,24 @@ class CpuTrunkOps : public TrunkOps {
   std::vector<int64_t> first_chunk_;  // [products + 1]
   Scratch<float> normed_;
 };
+
+// Strip by strip of columns: parts belong to the frames they came in, so they are added in a copy, which
+// stays in the first-level cache.
+void CpuTrunkOps::CombineOne(const CombineBatch& batch, const CombineRow& row, float* residual) const {
+  const KernelTable& k = device_->kernels;
+  const auto parts = batch.parts.subspan(row.parts_begin, row.parts_end - row.parts_begin);
+  const auto adds = batch.adds.subspan(row.adds_begin, row.adds_end - row.adds_begin);
+  MOEPOOL_CHECK(!parts.empty() && parts.size() <= kTileFloats);
+  alignas(64) float tile[kTileFloats];
+  const int64_t strip = std::min<int64_t>(kTileFloats / static_cast<int64_t>(parts.size()), batch.hidden);
+  for (int64_t begin = 0; begin < batch.hidden; begin += strip) {
+    const int64_t n = std::min(strip, batch.hidden - begin);
+    for (size_t p = 0; p < parts.size(); ++p) std::copy_n(parts[p] + begin, n, tile + p * strip);
+    for (const PlannedAdd& add : adds) k.add(tile + add.src * strip, n, tile + add.dst * strip);
+    if (batch.shared != nullptr) k.add(batch.shared + row.row * batch.hidden + begin, n, tile);
+    k.add(tile, n, residual + begin);
+  }
+}
 
 void CpuTrunkOps::MultiplyChunk(const Product& product, const MatMulChunk& c) {
   const PackedMatrix& w = static_cast<const CpuMatrix&>(*product.w).packed();

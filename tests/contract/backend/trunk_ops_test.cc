@@ -40,6 +40,72 @@ TEST_P(TrunkOpsTest, MatMulEqualsTheReference) {
   }
 }
 
+TEST_P(TrunkOpsTest, ProductsOfOneInputAreThoseOfEachAlone) {
+  const int cols = 256, tokens = 5, stride = 300;
+  const FileMatrix files[] = {MakeFile(DType::kQ4_0, 130, cols, kTestSeed),
+                              MakeFile(DType::kF32, 3, cols, kTestSeed + 1),
+                              MakeFile(DType::kQ6_K, 65, cols, kTestSeed + 2)};
+  const std::vector<float> x = Normal(tokens * cols, kTestSeed + 3);
+  const std::vector<float> bias = Normal(300, kTestSeed + 4);
+  std::vector<std::unique_ptr<Matrix>> matrices;
+  std::vector<std::vector<float>> outputs(std::size(files), std::vector<float>(tokens * stride, -5.0f));
+  std::vector<Product> products;
+  for (size_t i = 0; i < std::size(files); ++i) {
+    matrices.push_back(LoadInto(backend_.get(), files[i]));
+    products.push_back(
+        {matrices.back().get(), i == 1 ? nullptr : bias.data(), nullptr, outputs[i].data(), stride});
+  }
+  const DeviceRows rows(backend_.get(), tokens, cols, x);
+  backend_->Trunk().MatMuls(products, rows.view);
+  for (size_t i = 0; i < std::size(files); ++i) {
+    EXPECT_TRUE(SameFloats(outputs[i],
+                           MatMul(backend_.get(), files[i], tokens, x, products[i].bias, nullptr, stride)))
+        << i;
+  }
+}
+
+// Rows of one part, of two, and of many; one row of the residual has none.
+TEST_P(TrunkOpsTest, CombineAddsPartsInOrderThenTheSharedRowThenTheResidual) {
+  for (const int64_t hidden : {1, 48, 2080}) {
+    const std::vector<int32_t> part_counts = {1, 2, 0, 7, 2, 33};
+    std::vector<std::vector<float>> parts;
+    std::vector<const float*> pointers;
+    std::vector<PlannedAdd> adds;
+    std::vector<CombineRow> rows;
+    std::vector<float> sums;  // [rows, hidden]
+    for (size_t row = 0; row < part_counts.size(); ++row) {
+      const int32_t count = part_counts[row];
+      const size_t first = parts.size(), first_add = adds.size();
+      for (int32_t p = 0; p < count; ++p) {
+        parts.push_back(Normal(hidden, kTestSeed + static_cast<uint32_t>(parts.size())));
+      }
+      for (int32_t p = count - 1; p > 0; --p) adds.push_back({(p - 1) / 2, p});  // children before parents
+      std::vector<std::vector<float>> tree(parts.begin() + static_cast<ptrdiff_t>(first), parts.end());
+      for (size_t a = first_add; a < adds.size(); ++a) {
+        for (int64_t c = 0; c < hidden; ++c) tree[adds[a].dst][c] += tree[adds[a].src][c];
+      }
+      if (count == 0) tree.emplace_back(hidden);
+      sums.insert(sums.end(), tree[0].begin(), tree[0].end());
+      if (count == 0) continue;
+      rows.push_back({static_cast<int32_t>(row), static_cast<int32_t>(first),
+                      static_cast<int32_t>(parts.size()), static_cast<int32_t>(first_add),
+                      static_cast<int32_t>(adds.size())});
+    }
+    for (const std::vector<float>& part : parts) pointers.push_back(part.data());
+    const std::vector<float> before = Normal(static_cast<int64_t>(sums.size()), kTestSeed + 50);
+    const std::vector<float> shared = Normal(static_cast<int64_t>(sums.size()), kTestSeed + 51);
+    for (const float* const own : {static_cast<const float*>(nullptr), shared.data()}) {
+      std::vector<float> residual = before;
+      backend_->Trunk().Combine({pointers, adds, rows, own, hidden}, residual.data());
+      for (size_t i = 0; i < sums.size(); ++i) {
+        const bool skipped = i / static_cast<size_t>(hidden) == 2;
+        const float routed = own == nullptr ? sums[i] : sums[i] + own[i];
+        ASSERT_EQ(residual[i], skipped ? before[i] : before[i] + routed) << hidden << ", " << i;
+      }
+    }
+  }
+}
+
 TEST_P(TrunkOpsTest, MatMulAddsBiasAndThenTheResidual) {
   const int rows = 37, cols = 64, tokens = 6;
   const int64_t stride = 50;

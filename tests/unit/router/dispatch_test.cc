@@ -86,7 +86,7 @@ class DispatchTest : public ::testing::Test {
     out_ = residual_;
     faults_.assign(kRows, 0);
     absl::Status status = Begin();
-    if (status.ok()) status = dispatcher_->Finish(nullptr, out_.data(), faults_);
+    if (status.ok()) status = dispatcher_->Finish(&backend_->Trunk(), nullptr, out_.data(), faults_);
     return status;
   }
 
@@ -127,6 +127,7 @@ class DispatchTest : public ::testing::Test {
     EXPECT_THAT(pool_.losses, IsEmpty());
   }
 
+  const std::unique_ptr<Backend> backend_ = MakeBackend({.threads = 2}).value();
   ModelConfig config_;
   DispatchTimeouts timeouts_;
   std::vector<float> x_;
@@ -152,7 +153,7 @@ TEST_F(DispatchTest, SharedRowsJoinTheRoutedSumBeforeTheResidual) {
   out_ = residual;
   faults_.assign(kRows, 0);
   ASSERT_TRUE(Begin().ok());
-  ASSERT_TRUE(dispatcher_->Finish(shared.data(), out_.data(), faults_).ok());
+  ASSERT_TRUE(dispatcher_->Finish(&backend_->Trunk(), shared.data(), out_.data(), faults_).ok());
   for (size_t i = 0; i < out_.size(); ++i) {
     const bool skipped = i / kHidden == 3;
     EXPECT_EQ(out_[i], skipped ? residual[i] : residual[i] + (routed[i] + shared[i])) << i;
