@@ -22,5 +22,6 @@ void AddInspectCommand(CLI::App* app, CommandRunner* run);     // what a model f
 void AddPerplexityCommand(CLI::App* app, CommandRunner* run);  // of a text
 void AddLogitsCommand(CLI::App* app, CommandRunner* run);      // as a NumPy array
 void AddSynthCommand(CLI::App* app, CommandRunner* run);       // writes a model of random weights
+void AddBenchCommand(CLI::App* app, CommandRunner* run);       // measures
 
 }  // namespace moepool

@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   moepool::AddPerplexityCommand(&app, &run);
   moepool::AddLogitsCommand(&app, &run);
   moepool::AddSynthCommand(&app, &run);
+  moepool::AddBenchCommand(&app, &run);
   if (const std::optional<int> code = moepool::ParseFlags(&app, argc, argv)) return *code;
   moepool::InitLog("moepool");
   const absl::Status status = run();
