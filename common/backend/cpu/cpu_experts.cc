@@ -21,6 +21,8 @@ namespace moepool {
 namespace {
 
 constexpr int64_t kGroupsAQuantBlock = kQuantBlock / kGroupRows;
+constexpr int64_t kTileFloats = 4096;  // 16 KiB of stack
+static_assert(kTileFloats >= kQuantBlock * MatMulChunks::kMaxTokens);
 
 // The pairs of one expert, [begin, end) in sorted order, and its place in the shared buffers.
 struct ExpertRun {
@@ -55,6 +57,7 @@ class CpuExpertOps : public ExpertOps {
   MatMulChunks UpChunks(const ExpertRun& run) const;
   MatMulChunks DownChunks(const ExpertRun& run) const;
   void GateUp(const ExpertRun& run, int64_t chunk);
+  void KeepHidden(const ExpertRun& run, int64_t pair, int64_t begin, int64_t width, const float* h);
   void Down(const ExpertRun& run, int64_t chunk);
   bool AddLeaves(int64_t part, float* out);
   float* Leaf(int64_t pair) { return leaves_.Get(0) + pair * leaf_stride_; }
@@ -76,10 +79,8 @@ class CpuExpertOps : public ExpertOps {
   std::vector<int32_t> experts_;       // of the part being planned
   std::vector<PlannedAdd> adds_;
   std::vector<std::pair<int64_t, int64_t>> part_adds_;  // [parts] range of adds_
-  Scratch<float> gate_;                                 // h, once activated
-  Scratch<float> up_;
-  Scratch<int8_t> q_;
-  Scratch<float> scale_;
+  Scratch<float> plain_;                                // h where down is not quantised
+
   Scratch<ActivationBlock> blocks_;
   Scratch<float> leaves_;  // [pairs, leaf_stride_]
 };
@@ -142,6 +143,7 @@ MatMulChunks CpuExpertOps::DownChunks(const ExpertRun& run) const {
 void CpuExpertOps::PlanRuns(std::span<const ExpertWeights* const> experts, const Activations& x) {
   runs_.clear();
   int64_t floats = 0;
+  int64_t plain_floats = 0;  // up to the last run that keeps them
   int64_t up_chunks = 0;
   int64_t down_chunks = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
@@ -163,43 +165,57 @@ void CpuExpertOps::PlanRuns(std::span<const ExpertWeights* const> experts, const
     const int64_t padded = RoundUp(gate.rows, kQuantBlock);
     runs_.push_back({experts[e], begin, end, floats, padded, up_chunks, down_chunks});
     floats += (end - begin) * padded;
+    if (!Quantized(down)) plain_floats = floats;
     up_chunks += UpChunks(runs_.back()).count();
     down_chunks += DownChunks(runs_.back()).count();
   }
   runs_.push_back({nullptr, 0, 0, floats, 0, up_chunks, down_chunks});  // the totals
-  gate_.Get(floats);
-  up_.Get(floats);
-  q_.Get(floats);
-  scale_.Get(floats / kQuantBlock);
+  plain_.Get(plain_floats);
   blocks_.Get(floats / kQuantBlock);
 }
 
-// h = act(gate x) * up x for a chunk of the run's pairs and outputs.
+// h = act(gate x) * up x for a chunk of the run's pairs and outputs, tile by tile: what is not yet h stays in
+// the first-level cache.
 void CpuExpertOps::GateUp(const ExpertRun& run, int64_t chunk) {
   const KernelTable& k = device_->kernels;
   const PackedMatrix& gate = Packed(run.weights->gate);
   const PackedMatrix& up = Packed(run.weights->up);
   const MatMulChunk c = UpChunks(run).At(chunk);
-  const int64_t outputs = (c.group_end - c.group_begin) * kGroupRows;
-  const int64_t width = RoundUp(outputs, kQuantBlock);
-  int64_t at = run.hidden_offset + c.token_begin * run.padded + c.group_begin * kGroupRows;
-  const ActivationRows x =
-      prepared_.Select(pair_row_.data() + run.begin + c.token_begin, c.token_end - c.token_begin);
-  float* h = gate_.Get(0) + at;
-  float* u = up_.Get(0) + at;
-  k.matmul[static_cast<int>(gate.dtype)](gate.weights, c.group_begin, c.group_end, x, h, run.padded);
-  k.matmul[static_cast<int>(up.dtype)](up.weights, c.group_begin, c.group_end, x, u, run.padded);
-  const bool quantize = Quantized(Packed(run.weights->down));
-  for (int64_t t = c.token_begin; t < c.token_end; ++t, h += run.padded, u += run.padded, at += run.padded) {
-    k.silu_mul(h, u, outputs, h);
-    std::fill(h + outputs, h + width, 0.0f);
-    if (!quantize) continue;
-    float* const scale = scale_.Get(0) + at / kQuantBlock;
-    if (!k.quantize(h, width, q_.Get(0) + at, scale)) {
-      std::atomic_ref<uint8_t>(pair_fault_[run.begin + t]).store(1, std::memory_order_relaxed);
+  const int64_t tokens = c.token_end - c.token_begin;
+  const ActivationRows x = prepared_.Select(pair_row_.data() + run.begin + c.token_begin, tokens);
+  const int64_t tile_groups = kTileFloats / (kGroupRows * tokens) / kGroupsAQuantBlock * kGroupsAQuantBlock;
+  alignas(64) float gate_tile[kTileFloats];
+  alignas(64) float up_tile[kTileFloats];
+  for (int64_t group = c.group_begin; group < c.group_end; group += tile_groups) {
+    const int64_t group_end = std::min(c.group_end, group + tile_groups);
+    const int64_t outputs = (group_end - group) * kGroupRows;
+    const int64_t width = RoundUp(outputs, kQuantBlock);
+    k.matmul[static_cast<int>(gate.dtype)](gate.weights, group, group_end, x, gate_tile, width);
+    k.matmul[static_cast<int>(up.dtype)](up.weights, group, group_end, x, up_tile, width);
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* const h = gate_tile + t * width;
+      k.silu_mul(h, up_tile + t * width, outputs, h);
+      std::fill(h + outputs, h + width, 0.0f);
+      KeepHidden(run, c.token_begin + t, group * kGroupRows, width, h);
     }
-    k.activation_blocks(q_.Get(0) + at, scale, width, blocks_.Get(0) + at / kQuantBlock);
   }
+}
+
+// Keeps columns [begin, begin + width) of a pair's h in the form that down reads.
+void CpuExpertOps::KeepHidden(const ExpertRun& run, int64_t pair, int64_t begin, int64_t width,
+                              const float* h) {
+  const KernelTable& k = device_->kernels;
+  const int64_t at = run.hidden_offset + pair * run.padded + begin;
+  if (!Quantized(Packed(run.weights->down))) {
+    std::copy_n(h, width, plain_.Get(0) + at);
+    return;
+  }
+  alignas(64) int8_t q[kTileFloats];
+  alignas(64) float scale[kTileFloats / kQuantBlock];
+  if (!k.quantize(h, width, q, scale)) {
+    std::atomic_ref<uint8_t>(pair_fault_[run.begin + pair]).store(1, std::memory_order_relaxed);
+  }
+  k.activation_blocks(q, scale, width, blocks_.Get(0) + at / kQuantBlock);
 }
 
 // Leaf = weight * down h for a chunk of the run's pairs and outputs.
@@ -208,8 +224,8 @@ void CpuExpertOps::Down(const ExpertRun& run, int64_t chunk) {
   const PackedMatrix& down = Packed(run.weights->down);
   const MatMulChunk c = DownChunks(run).At(chunk);
   const int64_t at = run.hidden_offset;
-  const ActivationRows h = {blocks_.Get(0) + at / kQuantBlock, gate_.Get(0) + at, run.padded,
-                            identity_.data() + c.token_begin, c.token_end - c.token_begin};
+  const ActivationRows h = {blocks_.Get(0) + at / kQuantBlock, Quantized(down) ? nullptr : plain_.Get(0) + at,
+                            run.padded, identity_.data() + c.token_begin, c.token_end - c.token_begin};
   const int64_t outputs = (c.group_end - c.group_begin) * kGroupRows;
   float* leaf = Leaf(run.begin + c.token_begin) + c.group_begin * kGroupRows;
   k.matmul[static_cast<int>(down.dtype)](down.weights, c.group_begin, c.group_end, h, leaf, leaf_stride_);
