@@ -1,0 +1,178 @@
+"""moepool as it is compared: gateway, router and two workers as processes on one host, and the benches of its tool."""
+
+import json
+import mmap
+import pathlib
+import select
+import time
+
+from comparison.children import MeasurementError, wait_until
+from comparison.streams import http_ok
+
+START_S = 300
+BENCH_S = 900
+WORKERS = 2
+KV_MEMORY = "512MiB"
+
+
+def parse_engine(output):
+    """{"prefill_512": tokens/s, "decode_1": ..., "streams_8": ..., "batching_ratio": ..., "exchange_own_p50_us": ...}."""
+    try:
+        found = {}
+        for phase in json.loads(output)["results"]:
+            name = phase["phase"]
+            if name == "batching":
+                found["batching_ratio"] = phase["ratio"]["median"]
+                for kind in ("continuous", "static"):
+                    found[f"{kind}_tokens_per_s"] = phase[f"{kind}_tokens_per_s"]["median"]
+                    found[f"{kind}_utilisation"] = phase[f"{kind}_utilisation"]["median"]
+                continue
+            key = {"prefill": f"prefill_{phase['prompt_tokens']}", "decode": "decode_1",
+                   "streams": f"streams_{phase.get('streams')}"}[name]
+            found[key] = phase["tokens_per_s"]["median"]
+            exchange = phase["exchange"]
+            if name == "decode" and exchange["own_p50_us"] is not None:
+                found["exchange_own_p50_us"] = exchange["own_p50_us"]
+                found["exchange_own_p99_us"] = exchange["own_p99_us"]
+        return found
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"moepool bench engine printed something else: {error!r}") from None
+
+
+def parse_serve(output):
+    """{"output_tokens_per_s": ..., "ttft_p50_ms": ...} from `moepool bench serve --json`."""
+    try:
+        report = json.loads(output)
+        if report["failed"] or not report["completed"]:
+            raise MeasurementError(f"{report['failed']} of {report['requests']} requests failed: {report['errors']}")
+        return {"output_tokens_per_s": report["output_tokens_per_s"], "ttft_p50_ms": report["ttft_ms"]["p50"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"moepool bench serve printed something else: {error!r}") from None
+
+
+def parse_limits(output):
+    """{"read_gb_per_s": all threads, "int8_gops": all threads, ...} from `moepool bench kernels --json`."""
+    try:
+        limits = json.loads(output)["limits"]
+        return {"read_gb_per_s": limits["read_gb_per_s"]["all"], "int8_gops": limits["int8_gops"]["all"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"moepool bench kernels printed no limits: {error!r}") from None
+
+
+class Moepool:
+    """The folder of our binaries, and the cache folder that its processes share."""
+
+    def __init__(self, folder, threads, children, cache_folder):
+        self._folder = pathlib.Path(folder)
+        self._children = children
+        self.threads = threads
+        self.cache_folder = pathlib.Path(cache_folder)
+
+    def needs(self):
+        for program in ("moepool", "moepool-router", "moepool-expert-worker", "moepool-gateway"):
+            if not (self._folder / program).is_file():
+                raise MeasurementError(f"moepool: no {self._folder / program}")
+
+    def tool(self, *args, timeout_s=BENCH_S):
+        return self._children.run([self._folder / "moepool", *args], timeout_s, env=self._env())
+
+    def start(self, program, *args):
+        return self._children.start([self._folder / program, *args], env=self._env())
+
+    def stop(self, child):
+        self._children.stop(child)
+
+    def _env(self):
+        return {"XDG_CACHE_HOME": str(self.cache_folder)}
+
+    def limits(self):
+        return parse_limits(self.tool("bench", "kernels", "--limits", "--json"))
+
+    def bench_engine(self, *args):
+        return parse_engine(self.tool("bench", "engine", *args, "--reps", 1, "--warmup", 1, "--json"))
+
+    def bench_serve(self, port, protocol, clients, requests, tokens_in, tokens_out):
+        return parse_serve(self.tool(
+            "bench", "serve", "--target", f"127.0.0.1:{port}", "--protocol", protocol, "--clients", clients,
+            "--requests", requests, "--warmup-requests", 1, "--input-tokens", tokens_in, "--output-tokens", tokens_out,
+            "--json"))
+
+
+class Cluster:
+    """Context manager: processes that are ready to serve. start_s: from the first start to that moment."""
+
+    def __init__(self, moepool, model, transport="shm", router_flags=()):
+        self._moepool = moepool
+        self._children = []
+        began = time.monotonic()
+        try:
+            threads = ["--threads", moepool.threads]
+            router = self._start("moepool-router", "--model", model, "--address", "127.0.0.1:0",
+                                 "--metrics-address", "127.0.0.1:0", "--kv-memory", KV_MEMORY,
+                                 "--min-workers", WORKERS, *threads, *router_flags)
+            self.router = self._ready(router)["address"]
+            for _ in range(WORKERS):
+                self._start("moepool-expert-worker", "--router", self.router, "--model", model, "--transport", transport,
+                            *threads)
+            gateway = self._start("moepool-gateway", "--router", self.router, "--http-address", "127.0.0.1:0",
+                                  "--grpc-address", "127.0.0.1:0")
+            self.http_port = int(self._ready(gateway)["http_address"].rpartition(":")[2])
+            wait_until(lambda: http_ok(self.http_port, "/ready"), "experts on the workers", START_S, self._children)
+        except BaseException:
+            self.__exit__()
+            raise
+        self.start_s = time.monotonic() - began
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for child in reversed(self._children):
+            self._moepool.stop(child)
+        self._children.clear()
+
+    def pids(self):
+        return [child.pid for child in self._children]
+
+    def bench(self, *args):
+        return self._moepool.bench_engine("--router", self.router, *args)
+
+    def _start(self, program, *args):
+        child = self._moepool.start(program, *args)
+        self._children.append(child)
+        return child
+
+    @staticmethod
+    def _ready(child):
+        """The line of JSON that a process prints when it serves."""
+        readable, _, _ = select.select([child.stdout], [], [], START_S)
+        line = child.stdout.readline() if readable else b""
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise MeasurementError(f"no ready line, but {line[:80]!r} ({child.log_path})") from None
+
+
+def anonymous_bytes(pid):
+    """A process's share of memory (PSS) without clean pages of files, and the whole of it."""
+    found = {}
+    for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
+        name, amount = line.split(":")
+        found[name] = int(amount.split()[0]) * 1024
+    # Huge pages of hugetlbfs are not in PSS.
+    huge = found.get("Private_Hugetlb", 0) + found.get("Shared_Hugetlb", 0)
+    return found["Pss_Anon"] + found["Pss_Shmem"] + huge, found["Pss"] + huge
+
+
+def read_seconds(path):
+    """Time to read a file into fresh memory, in one thread; the second of two reads, so that the page cache is warm."""
+    size = pathlib.Path(path).stat().st_size
+    for _ in range(2):
+        began = time.monotonic()
+        with open(path, "rb", buffering=0) as file, mmap.mmap(-1, size) as memory, memoryview(memory) as view:
+            done = 0
+            while done < size:
+                with view[done:done + (64 << 20)] as part:
+                    done += file.readinto(part)
+        seconds = time.monotonic() - began
+    return seconds

@@ -1,0 +1,156 @@
+"""The results for people: the goal table on a terminal and in docs/performance.md, and the roofline."""
+
+import statistics
+
+from comparison.goals import limits_of
+from comparison.rows import DECODE_TOKENS, LLAMA_CPP, MACHINE, PREFILL, STREAM_PROMPT, STREAM_TOKENS, STREAMS
+from comparison.shapes import SHAPES
+
+WORDS = {
+    "decode_1": "decode, 1 stream", "output_tokens_per_s": "served, tokens/s out", "ttft_p50_ms": "served, median TTFT, ms",
+    "shm_price": "price of two workers over shared memory", "grpc_price": "price of two workers over gRPC",
+    "batching_ratio": "continuous over static batches", "memory_ratio": "memory over weights + KV",
+    "first_start_ratio": "first start over reading the file", "second_start_ratio": "second start over reading the file",
+}
+PERCENT = ("shm_price", "grpc_price")
+
+
+def metric_words(metric):
+    name, _, number = metric.partition("_")
+    if name == "streams":
+        return f"{number} streams, total"
+    if name == "prefill":
+        return f"prefill of {int(number):,}"
+    return WORDS[metric]
+
+
+def number(value):
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def value_words(goal, value):
+    if value is None:
+        return ""
+    if goal.metric in PERCENT or goal.of in ("read_bandwidth", "int8_peak"):
+        return f"{100 * value:.1f} %"
+    return f"{value:.2f}×"
+
+
+def cells(verdict):
+    goal = verdict.goal
+    against = {"ratio": goal.against, "value": "", "read_bandwidth": "read bandwidth", "int8_peak": "int8 peak"}[goal.of]
+    model = goal.model if goal.dtype == "q4_1" else f"{goal.model} {goal.dtype.upper()}"
+    ours = "" if goal.of == "value" else number(verdict.ours)
+    spread = " to ".join(value_words(goal, end) for end in verdict.spread)
+    prefix = "rpc: " if goal.row == "rpc" else ""
+    return [model, prefix + metric_words(goal.metric), against, ours, number(verdict.theirs),
+            value_words(goal, verdict.value), spread, ("≤ " if goal.at_most else "≥ ") + value_words(goal, goal.bound),
+            verdict.word]
+
+
+HEADS = ["model", "what", "to", "ours", "theirs", "measured", "range", "goal", ""]
+
+
+def text_table(verdicts):
+    rows = [HEADS] + [cells(v) for v in verdicts]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines.insert(1, "-" * max(map(len, lines)))
+    lines += [f"not measured: {v.goal.row} {v.goal.model} {v.goal.dtype} {v.goal.metric}: {v.missing}"
+              for v in verdicts if v.missing]
+    words = [v.word for v in verdicts]
+    lines.append(f"{words.count('met')} met, {words.count('MISSED')} missed, {words.count('not measured')} not measured")
+    return "\n".join(lines)
+
+
+def markdown_table(heads, rows):
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def goal_markdown(verdicts):
+    shown = [v for v in verdicts if v.value is not None]
+    return markdown_table(HEADS, [[*cells(v)[:-1], f"**{v.word}**" if v.word == "MISSED" else v.word] for v in shown])
+
+
+def phases(shape, dtype):
+    """(words, metric, tokens of a step, bytes it reads, operations) of each phase."""
+    yield "decode, 1 stream", "decode_1", 1, shape.step_bytes(dtype, 1, DECODE_TOKENS // 2), shape.token_ops()
+    for n in STREAMS:
+        held = n * (STREAM_PROMPT + STREAM_TOKENS // 2)
+        yield f"{n} streams", f"streams_{n}", n, shape.step_bytes(dtype, n, held), n * shape.token_ops()
+    for n in PREFILL:
+        steps = -(-n // 512)
+        read = sum(shape.step_bytes(dtype, 512, 512 * (i + 1), head=i == steps - 1) for i in range(steps))
+        yield f"prefill of {n:,}", f"prefill_{n}", n, read, n * shape.token_ops(head=False)
+
+
+def roofline_markdown(store, model, dtype):
+    """Bytes and operations of each phase, the rate that the machine's limits allow, and the part of it that we reach."""
+    limits, shape = limits_of(store), SHAPES[model]
+    rows = []
+    for words, metric, tokens, read_bytes, ops in phases(shape, dtype):
+        row = [words, f"{shape.experts_read(tokens):.1f}", f"{read_bytes / tokens / 1e6:,.1f}",
+               f"{read_bytes / 1e6:,.0f}", f"{ops / tokens / 1e9:.2f}"]
+        if limits:
+            read_s = read_bytes / (limits["read_gb_per_s"] * 1e9)
+            compute_s = ops / (limits["int8_gops"] * 1e9)
+            allowed = tokens / max(read_s, compute_s)
+            row += ["reads" if read_s > compute_s else "int8 products", number(allowed)]
+            measured = [r["ours"][metric] for r in store.measured(model=model, type=dtype, against=LLAMA_CPP)
+                        if metric in r["ours"] and r["row"] in ("decode", "streams", "prefill")]
+            middle = statistics.median(measured) if measured else None
+            row += [number(middle), f"{100 * middle / allowed:.0f} %" if measured else ""]
+        else:
+            row += [""] * 4
+        rows.append(row)
+    return markdown_table(["phase", "experts read a layer", "MB a token", "MB in all", "GOP a token", "bound by",
+                           "bound, tokens/s", "measured", "of the bound"], rows)
+
+
+def facts_markdown(store, model, dtype):
+    """What is not a goal but is to be printed: the exchange, batching, memory, start-up, limits."""
+    def median(row, metric, against=MACHINE):
+        values = [r["ours"][metric] for r in store.measured(row=row, model=model, type=dtype, against=against)
+                  if metric in r["ours"]]
+        return statistics.median(values) if values else None
+
+    rows = []
+
+    def add(words, row, *metrics, unit="", scale=1.0):
+        values = [median(row, metric) for metric in metrics]
+        if all(value is not None for value in values):
+            rows.append([words, " / ".join(number(value / scale) for value in values) + unit])
+
+    for name, value in limits_of(store).items():
+        rows.append([{"read_gb_per_s": "reads, GB/s", "int8_gops": "int8 products, GOPS"}[name], number(value)])
+    for carrier, words in (("shm", "shared memory"), ("grpc", "gRPC")):
+        add(f"the exchange's own time a layer over {words}, p50 / p99", "distribution",
+            f"{carrier}_exchange_own_p50_us", f"{carrier}_exchange_own_p99_us", unit=" µs")
+    add("decode in one process / over shared memory / over gRPC", "distribution", "in_process_decode_1", "shm_decode_1",
+        "grpc_decode_1", unit=" tokens/s")
+    add("mixed lengths, continuous / static", "batching", "continuous_tokens_per_s", "static_tokens_per_s",
+        unit=" tokens/s")
+    add("sequences that decode in a step, of all places, continuous / static", "batching", "continuous_utilisation",
+        "static_utilisation")
+    add("memory of all processes / weights / KV", "memory", "held_bytes", "weight_bytes", "kv_bytes", unit=" GiB",
+        scale=1 << 30)
+    add("reading the file / first start / second start", "startup", "read_s", "first_start_s", "second_start_s", unit=" s")
+    return markdown_table(["", ""], rows) if rows else ""
+
+
+def fill_markdown(path, verdicts, store, model, types):
+    """Replaces what stands between <!-- NAME --> and <!-- end --> on a page, for the tables that there are."""
+    page = path.read_text(encoding="utf-8")
+    tables = {"goals": goal_markdown(verdicts), "facts": facts_markdown(store, model, types[0])}
+    tables.update({f"roofline {dtype}": roofline_markdown(store, model, dtype) for dtype in types})
+    for name, table in tables.items():
+        head, mark, rest = page.partition(f"<!-- {name} -->\n")
+        if mark:
+            _, end, tail = rest.partition("<!-- end -->")
+            if not end:
+                raise ValueError(f"{path}: <!-- {name} --> has no <!-- end --> after it")
+            page = f"{head}{mark}{table}\n{end}{tail}"
+    path.write_text(page, encoding="utf-8")
