@@ -13,8 +13,9 @@
 
 namespace moepool {
 
-inline constexpr int kGroupRows = 16;  // output rows interleaved in packed weights
-inline constexpr int kAttentionScratchFloats = 4 * kAttentionSplit;  // scores of 4 queries
+inline constexpr int kGroupRows = 16;    // output rows interleaved in packed weights
+inline constexpr int kMaxHeadDim = 512;  // of attention kernels
+inline constexpr int kAttentionScratchFloats = 12 * (kAttentionSplit + kMaxHeadDim + 16);
 inline constexpr int kQuantBlock = 32;  // columns that share a scale of the activations
 
 // Groups of 16 output rows of one matrix. A group is a run of planes, each in ascending order of 32-column
@@ -49,16 +50,28 @@ struct ActivationRows {
   int64_t count;
 };
 
-// The visible keys [begin, end) of one split of one KV head, counted from the split's start.
+// One split of one KV head of a sequence: 256 positions, whose keys are counted from its start.
 struct KvSplit {
   KvType type;
   const std::byte* k;  // of this head in block 0; block n lies n * block_bytes after it
   const std::byte* v;
   int64_t block_bytes;
-  const int32_t* blocks;  // blocks[b] numbers the block of keys 16 b ...; not read before key `begin`'s
-  int begin;              // 0 <= begin < end <= 256
-  int end;
-  int head_dim;  // a multiple of 32 for Q8_0
+  const int32_t* blocks;  // blocks[b] numbers the block of keys 16 b ...; read where a row sees one of them
+  int head_dim;           // at most kMaxHeadDim; a multiple of 32 for Q8_0
+};
+
+// Rows of the sequence that attend to a split, in ascending order of position, and where their results go. Of
+// each row `heads` queries share the KV head. Row r sees keys [begin[r], end[r]), 0 <= begin < end <= 256;
+// neither bound descends from row to row.
+struct SplitRows {
+  int rows;
+  int heads;
+  const int* begin;  // [rows]
+  const int* end;    // [rows]
+  const float* q;    // [rows, heads, head_dim], rows q_stride floats apart
+  int64_t q_stride;
+  float* out;  // [rows, heads * (2 + head_dim)]: max [heads], sum [heads], acc [heads, head_dim]
+  int64_t out_stride;
 };
 
 struct KernelTable {
@@ -95,14 +108,13 @@ struct KernelTable {
   void (*store_kv)(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
                    std::byte* v_block);
 
-  // Attention of `heads` queries that share a KV head over the visible keys of one split, from zero.
+  // Attention of every query over its visible keys of one split, from zero.
   //   s = (sum_d k[d] q[d]) * scale;  m = max s;  p = exp(s - m);  acc[d] = sum p v[d], keys ascending;
-  //   max[h] = m, sum[h] = sum of p over 16 lanes (key mod 16) and the tree, acc [heads, head_dim].
+  //   max = m, sum = sum of p over 16 lanes (key mod 16) and the tree.
   // Q8_0: the sum over d is one over blocks of 32, s = fma(sum_d code[d] q[d], k_scale, s), each inner sum
   // from zero; acc[d] = fma(p * v_scale, code[d], acc[d]).
-  //   q [heads, head_dim].   scratch: kAttentionScratchFloats.
-  void (*attend_split)(const KvSplit& split, int heads, float scale, const float* q, float* scratch,
-                       float* max, float* sum, float* acc);
+  //   scratch: kAttentionScratchFloats.
+  void (*attend_split)(const KvSplit& split, const SplitRows& rows, float scale, float* scratch);
   // Adds a later split to (max, sum, acc [head_dim]):  M = max(m0, m1);  a = exp(m0 - M);  b = exp(m1 - M);
   //   sum = fma(s1, b, s0 * a);  acc = fma(acc1, b, acc0 * a).
   void (*merge_split)(int head_dim, float max1, float sum1, const float* acc1, float* max, float* sum,

@@ -33,12 +33,12 @@ struct CacheQ8_0 {
 };
 
 // The block that holds `key` of the split, in s.k or s.v.
-inline const std::byte* BlockOf(const KvSplit& s, const std::byte* half, int key) {
+inline const std::byte* BlockOf(const RowSplit& s, const std::byte* half, int key) {
   return half + s.blocks[key / kKvBlockTokens] * s.block_bytes;
 }
 
 // Q8_0: the 16 scales of dimensions [d, d + 32).
-inline const std::byte* ScalesOf(const KvSplit& s, const std::byte* block, int d) {
+inline const std::byte* ScalesOf(const RowSplit& s, const std::byte* block, int d) {
   return block + kKvBlockTokens * (s.head_dim + 2 * (d / kKvQuantBlock));
 }
 
@@ -47,7 +47,7 @@ inline int FirstOfBlock(int key) { return key & ~(kKvBlockTokens - 1); }
 // acc[h, b] = sum over dimensions [begin, end) of q[h, d] k[b][d, :], from zero. 2 H B independent chains of
 // fma. Moves k on.
 template <typename Cache, int H, int B>
-inline void DotBlocks(const KvSplit& s, int begin, int end, const float* q, const std::byte* (&k)[B],
+inline void DotBlocks(const RowSplit& s, int begin, int end, const float* q, const std::byte* (&k)[B],
                       __m256 (&acc)[H][B][2]) {
 #pragma GCC unroll 8
   for (int h = 0; h < H; ++h) {
@@ -70,7 +70,7 @@ inline void DotBlocks(const KvSplit& s, int begin, int end, const float* q, cons
 
 // The same over all dimensions of a Q8_0 cache, the scales applied block by block.
 template <int H, int B>
-inline void ScaledDotBlocks(const KvSplit& s, const float* q, const std::byte* (&k)[B],
+inline void ScaledDotBlocks(const RowSplit& s, const float* q, const std::byte* (&k)[B],
                             __m256 (&acc)[H][B][2]) {
   const std::byte* scales[B];
 #pragma GCC unroll 8
@@ -95,7 +95,7 @@ inline void ScaledDotBlocks(const KvSplit& s, const float* q, const std::byte* (
 // Scores of H queries, q [H, head_dim], with the 16 B keys from `first` on, to p [H, 256]. Lanes of keys that
 // are not visible are -inf, of which exp makes 0.
 template <typename Cache, int H, int B>
-inline void ScoreBlocks(const KvSplit& s, int first, float scale, const float* q, float* p) {
+inline void ScoreBlocks(const RowSplit& s, int first, float scale, const float* q, float* p) {
   const std::byte* k[B];
   for (int b = 0; b < B; ++b) k[b] = BlockOf(s, s.k, first + b * kKvBlockTokens);
   __m256 acc[H][B][2];
@@ -125,7 +125,7 @@ inline void ScoreBlocks(const KvSplit& s, int first, float scale, const float* q
 // Scores of all keys. A single query takes 4 blocks at once, two take 2: fewer chains would wait for the
 // fma's latency.
 template <typename Cache, int H>
-void Scores(const KvSplit& s, float scale, const float* q, float* p) {
+void Scores(const RowSplit& s, float scale, const float* q, float* p) {
   constexpr int kBlocks = H == 1 ? 4 : H == 2 ? 2 : 1;
   int first = FirstOfBlock(s.begin);
   for (; first + kBlocks * kKvBlockTokens <= s.end; first += kBlocks * kKvBlockTokens) {
@@ -135,7 +135,7 @@ void Scores(const KvSplit& s, float scale, const float* q, float* p) {
 }
 
 // p <- exp(p - max) from the first block on; returns the maximum and the sum.
-inline void Softmax(const KvSplit& s, float* p, float* max, float* sum) {
+inline void Softmax(const RowSplit& s, float* p, float* max, float* sum) {
   const int first = FirstOfBlock(s.begin);
   __m256 m = _mm256_set1_ps(-__builtin_inff());
   for (int i = first; i < s.end; i += 8) m = _mm256_max_ps(_mm256_loadu_ps(p + i), m);
@@ -162,7 +162,7 @@ inline void Softmax(const KvSplit& s, float* p, float* max, float* sum) {
 // acc[h, d] = sum over visible keys of p[h, key] v[key, d] for H queries and dimensions [d, d + 8 N). Of a
 // Q8_0 cache these are whole blocks of 32 or lie within one.
 template <typename Cache, int H, int N>
-void Values(const KvSplit& s, const float* p, int d, float* acc) {
+void Values(const RowSplit& s, const float* p, int d, float* acc) {
   constexpr int kRegisters = kKvQuantBlock / 8;  // that share a scale
   constexpr int kScales = Cache::kQuantized ? (N + kRegisters - 1) / kRegisters : 1;
   __m256 sum[H][N];
@@ -214,7 +214,7 @@ void Values(const KvSplit& s, const float* p, int d, float* acc) {
 
 // The last head_dim mod 8 dimensions.
 template <typename Cache>
-void ValuesTail(const KvSplit& s, const float* p, int heads, float* acc) {
+void ValuesTail(const RowSplit& s, const float* p, int heads, float* acc) {
   for (int d = s.head_dim & ~7; d < s.head_dim; ++d) {
     for (int h = 0; h < heads; ++h) {
       float sum = 0;
@@ -230,7 +230,7 @@ void ValuesTail(const KvSplit& s, const float* p, int heads, float* acc) {
 
 // 8 accumulators of the values (12 of 3 queries) where the head is wide enough, and fewer for what is left.
 template <typename Cache, int H>
-void AttendHeads(const KvSplit& s, float scale, const float* q, float* p, float* max, float* sum,
+void AttendHeads(const RowSplit& s, float scale, const float* q, float* p, float* max, float* sum,
                  float* acc) {
   Scores<Cache, H>(s, scale, q, p);
   for (int h = 0; h < H; ++h) Softmax(s, p + h * kAttentionSplit, max + h, sum + h);
@@ -250,7 +250,7 @@ void AttendHeads(const KvSplit& s, float scale, const float* q, float* p, float*
 }
 
 template <typename Cache>
-void AttendAll(const KvSplit& s, int heads, float scale, const float* q, float* p, float* max, float* sum,
+void AttendAll(const RowSplit& s, int heads, float scale, const float* q, float* p, float* max, float* sum,
                float* acc) {
   for (int h = 0; h < heads;) {
     const int left = heads - h;
@@ -272,15 +272,14 @@ void AttendAll(const KvSplit& s, int heads, float scale, const float* q, float* 
   }
 }
 
-void Avx2AttendSplit(const KvSplit& split, int heads, float scale, const float* q, float* scratch, float* max,
-                     float* sum, float* acc) {
+void Avx2AttendSplit(const KvSplit& split, const SplitRows& rows, float scale, float* scratch) {
   switch (split.type) {
     case KvType::kF16:
-      return AttendAll<CacheF16>(split, heads, scale, q, scratch, max, sum, acc);
+      return AttendRowByRow(split, rows, scale, scratch, AttendAll<CacheF16>);
     case KvType::kF32:
-      return AttendAll<CacheF32>(split, heads, scale, q, scratch, max, sum, acc);
+      return AttendRowByRow(split, rows, scale, scratch, AttendAll<CacheF32>);
     case KvType::kQ8_0:
-      return AttendAll<CacheQ8_0>(split, heads, scale, q, scratch, max, sum, acc);
+      return AttendRowByRow(split, rows, scale, scratch, AttendAll<CacheQ8_0>);
   }
 }
 

@@ -2,6 +2,7 @@
 // all of them. What is null here is AVX2's (tables.h).
 #include <immintrin.h>
 
+#include "common/kernels/cpu/avx512_attention.h"
 #include "common/kernels/cpu/avx512_rows.h"
 #include "common/kernels/cpu/generic.h"
 #include "common/kernels/cpu/tables.h"
@@ -19,6 +20,7 @@ constexpr KernelTable Table() {
   table.exp = Avx512Exp;
   table.rotate = Avx512Rotate;
   table.store_kv = Avx512StoreKv;
+  table.attend_split = Avx512AttendSplit;
   table.merge_split = Avx512MergeSplit;
   table.finish_split = Avx512FinishSplit;
   table.scale = Avx512Scale;

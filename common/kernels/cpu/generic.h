@@ -113,6 +113,23 @@ inline void Add(const float* x, int64_t n, float* y) {
 
 // --- Attention ---
 
+// A split as one row sees it: keys [begin, end).
+struct RowSplit : KvSplit {
+  int begin;
+  int end;
+};
+
+// attend(split, heads, scale, q, scratch, max, sum, acc) for each row.
+template <typename Attend>
+inline void AttendRowByRow(const KvSplit& split, const SplitRows& rows, float scale, float* scratch,
+                           const Attend& attend) {
+  for (int r = 0; r < rows.rows; ++r) {
+    float* const max = rows.out + r * rows.out_stride;
+    attend(RowSplit{split, rows.begin[r], rows.end[r]}, rows.heads, scale, rows.q + r * rows.q_stride,
+           scratch, max, max + rows.heads, max + 2 * rows.heads);
+  }
+}
+
 inline void Rotate(RopeKind kind, const float* cos, const float* sin, int rope_dims, float* x) {
   const int pairs = rope_dims / 2;
   const int step = kind == RopeKind::kNeox ? 1 : 2;

@@ -14,7 +14,7 @@ struct KeyPlace {
   int slot;
 };
 
-KeyPlace Place(const KvSplit& s, const std::byte* half, int key) {
+KeyPlace Place(const RowSplit& s, const std::byte* half, int key) {
   return {half + s.blocks[key / kKvBlockTokens] * s.block_bytes, key % kKvBlockTokens};
 }
 
@@ -30,7 +30,7 @@ float KvScale(const KeyPlace& key, int head_dim, int d) {
   return F16ToF32(LoadU16(key.block + int64_t{kKvBlockTokens} * head_dim + 2 * i));
 }
 
-float KeyDot(const KvSplit& s, const KeyPlace& key, const float* query) {
+float KeyDot(const RowSplit& s, const KeyPlace& key, const float* query) {
   float sum = 0;
   if (s.type == KvType::kQ8_0) {
     for (int begin = 0; begin < s.head_dim; begin += kKvQuantBlock) {
@@ -49,7 +49,7 @@ float KeyDot(const KvSplit& s, const KeyPlace& key, const float* query) {
 }
 
 // out += p * the value of `key`.
-void AddValue(const KvSplit& s, const KeyPlace& key, float p, float* out) {
+void AddValue(const RowSplit& s, const KeyPlace& key, float p, float* out) {
   const int64_t row = int64_t{key.slot} * s.head_dim;
   if (s.type == KvType::kQ8_0) {
     for (int begin = 0; begin < s.head_dim; begin += kKvQuantBlock) {
@@ -65,8 +65,8 @@ void AddValue(const KvSplit& s, const KeyPlace& key, float p, float* out) {
   }
 }
 
-void AttendSplit(const KvSplit& s, int heads, float scale, const float* q, float* scratch, float* max,
-                 float* sum, float* acc) {
+void AttendRow(const RowSplit& s, int heads, float scale, const float* q, float* scratch, float* max,
+               float* sum, float* acc) {
   float* const p = scratch;  // by key, so that the lanes of the sum do not depend on the first
   for (int j = 0; j < s.begin; ++j) p[j] = 0;
   for (int h = 0; h < heads; ++h) {
@@ -83,6 +83,10 @@ void AttendSplit(const KvSplit& s, int heads, float scale, const float* q, float
     for (int d = 0; d < s.head_dim; ++d) out[d] = 0;
     for (int j = s.begin; j < s.end; ++j) AddValue(s, Place(s, s.v, j), p[j], out);
   }
+}
+
+void AttendSplit(const KvSplit& split, const SplitRows& rows, float scale, float* scratch) {
+  AttendRowByRow(split, rows, scale, scratch, AttendRow);
 }
 
 void MergeSplit(int head_dim, float max1, float sum1, const float* acc1, float* max, float* sum, float* acc) {

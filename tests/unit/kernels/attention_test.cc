@@ -65,15 +65,9 @@ class Cache {
 
   double K(int key, int d) const { return Value(Block(k_, key), 16 * d + key % 16, d, key); }
   double V(int key, int d) const { return Value(Block(v_, key), key % 16 * head_dim_ + d, d, key); }
-  KvSplit Split(int begin, int end) const {
-    return {type_,
-            k_.data() + block_bytes_,
-            v_.data() + block_bytes_,
-            block_bytes_,
-            blocks_.data(),
-            begin,
-            end,
-            head_dim_};
+  KvSplit Split() const {
+    return {type_,        k_.data() + block_bytes_, v_.data() + block_bytes_,
+            block_bytes_, blocks_.data(),           head_dim_};
   }
   int head_dim() const { return head_dim_; }
 
@@ -110,14 +104,35 @@ struct Attended {
   std::vector<float> max, sum, acc;
 };
 
+// Rows of `heads` queries each, q [rows, heads, head_dim], row r over keys [begin[r], end[r]).
+std::vector<Attended> Attend(const KernelTable& table, const Cache& cache, const std::vector<int>& begin,
+                             const std::vector<int>& end, int heads, const std::vector<float>& q) {
+  const int rows = static_cast<int>(begin.size());
+  const int64_t row_floats = int64_t{heads} * cache.head_dim();
+  const int64_t q_stride = row_floats + 3, out_stride = 2 * heads + row_floats + 5;
+  GuardedFloats scratch(kAttentionScratchFloats), queries(rows * q_stride, 1), out(rows * out_stride, 1);
+  std::fill_n(out.data(), rows * out_stride, -7.0f);
+  for (int r = 0; r < rows; ++r) {
+    std::copy_n(q.data() + r * row_floats, row_floats, queries.data() + r * q_stride);
+  }
+  const SplitRows split_rows = {rows,           heads,    begin.data(), end.data(),
+                                queries.data(), q_stride, out.data(),   out_stride};
+  table.attend_split(cache.Split(), split_rows, 0.125f, scratch.data());
+  EXPECT_TRUE(scratch.GuardsHold() && out.GuardsHold());
+  std::vector<Attended> attended;
+  for (int r = 0; r < rows; ++r) {
+    const float* const max = out.data() + r * out_stride;
+    const float* const sum = max + heads;
+    const float* const acc = sum + heads;
+    attended.push_back({{max, sum}, {sum, acc}, {acc, acc + row_floats}});
+    for (int i = 0; i < 5; ++i) EXPECT_EQ(acc[row_floats + i], -7.0f);
+  }
+  return attended;
+}
+
 Attended Attend(const KernelTable& table, const Cache& cache, int begin, int end, int heads,
                 const std::vector<float>& q) {
-  GuardedFloats scratch(kAttentionScratchFloats, 1);
-  GuardedFloats max(heads), sum(heads), acc(heads * cache.head_dim(), 1);
-  table.attend_split(cache.Split(begin, end), heads, 0.125f, q.data(), scratch.data(), max.data(), sum.data(),
-                     acc.data());
-  EXPECT_TRUE(scratch.GuardsHold() && max.GuardsHold() && sum.GuardsHold() && acc.GuardsHold());
-  return {max.Values(), sum.Values(), acc.Values()};
+  return Attend(table, cache, std::vector<int>{begin}, std::vector<int>{end}, heads, q)[0];
 }
 
 ::testing::AssertionResult Same(const Attended& a, const Attended& b) {
@@ -200,6 +215,68 @@ TEST_P(AttentionKernelTest, SimdEqualsScalarWhereScoresAreExtreme) {
       const Attended expected = Attend(*ScalarKernels(), cache, begin, 37, 3, q);
       for (const KernelTable* table : SimdTables()) {
         EXPECT_TRUE(Same(Attend(*table, cache, begin, 37, 3, q), expected)) << magnitude << " from " << begin;
+      }
+    }
+  }
+}
+
+// Rows of a prefill, with and without a window, in calls of any number of rows: each as if alone.
+TEST_P(AttentionKernelTest, RowsOfACallAreTheSameAsRowsAlone) {
+  std::mt19937_64 rng(kTestSeed);
+  for (int dim : {32, 64, 80, 96, 128, 160}) {
+    if (GetParam() == KvType::kQ8_0 && dim % 32 != 0) continue;
+    const Cache cache(GetParam(), dim, kTestSeed + dim);
+    for (int heads : {1, 2, 3, 4, 5, 7, 8, 12, 16}) {
+      const int rows = 1 + static_cast<int>(rng() % (40 / heads + 1));
+      const int step = 1 + static_cast<int>(rng() % 3);
+      const std::vector<float> q = Queries(rows * heads * dim, kTestSeed + heads, 1.0f);
+      for (int window : {0, 1, 5, 40}) {
+        const int last = 200 + static_cast<int>(rng() % 56);
+        std::vector<int> begin, end;
+        for (int r = 0; r < rows; ++r) {
+          end.push_back(std::max(1, last - step * (rows - 1 - r)));
+          begin.push_back(window > 0 ? std::max(0, end.back() - window) : 0);
+        }
+        Cache poisoned = cache;
+        for (int key = 0; key < 256; ++key) {
+          if (key < begin.front() || key >= end.back()) poisoned.Poison(key);
+        }
+        poisoned.FreeBlocksBefore(begin.front());
+        for (const KernelTable* table : AllTables()) {
+          const std::vector<Attended> together = Attend(*table, poisoned, begin, end, heads, q);
+          for (int r = 0; r < rows; ++r) {
+            const std::vector<float> row(q.begin() + r * heads * dim, q.begin() + (r + 1) * heads * dim);
+            ASSERT_TRUE(Same(together[r], Attend(*ScalarKernels(), cache, begin[r], end[r], heads, row)))
+                << table->name << ": row " << r << " of " << rows << ", " << heads << " heads of " << dim
+                << ", keys " << begin[r] << " to " << end[r];
+          }
+        }
+      }
+    }
+  }
+}
+
+// A later row's key or value that is not finite does not reach an earlier row of the call.
+TEST_P(AttentionKernelTest, RowsOfACallDoNotSeeLaterKeys) {
+  for (int heads : {1, 3, 4}) {
+    for (int visible : {1, 16, 21, 130}) {
+      const Cache cache(GetParam(), 64, kTestSeed);
+      Cache poisoned = cache;
+      poisoned.Poison(visible);
+      std::vector<int> begin, end;
+      for (int r = 0; r < 6; ++r) {
+        begin.push_back(0);
+        end.push_back(visible + r / 2);
+      }
+      const std::vector<float> q = Queries(6 * heads * 64, kTestSeed, 1.0f);
+      for (const KernelTable* table : AllTables()) {
+        const std::vector<Attended> expected = Attend(*table, cache, begin, end, heads, q);
+        const std::vector<Attended> rows = Attend(*table, poisoned, begin, end, heads, q);
+        for (int r = 0; r < 6; ++r) {
+          for (float x : rows[r].sum) EXPECT_EQ(std::isnan(x), r >= 2) << table->name;
+          if (r >= 2) continue;
+          EXPECT_TRUE(Same(rows[r], expected[r])) << table->name << " " << heads << " " << r;
+        }
       }
     }
   }

@@ -1,0 +1,300 @@
+// Attention with AVX-512. Up to 12 queries, of any rows and heads of the call, form a tile: each register of
+// K (16 keys of a dimension) and of V (16 dimensions of a key) is read and converted once for all of them,
+// and 12 x 2 accumulators with their operands fill the 32 registers, so that loads and conversions hide
+// behind the fma's two ports. Only keys that not all rows of a tile see are masked. Outer loops over arrays
+// of registers are unrolled by pragma, as in avx2_attention.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include "common/kernels/cpu/avx512_math.h"
+#include "common/kernels/kernels.h"
+
+namespace moepool {
+namespace {
+
+inline constexpr int kTileQueries = 12;
+// Queries of a tile lie this far apart: a constant, so that one pointer reaches all; not a multiple of 4 KiB
+// or of a power of two lines, so that they do not share L1 sets.
+inline constexpr int kQueryStride = kMaxHeadDim + 16;
+
+struct CacheF16 {
+  static constexpr bool kQuantized = false;
+  static constexpr int kBytes = 2;  // of an element or code
+  static __m512 Load16(const std::byte* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static __m512 Load(__mmask16 lanes, const std::byte* p) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p));
+  }
+};
+struct CacheF32 {
+  static constexpr bool kQuantized = false;
+  static constexpr int kBytes = 4;
+  static __m512 Load16(const std::byte* p) { return _mm512_loadu_ps(p); }
+  static __m512 Load(__mmask16 lanes, const std::byte* p) { return _mm512_maskz_loadu_ps(lanes, p); }
+};
+struct CacheQ8_0 {
+  static constexpr bool kQuantized = true;
+  static constexpr int kBytes = 1;
+  static __m512 Load16(const std::byte* p) {  // codes, not yet scaled
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+  }
+};
+
+struct QueryTile {
+  const float* q;  // [queries], kQueryStride apart
+  float* p;        // [queries, 256]: scores, then their exponentials
+  int begin[kTileQueries];
+  int end[kTileQueries];
+  float* max[kTileQueries];
+  float* sum[kTileQueries];
+  float* acc[kTileQueries];
+  // Over the tile. Rows ascend, so that keys [last_begin, first_end) are seen by all.
+  int first_begin, last_begin, first_end, last_end;
+};
+
+inline const std::byte* BlockOf(const KvSplit& s, const std::byte* half, int key) {
+  return half + s.blocks[key / kKvBlockTokens] * s.block_bytes;
+}
+
+inline __m512 LoadScales(const KvSplit& s, const std::byte* block, int d) {
+  return CacheF16::Load16(block + kKvBlockTokens * (s.head_dim + 2 * (d / kKvQuantBlock)));
+}
+
+inline int FirstOfBlock(int key) { return key & ~(kKvBlockTokens - 1); }
+
+// --- Scores ---
+
+// acc[h, b] = sum over dimensions [begin, end) of q[h, d] k[b][d, :], from zero: H B independent chains.
+template <typename Cache, int H, int B>
+inline void DotBlocks(int begin, int end, const float* q, const std::byte* const (&k)[B],
+                      __m512 (&acc)[H][B]) {
+#pragma GCC unroll 16
+  for (int h = 0; h < H; ++h) {
+    for (int b = 0; b < B; ++b) acc[h][b] = _mm512_setzero_ps();
+  }
+  for (int64_t d = begin; d < end; ++d) {
+    __m512 key[B];
+#pragma GCC unroll 16
+    for (int b = 0; b < B; ++b) key[b] = Cache::Load16(k[b] + d * (kKvBlockTokens * Cache::kBytes));
+#pragma GCC unroll 16
+    for (int h = 0; h < H; ++h) {
+      const __m512 v = _mm512_set1_ps(q[h * kQueryStride + d]);
+      for (int b = 0; b < B; ++b) acc[h][b] = _mm512_fmadd_ps(key[b], v, acc[h][b]);
+    }
+  }
+}
+
+// Scores of H queries with the 16 B keys from `first` on. Keys of these blocks that a query does not see get
+// -inf, of which exp makes 0.
+template <typename Cache, int H, int B>
+inline void ScoreBlocks(const KvSplit& s, const QueryTile& t, int first, float scale) {
+  const std::byte* k[B];
+  for (int b = 0; b < B; ++b) k[b] = BlockOf(s, s.k, first + b * kKvBlockTokens);
+  float* const p = t.p + first;
+  const __m512 factor = _mm512_set1_ps(scale);
+  __m512 acc[H][B];
+  if constexpr (!Cache::kQuantized) {
+    DotBlocks<Cache, H, B>(0, s.head_dim, t.q, k, acc);
+#pragma GCC unroll 16
+    for (int h = 0; h < H; ++h) {
+      for (int b = 0; b < B; ++b) {
+        _mm512_storeu_ps(p + h * kAttentionSplit + b * kKvBlockTokens, _mm512_mul_ps(acc[h][b], factor));
+      }
+    }
+  } else {
+    // The sums over blocks of 32 dimensions stay in p: 2 H B registers are too many.
+    for (int d = 0; d < s.head_dim; d += kKvQuantBlock) {
+      DotBlocks<Cache, H, B>(d, d + kKvQuantBlock, t.q, k, acc);
+      const bool last = d + kKvQuantBlock == s.head_dim;
+      __m512 scales[B];
+#pragma GCC unroll 16
+      for (int b = 0; b < B; ++b) scales[b] = LoadScales(s, k[b], d);
+#pragma GCC unroll 16
+      for (int h = 0; h < H; ++h) {
+        for (int b = 0; b < B; ++b) {
+          float* const at = p + h * kAttentionSplit + b * kKvBlockTokens;
+          const __m512 before = d == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(at);
+          const __m512 sum = _mm512_fmadd_ps(acc[h][b], scales[b], before);
+          _mm512_storeu_ps(at, last ? _mm512_mul_ps(sum, factor) : sum);
+        }
+      }
+    }
+  }
+  if (first >= t.last_begin && first + B * kKvBlockTokens <= t.first_end) return;
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int h = 0; h < H; ++h) {
+    for (int b = 0; b < B; ++b) {
+      const __m512i key = _mm512_add_epi32(lane, _mm512_set1_epi32(first + b * kKvBlockTokens));
+      const __mmask16 hidden = _mm512_cmplt_epi32_mask(key, _mm512_set1_epi32(t.begin[h])) |
+                               _mm512_cmpge_epi32_mask(key, _mm512_set1_epi32(t.end[h]));
+      _mm512_mask_storeu_ps(p + h * kAttentionSplit + b * kKvBlockTokens, hidden,
+                            _mm512_set1_ps(-__builtin_inff()));
+    }
+  }
+}
+
+// Scores of all keys from `first` on, B blocks at once.
+template <typename Cache, int H, int B>
+inline void Scores(const KvSplit& s, const QueryTile& t, int first, float scale) {
+  for (; first + (B - 1) * kKvBlockTokens < t.last_end; first += B * kKvBlockTokens) {
+    ScoreBlocks<Cache, H, B>(s, t, first, scale);
+  }
+  if constexpr (B > 1) Scores<Cache, H, B / 2>(s, t, first, scale);
+}
+
+// p <- exp(p - max) of the blocks that the query sees.
+inline void Softmax(int begin, int end, float* p, float* max, float* sum) {
+  begin = FirstOfBlock(begin);
+  __m512 m = _mm512_set1_ps(-__builtin_inff());
+  for (int i = begin; i < end; i += 16) m = _mm512_max_ps(_mm512_loadu_ps(p + i), m);
+  // Adding 0 hides the order in which +0 and -0 were compared.
+  const float largest = _mm512_reduce_max_ps(m) + 0.0f;
+  const __m512 all = _mm512_set1_ps(largest);
+  __m512 total = _mm512_setzero_ps();
+  for (int i = begin; i < end; i += 16) {
+    const __m512 power = ExpBelowOverflow(_mm512_sub_ps(_mm512_loadu_ps(p + i), all));
+    _mm512_storeu_ps(p + i, power);
+    total = _mm512_add_ps(total, power);
+  }
+  *max = largest;
+  *sum = TreeSum(total);
+}
+
+// --- Values ---
+
+// acc[h, d] = sum over visible keys of p[h, key] v[key, d], keys ascending, for dimensions [d, d + 16 N), of
+// which a single register (N = 1) may be partly past the head. Of a Q8_0 cache they are whole blocks of 32.
+template <typename Cache, int H, int N>
+inline void Values(const KvSplit& s, const QueryTile& t, int d) {
+  constexpr int kScales = Cache::kQuantized ? N / 2 : 1;
+  const __mmask16 lanes = N == 1 && s.head_dim - d < 16 ? FirstLanes(s.head_dim - d) : kAllLanes;
+  __m512 acc[H][N];
+#pragma GCC unroll 16
+  for (int h = 0; h < H; ++h) {
+    for (int i = 0; i < N; ++i) acc[h][i] = _mm512_setzero_ps();
+  }
+  for (int first = FirstOfBlock(t.first_begin); first < t.last_end; first += kKvBlockTokens) {
+    const std::byte* const block = BlockOf(s, s.v, first);
+    alignas(64) float scaled[Cache::kQuantized ? H * kScales : 1][kKvBlockTokens];  // p times the scale
+    if constexpr (Cache::kQuantized) {
+      for (int b = 0; b < kScales; ++b) {
+        const __m512 scales = LoadScales(s, block, d + b * kKvQuantBlock);
+        for (int h = 0; h < H; ++h) {
+          const __m512 weight = _mm512_loadu_ps(t.p + h * kAttentionSplit + first);
+          _mm512_store_ps(scaled[h * kScales + b], _mm512_mul_ps(weight, scales));
+        }
+      }
+    }
+    const int begin = t.first_begin > first ? t.first_begin : first;
+    const int end = t.last_end < first + kKvBlockTokens ? t.last_end : first + kKvBlockTokens;
+    const std::byte* v = block + (int64_t{begin - first} * s.head_dim + d) * Cache::kBytes;
+    for (int key = begin; key < end; ++key, v += s.head_dim * Cache::kBytes) {
+      __m512 value[N];
+#pragma GCC unroll 16
+      for (int i = 0; i < N; ++i) {
+        if constexpr (N == 1) {
+          value[i] = Cache::Load(lanes, v);
+        } else {
+          value[i] = Cache::Load16(v + 16 * i * Cache::kBytes);
+        }
+      }
+      const auto weight = [&](int h, int i) {
+        return _mm512_set1_ps(Cache::kQuantized ? scaled[h * kScales + i / 2][key - first]
+                                                : t.p[h * kAttentionSplit + key]);
+      };
+      if (key >= t.last_begin && key < t.first_end) {
+#pragma GCC unroll 16
+        for (int h = 0; h < H; ++h) {
+          for (int i = 0; i < N; ++i) acc[h][i] = _mm512_fmadd_ps(weight(h, i), value[i], acc[h][i]);
+        }
+      } else {
+#pragma GCC unroll 16
+        for (int h = 0; h < H; ++h) {
+          const __mmask16 seen = key >= t.begin[h] && key < t.end[h] ? kAllLanes : 0;
+          for (int i = 0; i < N; ++i) {
+            acc[h][i] = _mm512_mask3_fmadd_ps(weight(h, i), value[i], acc[h][i], seen);
+          }
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int h = 0; h < H; ++h) {
+    for (int i = 0; i < N; ++i) Store(t.acc[h] + d + 16 * i, lanes, acc[h][i]);
+  }
+}
+
+// All dimensions from d on, N registers at once.
+template <typename Cache, int H, int N>
+inline void AllValues(const KvSplit& s, const QueryTile& t, int d) {
+  constexpr int kLast = Cache::kQuantized ? 2 : 1;
+  for (; N == 1 ? d < s.head_dim : d + 16 * N <= s.head_dim; d += 16 * N) Values<Cache, H, N>(s, t, d);
+  if constexpr (N > kLast) AllValues<Cache, H, N / 2>(s, t, d);
+}
+
+// --- The call ---
+
+template <typename Cache, int H>
+void AttendTile(const KvSplit& s, const QueryTile& t, float scale) {
+  constexpr int kWide = H > 4 ? 2 : H > 2 ? 4 : 8;
+  Scores<Cache, H, kWide>(s, t, FirstOfBlock(t.first_begin), scale);
+  for (int h = 0; h < H; ++h) Softmax(t.begin[h], t.end[h], t.p + h * kAttentionSplit, t.max[h], t.sum[h]);
+  AllValues<Cache, H, kWide>(s, t, 0);
+}
+
+// Queries [first, first + H) of the call, counted row by row.
+template <typename Cache, int H>
+void AttendQueries(const KvSplit& s, const SplitRows& rows, int first, float scale, float* scratch) {
+  QueryTile t;
+  t.p = scratch;
+  float* const q = scratch + kTileQueries * kAttentionSplit;
+  t.q = q;
+  for (int i = 0; i < H; ++i) {
+    const int row = (first + i) / rows.heads;
+    const int head = (first + i) % rows.heads;
+    const float* const from = rows.q + row * rows.q_stride + head * s.head_dim;
+    ForLanes(s.head_dim, [&](int64_t d, __mmask16 lanes) {
+      Store(q + i * kQueryStride + d, lanes, Load(lanes, from + d));
+    });
+    t.begin[i] = rows.begin[row];
+    t.end[i] = rows.end[row];
+    float* const out = rows.out + row * rows.out_stride;
+    t.max[i] = out + head;
+    t.sum[i] = out + rows.heads + head;
+    t.acc[i] = out + 2 * rows.heads + head * s.head_dim;
+  }
+  t.first_begin = t.begin[0];
+  t.last_begin = t.begin[H - 1];
+  t.first_end = t.end[0];
+  t.last_end = t.end[H - 1];
+  AttendTile<Cache, H>(s, t, scale);
+}
+
+template <typename Cache>
+void AttendAll(const KvSplit& s, const SplitRows& rows, float scale, float* scratch) {
+  const int queries = rows.rows * rows.heads;
+  int i = 0;
+  for (; i + 12 <= queries; i += 12) AttendQueries<Cache, 12>(s, rows, i, scale, scratch);
+  if (queries - i >= 8) AttendQueries<Cache, 8>(s, rows, i, scale, scratch), i += 8;
+  if (queries - i >= 4) AttendQueries<Cache, 4>(s, rows, i, scale, scratch), i += 4;
+  if (queries - i >= 3) AttendQueries<Cache, 3>(s, rows, i, scale, scratch), i += 3;
+  if (queries - i >= 2) AttendQueries<Cache, 2>(s, rows, i, scale, scratch), i += 2;
+  if (queries - i >= 1) AttendQueries<Cache, 1>(s, rows, i, scale, scratch);
+}
+
+void Avx512AttendSplit(const KvSplit& split, const SplitRows& rows, float scale, float* scratch) {
+  switch (split.type) {
+    case KvType::kF16:
+      return AttendAll<CacheF16>(split, rows, scale, scratch);
+    case KvType::kF32:
+      return AttendAll<CacheF32>(split, rows, scale, scratch);
+    case KvType::kQ8_0:
+      return AttendAll<CacheQ8_0>(split, rows, scale, scratch);
+  }
+}
+
+}  // namespace
+}  // namespace moepool
