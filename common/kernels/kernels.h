@@ -18,14 +18,10 @@ inline constexpr int kMaxHeadDim = 512;  // of attention kernels
 inline constexpr int kAttentionScratchFloats = 12 * (kAttentionSplit + kMaxHeadDim + 16);
 inline constexpr int kQuantBlock = 32;  // columns that share a scale of the activations
 
-// Groups of 16 output rows of one matrix. A group is a run of planes, each in ascending order of 32-column
-// block:
-//   codes, then scales, then the superscales of K-quants (one a 256-column super-block).
+// Groups of 16 output rows of one matrix (packed.h).
 struct PackedWeights {
-  const uint8_t* data;  // 64-byte aligned
-  int64_t group_bytes;
-  int64_t scales_offset;  // of a group's planes
-  int64_t supers_offset;
+  const uint8_t* data;      // 64-byte aligned
+  int64_t group_bytes;      // a multiple of 64
   int64_t blocks;           // 32-column blocks; columns for F32, F16 and BF16
   int64_t first_sub_block;  // K-quants: place of block 0 within its super-block, in [0, 8)
 };

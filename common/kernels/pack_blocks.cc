@@ -260,7 +260,7 @@ bool PutQ6_K(const Source& from, const PackTarget& to) {
 
 }  // namespace
 
-PlaneBytes Planes(DType dtype) {
+BlockParts Parts(DType dtype) {
   switch (dtype) {
     case DType::kF32:
       return {64, 0, 0};

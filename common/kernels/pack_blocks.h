@@ -1,4 +1,4 @@
-// 16 rows and 32 columns from blocks of the file's format to their place in the planes of packed.h.
+// 16 rows and 32 columns from blocks of the file's format to their place in packed.h.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,13 @@
 
 namespace moepool {
 
-// Bytes of one group and block in each plane; for unquantised types of one column.
-struct PlaneBytes {
+// Bytes of one group's parts of a block (packed.h); for unquantised types of one column.
+struct BlockParts {
   int64_t codes;
   int64_t scales;
   int64_t supers;  // of a super-block
 };
-PlaneBytes Planes(DType dtype);
+BlockParts Parts(DType dtype);
 
 // Where a group's share of one block goes. Written whole, but for the superscales and for rows of scales past
 // `rows` of PackBlocks, which are zeros before.

@@ -80,22 +80,20 @@ absl::StatusOr<PackedMatrix> PlanPack(const MatrixView& view) {
   m.dtype = view.dtype;
   m.rows = view.rows;
   m.cols = view.cols;
-  const PlaneBytes plane = Planes(view.dtype);
   PackedWeights& w = m.weights;
   w.blocks = info.quantized ? view.cols / kQuantBlock : view.cols;
   const int64_t sub_blocks = info.block_cols / kQuantBlock;  // 0 for plain types, 1, or 8
   w.first_sub_block = sub_blocks > 1 ? view.col_begin / kQuantBlock % kSubBlocks : 0;
   const int64_t supers = (w.first_sub_block + w.blocks + kSubBlocks - 1) / kSubBlocks;
-  const auto align = [](int64_t n) { return (n + 63) / 64 * 64; };
-  w.scales_offset = align(w.blocks * plane.codes);
-  w.supers_offset = w.scales_offset + align(w.blocks * plane.scales);
-  w.group_bytes = w.supers_offset + align((w.blocks == 0 ? 0 : supers) * plane.supers);
+  const BlockParts parts = Parts(view.dtype);
+  const int64_t bytes = w.blocks * (parts.scales + parts.codes) + (w.blocks == 0 ? 0 : supers) * parts.supers;
+  w.group_bytes = (bytes + 63) / 64 * 64;
   return m;
 }
 
 absl::Status PackInto(const MatrixView& view, const PackedMatrix& m, std::byte* to) {
   const DTypeInfo& info = Info(view.dtype);
-  const PlaneBytes plane = Planes(view.dtype);
+  const BlockParts parts = Parts(view.dtype);
   const PackedWeights& w = m.weights;
   const int64_t sub_blocks = info.block_cols / kQuantBlock;
   for (int64_t row = 0; row < view.rows; row += kGroupRows) {
@@ -105,11 +103,16 @@ absl::Status PackInto(const MatrixView& view, const PackedMatrix& m, std::byte* 
       if (!PackPlainGroup(view, row, rows, group)) return FindNotFinite(view, row, rows);
       continue;
     }
+    uint8_t* at = group;
+    uint8_t* supers = group;
     for (int64_t b = 0; b < w.blocks; ++b) {
       const int64_t file_block = view.col_begin / kQuantBlock + b;
-      const PackTarget target = {
-          group + b * plane.codes, group + w.scales_offset + b * plane.scales,
-          group + w.supers_offset + (w.first_sub_block + b) / kSubBlocks * plane.supers};
+      if (b == 0 || (w.first_sub_block + b) % kSubBlocks == 0) {
+        supers = at;
+        at += parts.supers;
+      }
+      const PackTarget target = {at + parts.scales, at, supers};
+      at += parts.scales + parts.codes;
       const auto pack = [&](int64_t first, int count) {
         return PackBlocks(view.dtype, RowData(view, first) + file_block / sub_blocks * info.block_bytes,
                           view.row_stride_bytes, count, static_cast<int>(file_block % sub_blocks), target);

@@ -29,23 +29,17 @@ void QuantizedTile(const PackedWeights& w, const uint8_t* group, const Activatio
     tile.acc[t][0] = tile.acc[t][1] = _mm256_setzero_ps();
   }
   // One token reads weights from memory, and the work of a block fills the out-of-order window before the
-  // loads of the next start: ask for them a few blocks ahead. A block's share of the group covers its scales,
-  // which lie after all codes.
-  const int64_t ahead_bytes = w.blocks > 0 ? w.group_bytes / w.blocks : 0;
-  const uint8_t* ahead = group + kPrefetchBytes;
-  BlockBytes block = {group, group + w.scales_offset, group + w.supers_offset};
+  // loads of the next start: ask for them a few blocks ahead.
+  constexpr int64_t kBlockBytes = Format::kScales + Format::kCodes;
+  BlockCursor<Format> cursor(group, w.first_sub_block);
   for (int64_t b = 0; b < w.blocks; ++b) {
+    const BlockBytes block = cursor.Next();
     if constexpr (T == 1) {
-      for (int64_t i = 0; i < ahead_bytes; i += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(ahead + i), _MM_HINT_T0);
-      ahead += ahead_bytes;
+      for (int64_t i = 0; i < kBlockBytes; i += 64) {
+        _mm_prefetch(reinterpret_cast<const char*>(block.scales + kPrefetchBytes + i), _MM_HINT_T0);
+      }
     }
     Format::Step(block, rows, b, &tile);
-    block.codes += Format::kCodes;
-    block.scales += Format::kScales;
-    if constexpr (Format::kSupers != 0) {
-      if (((w.first_sub_block + b + 1) & 7) == 0) block.supers += Format::kSupers;
-    }
   }
   for (int t = 0; t < T; ++t) {
     _mm256_storeu_ps(out + (token + t) * out_stride, tile.acc[t][0]);

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "common/kernels/cpu/avx2_math.h"
+#include "common/kernels/cpu/block_cursor.h"
 #include "common/kernels/kernels.h"
 
 namespace moepool {
@@ -128,13 +129,6 @@ struct FiveBitCodes {
   static void Dot(const uint8_t* codes, const TileRows<T>& x, int64_t b, IntTile<T>* out) {
     DotFiveBits(codes, x, b, out);
   }
-};
-
-// Bytes of one group's planes at one block.
-struct BlockBytes {
-  const uint8_t* codes;
-  const uint8_t* scales;
-  const uint8_t* supers;
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The reference matrix products: one lane and block at a time, as the formula reads.
 #pragma once
 
+#include "common/kernels/cpu/block_cursor.h"
 #include "common/kernels/cpu/generic.h"
 #include "common/kernels/kernels.h"
 
@@ -34,11 +35,9 @@ int Byte(const uint8_t* codes, int lane, int col) {
   return static_cast<int8_t>(codes[64 * (col / 4) + 4 * lane + col % 4]);
 }
 
-// One lane and block: the planes' bytes of the block, and the activations.
+// One lane and block.
 struct BlockTerm {
-  const uint8_t* codes;
-  const uint8_t* scales;
-  const uint8_t* supers;
+  BlockBytes w;
   const ActivationBlock& x;
   int lane;
 };
@@ -48,7 +47,7 @@ float Half(const uint8_t* plane, int lane) { return F16ToF32(LoadU16(plane + 2 *
 template <typename Code>
 int32_t Dot(const BlockTerm& t, int begin, int end, int offset, const Code& code) {
   int32_t sum = 0;
-  for (int c = begin; c < end; ++c) sum += (code(t.codes, t.lane, c) - offset) * t.x.q[c];
+  for (int c = begin; c < end; ++c) sum += (code(t.w.codes, t.lane, c) - offset) * t.x.q[c];
   return sum;
 }
 
@@ -58,7 +57,7 @@ struct Scaled {
   static constexpr int kCodes = kBytes, kScales = 32, kSupers = 0;
   static float Step(const BlockTerm& t, float acc) {
     const int32_t sum = Dot(t, 0, 32, kOffset, kCode);
-    return __builtin_fmaf(static_cast<float>(sum), Half(t.scales, t.lane) * t.x.scale, acc);
+    return __builtin_fmaf(static_cast<float>(sum), Half(t.w.scales, t.lane) * t.x.scale, acc);
   }
 };
 using Q8_0 = Scaled<Byte, 0, 512>;
@@ -72,8 +71,8 @@ struct ScaledWithMin {
   static constexpr int kCodes = kBytes, kScales = 64, kSupers = 0;
   static float Step(const BlockTerm& t, float acc) {
     const int32_t sum = Dot(t, 0, 32, 0, kCode);
-    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.scales, t.lane) * t.x.scale, acc);
-    return __builtin_fmaf(Half(t.scales + 32, t.lane), t.x.scaled_sum, acc);
+    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.w.scales, t.lane) * t.x.scale, acc);
+    return __builtin_fmaf(Half(t.w.scales + 32, t.lane), t.x.scaled_sum, acc);
   }
 };
 using Q4_1 = ScaledWithMin<Nibble, 256>;
@@ -85,8 +84,8 @@ template <int (*kCode)(const uint8_t*, int, int), int kBytes>
 struct SuperScaledWithMin {
   static constexpr int kCodes = kBytes, kScales = 32, kSupers = 64;
   static float Step(const BlockTerm& t, float acc) {
-    const float scale = Half(t.supers, t.lane) * static_cast<float>(t.scales[t.lane]);
-    const float min = Half(t.supers + 32, t.lane) * static_cast<float>(t.scales[16 + t.lane]);
+    const float scale = Half(t.w.supers, t.lane) * static_cast<float>(t.w.scales[t.lane]);
+    const float min = Half(t.w.supers + 32, t.lane) * static_cast<float>(t.w.scales[16 + t.lane]);
     acc = __builtin_fmaf(static_cast<float>(Dot(t, 0, 32, 0, kCode)), scale * t.x.scale, acc);
     return __builtin_fmaf(-min, t.x.scaled_sum, acc);
   }
@@ -101,29 +100,29 @@ template <int (*kCode)(const uint8_t*, int, int), int kOffset, int kBytes>
 struct HalfScaled {
   static constexpr int kCodes = kBytes, kScales = 32, kSupers = 32;
   static float Step(const BlockTerm& t, float acc) {
-    const int32_t scale0 = static_cast<int8_t>(t.scales[2 * t.lane]);
-    const int32_t scale1 = static_cast<int8_t>(t.scales[2 * t.lane + 1]);
+    const int32_t scale0 = static_cast<int8_t>(t.w.scales[2 * t.lane]);
+    const int32_t scale1 = static_cast<int8_t>(t.w.scales[2 * t.lane + 1]);
     const int32_t sum = scale0 * Dot(t, 0, 16, kOffset, kCode) + scale1 * Dot(t, 16, 32, kOffset, kCode);
-    return __builtin_fmaf(static_cast<float>(sum), Half(t.supers, t.lane) * t.x.scale, acc);
+    return __builtin_fmaf(static_cast<float>(sum), Half(t.w.supers, t.lane) * t.x.scale, acc);
   }
 };
 using Q3_K = HalfScaled<ThreeBits, 4, 192>;
 using Q6_K = HalfScaled<SixBits, 32, 384>;
 
 // Integer scale and minimum per 16 columns under d and dmin, h_i = sum of x over half i, both sums in int32:
-//   acc = fma(float(sc0 s0 + sc1 s1), d d_x, acc);  acc = fma(-float(m0 h0 + m1 h1), dmin d_x, acc)
+//   acc = fma(float(sc0 s0 + sc1 s1), d d_x, acc);  acc = fma(float(-m0 h0 - m1 h1), dmin d_x, acc)
 struct Q2_K {
   static constexpr int kCodes = 128, kScales = 32, kSupers = 64;
   static float Step(const BlockTerm& t, float acc) {
     int32_t sum = 0;
-    int32_t min_sum = 0;
+    int32_t neg_min_sum = 0;
     for (int half = 0; half < 2; ++half) {
-      const int32_t code = t.scales[2 * t.lane + half];
+      const int32_t code = t.w.scales[2 * t.lane + half];
       sum += (code & 15) * Dot(t, 16 * half, 16 * half + 16, 0, Pair);
-      min_sum -= (code >> 4) * t.x.neg_half_sums[half];
+      neg_min_sum += (code >> 4) * t.x.neg_half_sums[half];
     }
-    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.supers, t.lane) * t.x.scale, acc);
-    return __builtin_fmaf(-static_cast<float>(min_sum), Half(t.supers + 32, t.lane) * t.x.scale, acc);
+    acc = __builtin_fmaf(static_cast<float>(sum), Half(t.w.supers, t.lane) * t.x.scale, acc);
+    return __builtin_fmaf(static_cast<float>(neg_min_sum), Half(t.w.supers + 32, t.lane) * t.x.scale, acc);
   }
 };
 
@@ -137,12 +136,8 @@ void MatMulQuantized(const PackedWeights& w, int64_t group_begin, int64_t group_
       float* const y = out + t * out_stride + (g - group_begin) * kGroupRows;
       for (int lane = 0; lane < kGroupRows; ++lane) {
         float acc = 0;
-        for (int64_t b = 0; b < w.blocks; ++b) {
-          const BlockTerm term = {group + b * Format::kCodes, group + w.scales_offset + b * Format::kScales,
-                                  group + w.supers_offset + (w.first_sub_block + b) / 8 * Format::kSupers,
-                                  blocks[b], lane};
-          acc = Format::Step(term, acc);
-        }
+        BlockCursor<Format> cursor(group, w.first_sub_block);
+        for (int64_t b = 0; b < w.blocks; ++b) acc = Format::Step({cursor.Next(), blocks[b], lane}, acc);
         y[lane] = acc;
       }
     }
