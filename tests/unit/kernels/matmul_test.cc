@@ -57,7 +57,7 @@ TEST_P(MatMulTest, SimdEqualsScalarOverShapes) {
     for (int64_t rows : {0, 1, 15, 16, 17, 33, 80}) {
       for (auto [col_begin, cols] : std::vector<std::pair<int64_t, int64_t>>{
                {0, 0}, {0, 32}, {0, 256}, {32, 96}, {224, 64}, {96, 576}, {0, quantized ? 320 : 43}}) {
-        for (int64_t tokens : {0, 1, 2, 3, 4, 5, 7, 8, 9, 33}) {
+        for (int64_t tokens : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 33}) {
           const RandomWeights w = MakeWeights(GetParam(), rows, col_begin, cols, Scales::kOrdinary,
                                               Codes::kRandom, kTestSeed + rows + cols);
           auto packed = Pack(w.view);
