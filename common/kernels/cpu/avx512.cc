@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include "common/kernels/cpu/avx512_attention.h"
+#include "common/kernels/cpu/avx512_plain.h"
 #include "common/kernels/cpu/avx512_rows.h"
 #include "common/kernels/cpu/generic.h"
 #include "common/kernels/cpu/tables.h"
@@ -13,6 +14,9 @@ namespace {
 constexpr KernelTable Table() {
   KernelTable table{};
   table.name = "avx512";
+  table.matmul[static_cast<int>(DType::kF32)] = PlainMatMul<PlainF32>;
+  table.matmul[static_cast<int>(DType::kF16)] = PlainMatMul<PlainF16>;
+  table.matmul[static_cast<int>(DType::kBF16)] = PlainMatMul<PlainBF16>;
   table.quantize = Avx512Quantize;
   table.activation_blocks = Avx512ActivationBlocks;
   table.norm = Avx512Norm;

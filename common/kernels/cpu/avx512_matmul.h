@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "common/kernels/cpu/avx512_formats.h"
+#include "common/kernels/cpu/avx512_tile.h"
 #include "common/kernels/kernels.h"
 
 namespace moepool {
@@ -135,20 +136,6 @@ inline void VnniTile(const PackedWeights& w, int64_t group, const ActivationRows
   }
 }
 
-template <int N>
-struct Count {
-  static constexpr int kValue = N;
-};
-
-// Calls body with Count<n>, n in [1, N].
-template <int N, typename Body>
-inline void WithCount(int64_t n, const Body& body) {
-  if constexpr (N > 1) {
-    if (n < N) return WithCount<N - 1>(n, body);
-  }
-  body(Count<N>());
-}
-
 // Few tokens: weights come from memory, one group after the other.
 template <typename Format>
 void StreamGroups(const PackedWeights& w, int64_t group_begin, int64_t group_end, const ActivationRows& x,
@@ -170,13 +157,10 @@ inline void TileGroups(const PackedWeights& w, int64_t g, bool more, const Activ
   if (more && w.blocks > 0) {
     ahead.lines = (G * w.group_bytes / 64 + tiles * w.blocks - 1) / (tiles * w.blocks);
   }
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t begin = x.count * i / tiles;
-    WithCount<kTileTokens>(x.count * (i + 1) / tiles - begin, [&](auto tokens) {
-      VnniTile<Format, G, decltype(tokens)::kValue, false>(w, g, x, begin, ahead, out, out_stride);
-    });
+  ForTiles<kTileTokens>(x.count, [&](int64_t begin, auto tokens) {
+    VnniTile<Format, G, decltype(tokens)::kValue, false>(w, g, x, begin, ahead, out, out_stride);
     ahead.from += 64 * ahead.lines * w.blocks;
-  }
+  });
 }
 
 template <typename Format>
