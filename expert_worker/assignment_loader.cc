@@ -4,8 +4,8 @@
 
 namespace moepool {
 
-AssignmentLoader::AssignmentLoader(ExpertStore* store, Done done)
-    : store_(store), done_(std::move(done)), thread_([this] { Loop(); }) {}
+AssignmentLoader::AssignmentLoader(ExpertStore* store, int threads, Done done)
+    : store_(store), threads_(threads), done_(std::move(done)), thread_([this] { Loop(); }) {}
 
 AssignmentLoader::~AssignmentLoader() {
   {
@@ -61,12 +61,8 @@ void AssignmentLoader::Loop() {
       epoch = *epoch_;
       experts = experts_;
     }
-    absl::Status status;
-    for (const ExpertRef& ref : experts) {
-      if (Superseded(generation)) break;
-      status = store_->Load(ref.layer, ref.expert);
-      if (!status.ok()) break;
-    }
+    const absl::Status status =
+        store_->LoadAll(experts, threads_, [this, generation] { return Superseded(generation); });
     {
       MutexLock lock(&mutex_);
       if (stopping_ || generation != generation_) continue;

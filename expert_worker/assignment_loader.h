@@ -1,4 +1,4 @@
-// Brings an ExpertStore to what the router assigned, in a thread of its own, so that a worker computes and
+// Brings an ExpertStore to what the router assigned, in threads of its own, so that a worker computes and
 // talks while it loads.
 #pragma once
 
@@ -23,8 +23,9 @@ class AssignmentLoader {
   // why not.
   using Done = std::function<void(uint64_t epoch, const absl::Status& status)>;
 
-  AssignmentLoader(ExpertStore* store, Done done);
-  ~AssignmentLoader();  // abandons what is being loaded, after at most one expert
+  // `threads` to load with, beside those that compute; 0: one a core.
+  AssignmentLoader(ExpertStore* store, int threads, Done done);
+  ~AssignmentLoader();  // abandons what is being loaded, after at most one expert a thread
   AssignmentLoader(const AssignmentLoader&) = delete;
   AssignmentLoader& operator=(const AssignmentLoader&) = delete;
 
@@ -41,6 +42,7 @@ class AssignmentLoader {
   bool Superseded(uint64_t generation) const;
 
   ExpertStore* const store_;
+  const int threads_;
   const Done done_;
   mutable Mutex mutex_;
   CondVar changed_;

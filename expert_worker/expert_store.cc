@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "common/base/parallel_status.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/model/expert_tensors.h"
@@ -38,10 +39,15 @@ absl::StatusOr<std::shared_ptr<const ExpertWeights>> ExpertStore::Repack(int lay
   weights->activation = source_->Config().activation;
   *bytes = 0;
   if (tensors.gate.rows == 0) return weights;  // an empty slice of a dense model
-  const std::pair<const MatrixView*, std::unique_ptr<Matrix>*> matrices[] = {
-      {&tensors.gate, &weights->gate}, {&tensors.up, &weights->up}, {&tensors.down, &weights->down}};
-  for (const auto& [view, matrix] : matrices) {
-    MOEPOOL_ASSIGN_OR_RETURN(*matrix, backend_->Load(*view));
+  const struct {
+    const MatrixView& view;
+    const WeightKey& key;
+    std::unique_ptr<Matrix>* matrix;
+  } matrices[] = {{tensors.gate, tensors.gate_key, &weights->gate},
+                  {tensors.up, tensors.up_key, &weights->up},
+                  {tensors.down, tensors.down_key, &weights->down}};
+  for (const auto& [view, key, matrix] : matrices) {
+    MOEPOOL_ASSIGN_OR_RETURN(*matrix, backend_->Load(view, key));
     *bytes += (*matrix)->bytes();
   }
   return weights;
@@ -57,15 +63,17 @@ absl::Status ExpertStore::Load(int layer, int expert) {
     MutexLock lock(&mutex_);
     if (tables_[layer]->experts[expert] != nullptr) return absl::OkStatus();
     // By the file's size first, so that what cannot fit is not read; then by what the device really took.
-    MOEPOOL_RETURN_IF_ERROR(CheckRoom(layer, expert, file_bytes_[slot], bytes_));
+    MOEPOOL_RETURN_IF_ERROR(CheckRoom(layer, expert, file_bytes_[slot], bytes_ + loading_bytes_));
+    loading_bytes_ += file_bytes_[slot];
   }
   uint64_t bytes = 0;
   absl::StatusOr<std::shared_ptr<const ExpertWeights>> weights = Repack(layer, expert, &bytes);
+  MutexLock lock(&mutex_);
+  loading_bytes_ -= file_bytes_[slot];
   if (!weights.ok()) {
     return absl::Status(weights.status().code(),
                         StrCat("expert ", expert, " of layer ", layer, ": ", weights.status().message()));
   }
-  MutexLock lock(&mutex_);
   if (tables_[layer]->experts[expert] != nullptr) return absl::OkStatus();
   MOEPOOL_RETURN_IF_ERROR(CheckRoom(layer, expert, bytes, bytes_));
   auto table = std::make_shared<LayerTable>(*tables_[layer]);
@@ -75,6 +83,18 @@ absl::Status ExpertStore::Load(int layer, int expert) {
   held_bytes_[slot] = bytes;
   bytes_ += bytes;
   return absl::OkStatus();
+}
+
+absl::Status ExpertStore::LoadAll(std::span<const ExpertRef> experts, int threads,
+                                  absl::FunctionRef<bool()> stop) {
+  const absl::Status status =
+      ParallelStatus(static_cast<int64_t>(experts.size()), threads, [&](int64_t i) -> absl::Status {
+        if (stop()) return absl::CancelledError("stopped");
+        const ExpertRef& ref = experts[static_cast<size_t>(i)];
+        return Load(ref.layer, ref.expert);
+      });
+  backend_->KeepLoaded();
+  return status;
 }
 
 void ExpertStore::Retain(const std::function<bool(int layer, int expert)>& keep) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
@@ -23,7 +24,8 @@ struct LayerTable {
   std::vector<std::shared_ptr<const ExpertWeights>> owners;
 };
 
-// Thread-safe. One loader at a time is expected, which keeps the memory limit exact; readers are any number.
+// Thread-safe. Several may load at once: what is being read counts by the file's size until it is known what
+// the device took.
 class ExpertStore {
  public:
   // `source` and `backend` outlive the store. memory_limit_bytes 0: no limit.
@@ -33,6 +35,8 @@ class ExpertStore {
   // returns. ResourceExhausted names the bytes needed, held and allowed; InvalidArgument where the model has
   // no such expert.
   absl::Status Load(int layer, int expert);
+  // Loads those listed on `threads` threads (0: one a core) until all are held, one fails, or `stop` says so.
+  absl::Status LoadAll(std::span<const ExpertRef> experts, int threads, absl::FunctionRef<bool()> stop);
   // Drops those for which `keep` is false. A dispatch that is running keeps its table until it ends.
   void Retain(const std::function<bool(int layer, int expert)>& keep);
   bool Holds(int layer, int expert) const;
@@ -58,6 +62,7 @@ class ExpertStore {
   std::vector<std::shared_ptr<const LayerTable>> tables_ GUARDED_BY(mutex_);  // [layers]
   std::vector<uint64_t> held_bytes_ GUARDED_BY(mutex_);                       // [layers * experts]
   uint64_t bytes_ GUARDED_BY(mutex_) = 0;
+  uint64_t loading_bytes_ GUARDED_BY(mutex_) = 0;  // in the file, of those that are being loaded
 };
 
 }  // namespace moepool

@@ -27,7 +27,8 @@ class WorkerImpl final : public Worker {
         store_(store),
         executor_(executor),
         on_ready_(std::move(on_ready)),
-        loader_(store, [this](uint64_t epoch, const absl::Status& status) { Loaded(epoch, status); }) {}
+        loader_(store, options.load_threads,
+                [this](uint64_t epoch, const absl::Status& status) { Loaded(epoch, status); }) {}
 
   absl::Status Run() override {
     // No two connections share a socket: an exchange never waits behind control.

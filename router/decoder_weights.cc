@@ -3,7 +3,9 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "common/base/parallel_status.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/model/expert_tensors.h"
@@ -21,25 +23,27 @@ class Loader {
     const int64_t vocab = config_.vocab_size;
     MOEPOOL_RETURN_IF_ERROR(LoadEmbedding());
     MOEPOOL_ASSIGN_OR_RETURN(out_.output_norm, LoadNorm("output_norm"));
-    MOEPOOL_ASSIGN_OR_RETURN(
-        out_.head,
-        LoadMatrix(config_.tied_embeddings ? "token_embd.weight" : "output.weight", vocab, hidden));
+    LoadMatrix(config_.tied_embeddings ? "token_embd.weight" : "output.weight", vocab, hidden, &out_.head);
     if (config_.output_bias) {
       MOEPOOL_ASSIGN_OR_RETURN(out_.head_bias, LoadVector("output.bias", vocab));
     }
+    out_.layers.resize(static_cast<size_t>(config_.layers));
     for (int i = 0; i < config_.layers; ++i) {
-      TrunkLayer& layer = out_.layers.emplace_back();
+      TrunkLayer& layer = out_.layers[static_cast<size_t>(i)];
       const std::string prefix = StrCat("blk.", i, ".");
       MOEPOOL_RETURN_IF_ERROR(LoadAttention(prefix, &layer));
       MOEPOOL_ASSIGN_OR_RETURN(layer.ffn_norm, LoadNorm(prefix + "ffn_norm"));
       if (!config_.dense()) {
-        MOEPOOL_ASSIGN_OR_RETURN(layer.gate,
-                                 LoadMatrix(prefix + "ffn_gate_inp.weight", config_.experts, hidden));
+        LoadMatrix(prefix + "ffn_gate_inp.weight", config_.experts, hidden, &layer.gate);
       }
       if (config_.shared_ffn > 0) MOEPOOL_RETURN_IF_ERROR(LoadShared(prefix, &layer));
       MOEPOOL_ASSIGN_OR_RETURN(const bool quantized, ExpertsReadQuantized(source_, i));
       layer.wire = quantized ? WireDType::kInt8Block32 : WireDType::kF32;
     }
+    MOEPOOL_RETURN_IF_ERROR(
+        ParallelStatus(static_cast<int64_t>(matrices_.size()), /*threads=*/0,
+                       [this](int64_t i) { return LoadNow(matrices_[static_cast<size_t>(i)]); }));
+    backend_->KeepLoaded();
     return std::move(out_);
   }
 
@@ -60,10 +64,10 @@ class Loader {
     const int64_t q_dim = int64_t{config_.heads} * config_.head_dim;
     const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
     MOEPOOL_ASSIGN_OR_RETURN(layer->attn_norm, LoadNorm(prefix + "attn_norm"));
-    MOEPOOL_ASSIGN_OR_RETURN(layer->q, LoadMatrix(prefix + "attn_q.weight", q_dim, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer->k, LoadMatrix(prefix + "attn_k.weight", kv_dim, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer->v, LoadMatrix(prefix + "attn_v.weight", kv_dim, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer->o, LoadMatrix(prefix + "attn_output.weight", hidden, q_dim));
+    LoadMatrix(prefix + "attn_q.weight", q_dim, hidden, &layer->q);
+    LoadMatrix(prefix + "attn_k.weight", kv_dim, hidden, &layer->k);
+    LoadMatrix(prefix + "attn_v.weight", kv_dim, hidden, &layer->v);
+    LoadMatrix(prefix + "attn_output.weight", hidden, q_dim, &layer->o);
     if (config_.qkv_bias) {
       MOEPOOL_ASSIGN_OR_RETURN(layer->q_bias, LoadVector(prefix + "attn_q.bias", q_dim));
       MOEPOOL_ASSIGN_OR_RETURN(layer->k_bias, LoadVector(prefix + "attn_k.bias", kv_dim));
@@ -86,11 +90,11 @@ class Loader {
     const int64_t ffn = config_.shared_ffn;
     layer->shared = std::make_unique<ExpertWeights>();
     layer->shared->activation = config_.activation;
-    MOEPOOL_ASSIGN_OR_RETURN(layer->shared->gate, LoadMatrix(prefix + "ffn_gate_shexp.weight", ffn, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer->shared->up, LoadMatrix(prefix + "ffn_up_shexp.weight", ffn, hidden));
-    MOEPOOL_ASSIGN_OR_RETURN(layer->shared->down, LoadMatrix(prefix + "ffn_down_shexp.weight", hidden, ffn));
+    LoadMatrix(prefix + "ffn_gate_shexp.weight", ffn, hidden, &layer->shared->gate);
+    LoadMatrix(prefix + "ffn_up_shexp.weight", ffn, hidden, &layer->shared->up);
+    LoadMatrix(prefix + "ffn_down_shexp.weight", hidden, ffn, &layer->shared->down);
     if (!config_.shared_gated) return absl::OkStatus();
-    MOEPOOL_ASSIGN_OR_RETURN(layer->shared_gate, LoadMatrix(prefix + "ffn_gate_inp_shexp.weight", 1, hidden));
+    LoadMatrix(prefix + "ffn_gate_inp_shexp.weight", 1, hidden, &layer->shared_gate);
     return absl::OkStatus();
   }
 
@@ -128,13 +132,29 @@ class Loader {
     return view;
   }
 
-  absl::StatusOr<std::unique_ptr<Matrix>> LoadMatrix(const std::string& name, int64_t rows, int64_t cols) {
+  // Matrices are most of the bytes: they are loaded last, by all cores.
+  struct PendingMatrix {
+    std::string name;
+    int64_t rows;
+    int64_t cols;
+    std::unique_ptr<Matrix>* out;
+  };
+
+  // `out` stays where it is until Load() returns.
+  void LoadMatrix(std::string name, int64_t rows, int64_t cols, std::unique_ptr<Matrix>* out) {
+    matrices_.push_back({std::move(name), rows, cols, out});
+  }
+
+  absl::Status LoadNow(const PendingMatrix& matrix) {
     TensorBytes bytes;
-    MOEPOOL_ASSIGN_OR_RETURN(const MatrixView view, Open(name, rows, cols, &bytes));
-    absl::StatusOr<std::unique_ptr<Matrix>> matrix = backend_->Load(view);
-    if (matrix.ok()) return matrix;
-    return absl::Status(matrix.status().code(),
-                        StrCat("tensor ", name, ": ", ToStd(matrix.status().message())));
+    MOEPOOL_ASSIGN_OR_RETURN(const MatrixView view, Open(matrix.name, matrix.rows, matrix.cols, &bytes));
+    absl::StatusOr<std::unique_ptr<Matrix>> loaded = backend_->Load(view, {&source_, matrix.name, 0});
+    if (!loaded.ok()) {
+      return absl::Status(loaded.status().code(),
+                          StrCat("tensor ", matrix.name, ": ", ToStd(loaded.status().message())));
+    }
+    *matrix.out = *std::move(loaded);
+    return absl::OkStatus();
   }
 
   // Vectors are f32 on the device, whatever they are in the file.
@@ -152,6 +172,7 @@ class Loader {
   const ModelSource& source_;
   const ModelConfig& config_;
   TrunkWeights out_;
+  std::vector<PendingMatrix> matrices_;
 };
 
 }  // namespace

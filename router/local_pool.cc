@@ -36,12 +36,14 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
   for (int w = 0; w < workers; ++w) {
     Worker worker;
     worker.store = std::make_unique<ExpertStore>(pool->source_.get(), backend, 0);
+    std::vector<ExpertRef> share;
     for (int layer = 0; layer < config.layers; ++layer) {
       for (int expert = 0; expert < config.experts; ++expert) {
-        if (plan.owner[static_cast<size_t>(layer) * config.experts + expert] != w) continue;
-        MOEPOOL_RETURN_IF_ERROR(worker.store->Load(layer, expert));
+        if (plan.owner[static_cast<size_t>(layer) * config.experts + expert] == w)
+          share.push_back({layer, expert});
       }
     }
+    MOEPOOL_RETURN_IF_ERROR(worker.store->LoadAll(share, /*threads=*/0, [] { return false; }));
     worker.executor = std::make_unique<Executor>(backend, worker.store.get(), limits);
     Executor* executor = worker.executor.get();
     worker.transport =

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "common/model/canonical_sum.h"
 #include "common/model/config.h"
+#include "common/model/weight_key.h"
 #include "common/tensor/matrix_view.h"
 
 namespace moepool {
@@ -213,16 +214,26 @@ class Backend {
   // ResourceExhausted names the bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
   // InvalidArgument where columns do not fit the type's blocks, DataLoss where a scale is not finite; both
-  // name values.
-  virtual absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights) = 0;
+  // name values. May be called by several threads at once, and while operations run. What was made of the
+  // same key before may be used in the place of `weights`, which are then not read.
+  virtual absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights, const WeightKey& key) = 0;
+  // A batch of Load() is over: what was made of keys may be kept for the next start. Does not wait for it.
+  virtual void KeepLoaded() = 0;
   virtual TrunkOps& Trunk() = 0;
   virtual ExpertOps& Experts() = 0;
+};
+
+struct WeightOptions {
+  bool map = false;             // what is kept is mapped, rather than read into memory
+  std::string cache_directory;  // of weights in the device's layout; empty: nothing is kept
+  uint64_t cache_limit_bytes = uint64_t{64} << 30;
 };
 
 struct BackendOptions {
   std::string backend = "auto";  // auto, cpu, cuda
   std::string isa = "auto";      // cpu: auto, scalar, avx2, avx512, avx512vnni
   int threads = 0;               // cpu: 0 is one a core
+  WeightOptions weights = {};
 };
 
 // InvalidArgument for an unknown name; FailedPrecondition where the machine lacks what was asked for by name.

@@ -50,7 +50,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
   }
   auto kernels = ChooseKernels(options.isa);
   if (!kernels.ok()) return kernels.status();
-  return std::make_unique<CpuBackend>(*kernels, options.threads);
+  return std::make_unique<CpuBackend>(*kernels, options.threads, options.weights);
 }
 
 }  // namespace moepool

@@ -63,22 +63,26 @@ absl::StatusOr<ExpertTensors> OpenExpert(const ModelSource& source, int layer, i
     return ExpertTensorName(config, layer, matrix, split ? expert : kAllExperts);
   };
   ExpertTensors out;
+  out.gate_key = {&source, name("ffn_gate"), 0};
+  out.up_key = {&source, name("ffn_up"), 0};
+  out.down_key = {&source, name("ffn_down"), 0};
+  const auto open_rows = [&](WeightKey* key, int64_t begin, int64_t end) {
+    key->row_begin = begin;
+    return OpenRows(source, key->tensor, begin, end, &out.owners);
+  };
   if (config.dense()) {
     const SliceRange slice = DenseSlice(config.ffn, expert);
-    MOEPOOL_ASSIGN_OR_RETURN(out.gate,
-                             OpenRows(source, name("ffn_gate"), slice.begin, slice.end, &out.owners));
-    MOEPOOL_ASSIGN_OR_RETURN(out.up, OpenRows(source, name("ffn_up"), slice.begin, slice.end, &out.owners));
-    MOEPOOL_ASSIGN_OR_RETURN(out.down, OpenColumns(source, name("ffn_down"), slice, &out.owners));
+    MOEPOOL_ASSIGN_OR_RETURN(out.gate, open_rows(&out.gate_key, slice.begin, slice.end));
+    MOEPOOL_ASSIGN_OR_RETURN(out.up, open_rows(&out.up_key, slice.begin, slice.end));
+    MOEPOOL_ASSIGN_OR_RETURN(out.down, OpenColumns(source, out.down_key.tensor, slice, &out.owners));
     return out;
   }
   const int64_t ffn = config.ffn;
   const int64_t hidden = config.hidden;
   const int64_t at = split ? 0 : expert;
-  MOEPOOL_ASSIGN_OR_RETURN(out.gate,
-                           OpenRows(source, name("ffn_gate"), at * ffn, (at + 1) * ffn, &out.owners));
-  MOEPOOL_ASSIGN_OR_RETURN(out.up, OpenRows(source, name("ffn_up"), at * ffn, (at + 1) * ffn, &out.owners));
-  MOEPOOL_ASSIGN_OR_RETURN(out.down,
-                           OpenRows(source, name("ffn_down"), at * hidden, (at + 1) * hidden, &out.owners));
+  MOEPOOL_ASSIGN_OR_RETURN(out.gate, open_rows(&out.gate_key, at * ffn, (at + 1) * ffn));
+  MOEPOOL_ASSIGN_OR_RETURN(out.up, open_rows(&out.up_key, at * ffn, (at + 1) * ffn));
+  MOEPOOL_ASSIGN_OR_RETURN(out.down, open_rows(&out.down_key, at * hidden, (at + 1) * hidden));
   return out;
 }
 

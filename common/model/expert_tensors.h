@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/str.h"
 #include "common/model/model_source.h"
+#include "common/model/weight_key.h"
 #include "common/tensor/matrix_view.h"
 
 namespace moepool {
@@ -37,6 +38,9 @@ struct ExpertTensors {
   MatrixView gate;
   MatrixView up;
   MatrixView down;
+  WeightKey gate_key;
+  WeightKey up_key;
+  WeightKey down_key;
   std::vector<TensorBytes> owners;  // keep the views alive
 };
 

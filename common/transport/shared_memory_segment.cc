@@ -36,20 +36,6 @@ absl::Status CheckRingBytes(uint64_t ring_bytes) {
 
 }  // namespace
 
-UniqueFd::~UniqueFd() {
-  if (fd_ >= 0) close(fd_);
-}
-
-UniqueFd& UniqueFd::operator=(UniqueFd&& other) noexcept {
-  if (this != &other) {
-    if (fd_ >= 0) close(fd_);
-    fd_ = other.Release();
-  }
-  return *this;
-}
-
-int UniqueFd::Release() { return std::exchange(fd_, -1); }
-
 absl::StatusOr<std::unique_ptr<SharedMemorySegment>> SharedMemorySegment::Create(uint64_t ring_bytes) {
   MOEPOOL_RETURN_IF_ERROR(CheckRingBytes(ring_bytes));
   std::unique_ptr<SharedMemorySegment> segment(new SharedMemorySegment);

@@ -59,7 +59,7 @@ void MatMul(Backend* backend, DType dtype, int64_t rows, int64_t cols) {
   std::vector<std::unique_ptr<Matrix>> copies;
   int64_t held = 0;
   while (held < kColdBytes) {
-    auto w = backend->Load({dtype, rows, cols, bytes.data(), RowBytes(dtype, cols), 0});
+    auto w = backend->Load({dtype, rows, cols, bytes.data(), RowBytes(dtype, cols), 0}, {});
     if (!w.ok()) return;
     held += static_cast<int64_t>((*w)->bytes());
     copies.push_back(*std::move(w));
@@ -129,7 +129,7 @@ void Experts(Backend* backend, DType dtype, int hidden, int ffn, int experts, in
     std::vector<std::byte> bytes(RowBytes(dtype, c) * r);
     for (int64_t i = 0; i < r; ++i)
       QuantizeRow(dtype, values.data() + i * c, c, bytes.data() + i * RowBytes(dtype, c));
-    return *backend->Load({dtype, r, c, bytes.data(), RowBytes(dtype, c), 0});
+    return *backend->Load({dtype, r, c, bytes.data(), RowBytes(dtype, c), 0}, {});
   };
   for (int e = 0; e < experts; ++e) {
     owned.push_back(std::make_unique<ExpertWeights>());

@@ -21,8 +21,11 @@ class CpuBuffer : public Buffer {
 
 }  // namespace
 
-CpuBackend::CpuBackend(const KernelTable* kernels, int threads)
-    : device_(kernels, threads), trunk_(MakeCpuTrunkOps(&device_)), experts_(MakeCpuExpertOps(&device_)) {}
+CpuBackend::CpuBackend(const KernelTable* kernels, int threads, const WeightOptions& weights)
+    : weights_(weights),
+      device_(kernels, threads),
+      trunk_(MakeCpuTrunkOps(&device_)),
+      experts_(MakeCpuExpertOps(&device_)) {}
 
 CpuBackend::~CpuBackend() = default;
 
@@ -33,8 +36,8 @@ absl::StatusOr<std::unique_ptr<Buffer>> CpuBackend::Allocate(size_t bytes) {
   return std::make_unique<CpuBuffer>(std::move(memory));
 }
 
-absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Load(const MatrixView& weights) {
-  MOEPOOL_ASSIGN_OR_RETURN(PackedMatrix packed, Pack(weights));
+absl::StatusOr<std::unique_ptr<Matrix>> CpuBackend::Load(const MatrixView& weights, const WeightKey& key) {
+  MOEPOOL_ASSIGN_OR_RETURN(PackedMatrix packed, weights_.Load(weights, key));
   return std::make_unique<CpuMatrix>(std::move(packed));
 }
 

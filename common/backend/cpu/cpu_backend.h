@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "common/backend/backend.h"
+#include "common/backend/cpu/weight_store.h"
 #include "common/base/mutex.h"
 #include "common/base/thread_pool.h"
 #include "common/kernels/kernels.h"
@@ -38,17 +39,19 @@ struct CpuDevice {
 
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const KernelTable* kernels, int threads);
+  CpuBackend(const KernelTable* kernels, int threads, const WeightOptions& weights);
   ~CpuBackend() override;
   std::string_view Name() const override { return "cpu"; }
   std::string NumericClass() const override { return "cpu-1"; }
   bool Supports(Op op, DType dtype) const override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
-  absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights) override;
+  absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights, const WeightKey& key) override;
+  void KeepLoaded() override { weights_.KeepLoaded(); }
   TrunkOps& Trunk() override { return *trunk_; }
   ExpertOps& Experts() override { return *experts_; }
 
  private:
+  WeightStore weights_;
   CpuDevice device_;
   std::unique_ptr<TrunkOps> trunk_;
   std::unique_ptr<ExpertOps> experts_;

@@ -110,7 +110,7 @@ inline FileMatrix MakeFile(DType dtype, int64_t rows, int64_t cols, uint64_t see
 }
 
 inline std::unique_ptr<Matrix> LoadInto(Backend* backend, const FileMatrix& file) {
-  auto matrix = backend->Load(file.view);
+  auto matrix = backend->Load(file.view, {});
   EXPECT_TRUE(matrix.ok()) << matrix.status();
   return *std::move(matrix);
 }

@@ -168,11 +168,11 @@ TEST_P(TrunkOpsTest, LoadedWeightsDoNotNeedTheirFile) {
 TEST_P(TrunkOpsTest, LoadRefusesWhatItCannotUse) {
   FileMatrix file = MakeFile(DType::kQ4_0, 4, 64, kTestSeed);
   file.view.cols = 50;
-  EXPECT_EQ(backend_->Load(file.view).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(backend_->Load(file.view, {}).status().code(), absl::StatusCode::kInvalidArgument);
   file.view.cols = 64;
   file.bytes[18] = std::byte{0};
   file.bytes[19] = std::byte{0x7c};  // the second block's scale becomes infinity
-  EXPECT_EQ(backend_->Load(file.view).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(backend_->Load(file.view, {}).status().code(), absl::StatusCode::kDataLoss);
 }
 
 TEST_P(TrunkOpsTest, EmbedDequantisesRows) {

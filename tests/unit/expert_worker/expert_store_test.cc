@@ -104,7 +104,7 @@ TEST(AssignmentLoaderTest, LoadsKeepsAndReleases) {
   WorkerFixture fixture;
   ExpertStore store(fixture.source.get(), fixture.backend.get(), 0);
   Words words;
-  AssignmentLoader loader(&store, words.Sink());
+  AssignmentLoader loader(&store, /*threads=*/3, words.Sink());
   loader.Release(0);  // nothing was assigned
   loader.Assign(5, {{0, 1}, {1, 1}});
   EXPECT_TRUE(words.Await(5).ok());
@@ -127,7 +127,7 @@ TEST(AssignmentLoaderTest, TellsWhyItFailed) {
   WorkerFixture fixture;
   ExpertStore store(fixture.source.get(), fixture.backend.get(), /*memory_limit_bytes=*/10);
   Words words;
-  AssignmentLoader loader(&store, words.Sink());
+  AssignmentLoader loader(&store, /*threads=*/3, words.Sink());
   loader.Assign(1, {{0, 0}});
   EXPECT_EQ(words.Await(1).code(), absl::StatusCode::kResourceExhausted);
   loader.Assign(2, {{9, 0}});

@@ -25,9 +25,10 @@ class FakeBackend final : public Backend {
     }
     return std::make_unique<CountedBuffer>(&free_bytes_, bytes);
   }
-  absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView&) override {
+  absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView&, const WeightKey&) override {
     return absl::UnimplementedError("a fake backend loads nothing");
   }
+  void KeepLoaded() override {}
   TrunkOps& Trunk() override { std::abort(); }
   ExpertOps& Experts() override { std::abort(); }
 

@@ -1,0 +1,207 @@
+// See weight_store.h.
+#include "common/backend/cpu/weight_store.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "common/base/log.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+
+namespace moepool {
+namespace {
+
+// Behind everything else that wants a core or the disk: nobody waits for what is kept.
+void LowerPriority() {
+  constexpr int kIoprioWhoProcess = 1;
+  constexpr int kIoprioIdle = 3 << 13;
+  const sched_param none = {};
+  (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
+  (void)syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioIdle);
+}
+
+std::string KeyText(const MatrixView& view, const WeightKey& key) {
+  return StrCat(key.tensor, " ", Info(view.dtype).name, " rows ", key.row_begin, "+", view.rows, " columns ",
+                view.col_begin, "+", view.cols);
+}
+
+PackedMatrix At(PackedMatrix m, const std::byte* data, std::shared_ptr<const void> owner) {
+  m.weights.data = reinterpret_cast<const uint8_t*>(data);
+  m.owner = std::move(owner);
+  return m;
+}
+
+}  // namespace
+
+WeightStore::~WeightStore() {
+  {
+    MutexLock lock(&mutex_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  if (writer_.joinable()) writer_.join();
+}
+
+WeightStore::Kept* WeightStore::KeptOf(const ModelSource* source) {
+  if (source == nullptr || options_.cache_directory.empty()) return nullptr;
+  const absl::StatusOr<ModelDigest> digest = source->Digest();
+  if (!digest.ok()) return nullptr;
+  MutexLock lock(&mutex_);
+  std::unique_ptr<Kept>& kept = kept_[*digest];
+  if (kept == nullptr) {
+    if (!keeping_) return nullptr;
+    SegmentKind kind;
+    kind.model = *digest;
+    kind.layout = kPackedLayoutVersion;
+    auto cache = WeightCache::Open(
+        {.directory = options_.cache_directory, .limit_bytes = options_.cache_limit_bytes}, kind);
+    if (!cache.ok()) {
+      Log(LogLevel::kWarning, "weights are not kept", {{"cause", ToStd(cache.status().message())}});
+      keeping_ = false;
+      return nullptr;
+    }
+    kept = std::make_unique<Kept>();
+    kept->cache = *std::move(cache);
+  }
+  return kept.get();
+}
+
+// Nothing where the cache has no such matrix, or a damaged one.
+absl::StatusOr<std::optional<PackedMatrix>> WeightStore::LoadKept(Kept* kept, const std::string& key,
+                                                                  PackedMatrix m) {
+  const std::optional<WeightCache::Found> found = kept->cache->Find(key, m.bytes());
+  if (!found.has_value()) return std::nullopt;
+  if (options_.map) {
+    absl::StatusOr<std::shared_ptr<const std::byte>> mapped = found->segment->Map(found->entry);
+    if (mapped.ok()) return At(std::move(m), mapped->get(), *mapped);
+    kept->cache->Discard(*found->segment, mapped.status());
+    return std::nullopt;
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<WeightPlace> place, loose_.Reserve(m.bytes()));
+  const absl::Status status = found->segment->Read(found->entry, place->data());
+  if (status.ok()) {
+    place->Fill("");
+    return At(std::move(m), place->data(), place);
+  }
+  kept->cache->Discard(*found->segment, status);
+  return std::nullopt;
+}
+
+absl::StatusOr<PackedMatrix> WeightStore::Load(const MatrixView& view, const WeightKey& key) {
+  MOEPOOL_ASSIGN_OR_RETURN(PackedMatrix m, PlanPack(view));
+  Kept* const kept = m.bytes() == 0 ? nullptr : KeptOf(key.source);
+  std::string name;
+  if (kept != nullptr) {
+    name = KeyText(view, key);
+    MOEPOOL_ASSIGN_OR_RETURN(std::optional<PackedMatrix> found, LoadKept(kept, name, m));
+    if (found.has_value()) {
+      MutexLock lock(&mutex_);
+      ++counts_.from_cache;
+      counts_.from_cache_bytes += m.bytes();
+      return *std::move(found);
+    }
+  }
+  WeightArena& arena = kept != nullptr ? kept->packed : loose_;
+  MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<WeightPlace> place, arena.Reserve(m.bytes()));
+  MOEPOOL_RETURN_IF_ERROR(PackInto(view, m, place->data()));
+  place->Fill(std::move(name));
+  MutexLock lock(&mutex_);
+  ++counts_.packed;
+  counts_.packed_bytes += m.bytes();
+  return At(std::move(m), place->data(), place);
+}
+
+std::vector<WeightStore::Task> WeightStore::TakeTasks() {
+  MutexLock lock(&mutex_);
+  std::vector<Task> tasks;
+  for (const auto& [digest, kept] : kept_) {
+    if (kept == nullptr) continue;  // its directory was refused
+    std::vector<Chunk> chunks = std::exchange(kept->unwritten, {});
+    for (Chunk& chunk : kept->packed.Take()) chunks.push_back(std::move(chunk));
+    for (Chunk& chunk : chunks) {
+      std::optional<std::vector<WeightEntry>> entries = chunk->Freeze();
+      if (!entries.has_value()) {
+        kept->unwritten.push_back(std::move(chunk));
+      } else if (!keeping_ || entries->empty()) {
+        chunk->Thaw();
+      } else {
+        tasks.push_back({kept.get(), std::move(chunk), *std::move(entries)});
+      }
+    }
+  }
+  return tasks;
+}
+
+void WeightStore::KeepLoaded() {
+  loose_.Take();  // so that a chunk goes when its last matrix does
+  std::vector<Task> tasks = TakeTasks();
+  {
+    MutexLock lock(&mutex_);
+    const Counts counts = std::exchange(counts_, {});
+    if (counts.packed + counts.from_cache > 0) {
+      Log(LogLevel::kInfo, "weights loaded",
+          {{"packed", counts.packed},
+           {"packed_bytes", counts.packed_bytes},
+           {"from_cache", counts.from_cache},
+           {"from_cache_bytes", counts.from_cache_bytes}});
+    }
+  }
+  if (tasks.empty()) return;
+  if (options_.map) {
+    for (const Task& task : tasks) Write(task, /*map=*/true);
+    return;
+  }
+  MutexLock lock(&mutex_);
+  for (Task& task : tasks) tasks_.push_back(std::move(task));
+  changed_.NotifyAll();
+  if (!writer_.joinable()) writer_ = std::thread([this] { WriteLoop(); });
+}
+
+void WeightStore::Write(const Task& task, bool map) {
+  bool keeping;
+  {
+    MutexLock lock(&mutex_);
+    keeping = keeping_;
+  }
+  absl::Status status;
+  if (keeping) {
+    const absl::StatusOr<UniqueFd> fd =
+        task.kept->cache->Write(*task.chunk, task.entries, [this] { return stopping_.load(); });
+    status = fd.status();
+    if (status.ok() && map) status = task.chunk->Remap(fd->get());
+  }
+  task.chunk->Thaw();
+  if (status.ok() || absl::IsCancelled(status)) return;
+  Log(LogLevel::kWarning, "weights are not kept", {{"cause", ToStd(status.message())}});
+  MutexLock lock(&mutex_);
+  keeping_ = false;
+}
+
+void WeightStore::WriteLoop() {
+  LowerPriority();
+  for (;;) {
+    Task task;
+    {
+      MutexLock lock(&mutex_);
+      writing_ = false;
+      changed_.NotifyAll();
+      while (!stopping_ && tasks_.empty()) changed_.Wait(&mutex_);
+      if (stopping_) return;
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+      writing_ = true;
+    }
+    Write(task, /*map=*/false);
+  }
+}
+
+void WeightStore::AwaitKept() {
+  MutexLock lock(&mutex_);
+  while (writing_ || !tasks_.empty()) changed_.Wait(&mutex_);
+}
+
+}  // namespace moepool

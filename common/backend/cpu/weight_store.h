@@ -1,0 +1,76 @@
+// Where a CPU's matrices come from: packed from the model's own bytes, or found as they were packed at an
+// earlier start (common/weights). Either way into memory of many matrices together, on huge pages.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/backend/backend.h"
+#include "common/base/mutex.h"
+#include "common/kernels/packed.h"
+#include "common/weights/weight_cache.h"
+#include "common/weights/weight_chunk.h"
+
+namespace moepool {
+
+// Thread-safe: Load() may be called by several threads at once.
+class WeightStore {
+ public:
+  explicit WeightStore(const WeightOptions& options) : options_(options) {}
+  ~WeightStore();  // abandons what is being written
+
+  // As Backend::Load and Backend::KeepLoaded.
+  absl::StatusOr<PackedMatrix> Load(const MatrixView& view, const WeightKey& key);
+  void KeepLoaded();
+  // Waits until what KeepLoaded() began has been written or given up.
+  void AwaitKept();
+
+ private:
+  using Chunk = std::shared_ptr<WeightChunk>;
+  // Of one model.
+  struct Kept {
+    std::unique_ptr<WeightCache> cache;
+    WeightArena packed;            // to be written
+    std::vector<Chunk> unwritten;  // taken while some place was not filled yet
+  };
+  struct Task {
+    Kept* kept;
+    Chunk chunk;
+    std::vector<WeightEntry> entries;
+  };
+  // Since the last KeepLoaded().
+  struct Counts {
+    uint64_t packed = 0;
+    uint64_t packed_bytes = 0;
+    uint64_t from_cache = 0;
+    uint64_t from_cache_bytes = 0;
+  };
+
+  Kept* KeptOf(const ModelSource* source);  // null: nothing is kept
+  absl::StatusOr<std::optional<PackedMatrix>> LoadKept(Kept* kept, const std::string& key, PackedMatrix m);
+  std::vector<Task> TakeTasks();
+  void Write(const Task& task, bool map);
+  void WriteLoop();
+
+  const WeightOptions options_;
+  WeightArena loose_;  // read from the cache, or nothing to keep
+  Mutex mutex_;
+  CondVar changed_;
+  std::map<ModelDigest, std::unique_ptr<Kept>> kept_ GUARDED_BY(mutex_);
+  bool keeping_ GUARDED_BY(mutex_) = true;  // false once disk or directory have refused a file
+  Counts counts_ GUARDED_BY(mutex_);
+  std::atomic<bool> stopping_ = false;  // set under the mutex
+  bool writing_ GUARDED_BY(mutex_) = false;
+  std::deque<Task> tasks_ GUARDED_BY(mutex_);
+  std::thread writer_;  // from the first KeepLoaded() on
+};
+
+}  // namespace moepool
