@@ -21,7 +21,7 @@ from comparison.cluster import Moepool  # noqa: E402
 from comparison.goals import goals, verdict  # noqa: E402
 from comparison.peers import Peer  # noqa: E402
 from comparison.report import fill_markdown, text_table  # noqa: E402
-from comparison.rows import IK, LLAMA_CPP, MACHINE, MODELS, ROWS, SMALL_MODELS, Measurer, plan  # noqa: E402
+from comparison.rows import DEFAULT_ROWS, IK, LLAMA_CPP, MACHINE, MODELS, ROWS, SMALL_MODELS, Measurer, plan  # noqa: E402
 from comparison.shapes import MATRIX_TYPES, SHAPES  # noqa: E402
 from comparison.store import Store  # noqa: E402
 
@@ -54,7 +54,8 @@ def parse_args(argv):
     parser.add_argument("--peer", type=folder, help="folder of llama.cpp's binaries; without it, no ratio to it")
     parser.add_argument("--fork", type=folder, help="folder of ik_llama.cpp's binaries; without it, no ratio to it")
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="folder of ours")
-    parser.add_argument("--rows", type=words(ROWS), default=ROWS, help=",".join(ROWS))
+    parser.add_argument("--rows", type=words(ROWS), default=DEFAULT_ROWS,
+                        help=",".join(ROWS) + "; all but load, which has no goal")
     parser.add_argument("--types", type=words(tuple(MATRIX_TYPES)), default=tuple(MATRIX_TYPES), help=",".join(MATRIX_TYPES))
     parser.add_argument("--reps", type=int, help="pairs of each row; 3, with --full 5")
     parser.add_argument("--full", action="store_true", help="every row in every type, all repetitions")
@@ -106,7 +107,7 @@ class Comparison:
             programs = ["llama-bench"]
             if session.against == LLAMA_CPP:
                 programs += ["llama-batched-bench"] + (["ggml-rpc-server"] if "rpc" in session.rows else [])
-            if "serve" in session.rows or ("streams" in session.rows and session.against == IK):
+            if {"serve", "load"} & set(session.rows) or ("streams" in session.rows and session.against == IK):
                 programs.append("llama-server")
             self._peers[session.against].needs(*programs)
 

@@ -78,7 +78,8 @@ class ParsingTest(unittest.TestCase):
                           "batching_ratio", "continuous_tokens_per_s", "static_tokens_per_s", "continuous_utilisation",
                           "static_utilisation"})
         self.assertTrue(all(value > 0 for value in found.values()), found)
-        self.assertEqual(set(cluster.parse_serve(sample("bench_serve.json"))), {"output_tokens_per_s", "ttft_p50_ms"})
+        self.assertEqual(set(cluster.parse_serve(sample("bench_serve.json"))),
+                         {"output_tokens_per_s", "ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "itl_p99_ms"})
         self.assertEqual(set(cluster.parse_limits(sample("bench_kernels.json"))), {"read_gb_per_s", "int8_gops"})
         for parse in (cluster.parse_engine, cluster.parse_serve, cluster.parse_limits):
             for output in ("", "{}", "[]", '{"results": [{}]}'):
@@ -90,6 +91,13 @@ class ParsingTest(unittest.TestCase):
         served.update(failed=1, errors={"HTTP 503": 1})
         with self.assertRaisesRegex(MeasurementError, "HTTP 503"):
             cluster.parse_serve(json.dumps(served))
+
+    def test_ids_that_came_in_a_burst_are_no_figures(self):
+        engine = json.loads(sample("bench_engine.json"))
+        decode = next(r for r in engine["results"] if r["phase"] == "decode")
+        decode["exchange"]["layers"] = 360
+        with self.assertRaisesRegex(MeasurementError, "360 layers .* not 1016"):
+            cluster.parse_engine(json.dumps(engine))
 
     def test_window(self):
         # The streams decode together from 2 to 6: tokens at 3, 4, 5, 6 of one, and at 4, 6 of the other.
@@ -233,7 +241,7 @@ class RunTest(unittest.TestCase):
         self.assertRegex(made.stdout, r"\d+ met, \d+ missed, 0 not measured")
         self.check_nothing_left()
         measured = {r["row"] for r in self.records()}
-        self.assertEqual(measured, set(rows.ROWS) - {"smollm"} | {"limits"})
+        self.assertEqual(measured, set(rows.DEFAULT_ROWS) - {"smollm"} | {"limits"})
         calls = {name: self.calls(name) for name in (*OURS, *THEIRS)}
         for name, lines in calls.items():
             self.assertTrue(lines, f"{name} was not called")

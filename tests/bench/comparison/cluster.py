@@ -19,7 +19,8 @@ def parse_engine(output):
     """{"prefill_512": tokens/s, "decode_1": ..., "streams_8": ..., "batching_ratio": ..., "exchange_own_p50_us": ...}."""
     try:
         found = {}
-        for phase in json.loads(output)["results"]:
+        parsed = json.loads(output)
+        for phase in parsed["results"]:
             name = phase["phase"]
             if name == "batching":
                 found["batching_ratio"] = phase["ratio"]["median"]
@@ -31,7 +32,14 @@ def parse_engine(output):
                    "streams": f"streams_{phase.get('streams')}"}[name]
             found[key] = phase["tokens_per_s"]["median"]
             exchange = phase["exchange"]
-            if name == "decode" and exchange["own_p50_us"] is not None:
+            if name != "decode":
+                continue
+            # Ids that were held up on their way come together, and the time between them says nothing.
+            layers = parsed["reps"] * (phase["tokens"] - 1) * parsed["layers"]
+            if exchange["layers"] < 0.9 * layers:
+                raise MeasurementError(f"{exchange['layers']} layers were computed between the first id and the last, "
+                                       f"not {layers}: the ids came in bursts")
+            if exchange["own_p50_us"] is not None:
                 found["exchange_own_p50_us"] = exchange["own_p50_us"]
                 found["exchange_own_p99_us"] = exchange["own_p99_us"]
         return found
@@ -40,12 +48,14 @@ def parse_engine(output):
 
 
 def parse_serve(output):
-    """{"output_tokens_per_s": ..., "ttft_p50_ms": ...} from `moepool bench serve --json`."""
+    """{"output_tokens_per_s": ..., "ttft_p50_ms": ..., "itl_p99_ms": ...} from `moepool bench serve --json`."""
     try:
         report = json.loads(output)
         if report["failed"] or not report["completed"]:
             raise MeasurementError(f"{report['failed']} of {report['requests']} requests failed: {report['errors']}")
-        return {"output_tokens_per_s": report["output_tokens_per_s"], "ttft_p50_ms": report["ttft_ms"]["p50"]}
+        return {"output_tokens_per_s": report["output_tokens_per_s"], "ttft_p50_ms": report["ttft_ms"]["p50"],
+                "ttft_p99_ms": report["ttft_ms"]["p99"], "tpot_p50_ms": report["tpot_ms"]["p50"],
+                "itl_p99_ms": report["itl_ms"]["p99"]}
     except (ValueError, KeyError, TypeError) as error:
         raise MeasurementError(f"moepool bench serve printed something else: {error!r}") from None
 
@@ -135,6 +145,7 @@ class Cluster:
         return [child.pid for child in self._children]
 
     def bench(self, *args):
+        """As Moepool.bench_engine, of these processes."""
         return self._moepool.bench_engine("--router", self.router, *args)
 
     def _start(self, program, *args):

@@ -24,9 +24,12 @@ STREAMS = (8, 16, 32)
 DECODE_TOKENS = 128
 STREAM_PROMPT, STREAM_TOKENS = 16, 32
 CLIENTS, REQUESTS, TOKENS_IN, TOKENS_OUT = 16, 32, 128, 64
+LOADS = (1, 2, 4, 8, 16, 32)  # clients
 
 ENGINE_ROWS = ("decode", "streams", "prefill")
-ROWS = (*ENGINE_ROWS, "tiny", "smollm", "rpc", "serve", "distribution", "batching", "memory", "startup")
+ROWS = (*ENGINE_ROWS, "tiny", "smollm", "rpc", "serve", "distribution", "batching", "memory", "startup", "load")
+# "load" has no goal: it is for the plot of latency by load.
+DEFAULT_ROWS = ROWS[:-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,11 @@ def plan(rows, types, reps, full, smollm, models):
         if main or full:
             add(moe, dtype, MACHINE, alone, few)
             add(moe, dtype, LLAMA_CPP, tuple(row for row in ("rpc", "serve") if row in rows), few)
+            add(moe, dtype, LLAMA_CPP, tuple(row for row in ("load",) if row in rows), 1)
         add(mix, dtype, IK, engine, repetitions)
         if main or full:
             add(mix, dtype, IK, tuple(row for row in ("serve",) if row in rows), few)
+            add(mix, dtype, IK, tuple(row for row in ("load",) if row in rows), 1)
     return sessions
 
 
@@ -154,13 +159,25 @@ class Measurer:
         return ours, best
 
     def _serve(self, _, peer):
-        load = (CLIENTS, REQUESTS, TOKENS_IN, TOKENS_OUT)
-        ours = self._moepool.bench_serve(self._ours().http_port, "moepool", *load)
+        return self._serve_clients(peer, {"": (CLIENTS, REQUESTS)})
+
+    def _load(self, _, peer):
+        return self._serve_clients(peer, {f"_{n}": (n, max(4, 2 * n)) for n in LOADS})
+
+    def _serve_clients(self, peer, loads):
+        """loads: suffix of the metrics to (clients, requests)."""
+        def bench(port, protocol):
+            found = {}
+            for suffix, (clients, requests) in loads.items():
+                served = self._moepool.bench_serve(port, protocol, clients, requests, TOKENS_IN, TOKENS_OUT)
+                found.update({name + suffix: value for name, value in served.items()})
+            return found
+        ours = bench(self._ours().http_port, "moepool")
         if not peer:
             return ours, None
-        server = peer.serve(self._file, CLIENTS, TOKENS_IN + TOKENS_OUT)
+        server = peer.serve(self._file, max(clients for clients, _ in loads.values()), TOKENS_IN + TOKENS_OUT)
         try:
-            return ours, self._moepool.bench_serve(server.port, "llama", *load)
+            return ours, bench(server.port, "llama")
         finally:
             server.stop()
 
