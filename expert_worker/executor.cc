@@ -54,9 +54,11 @@ absl::Status Executor::Answer(const DispatchView& view, absl::Duration computed,
       std::max<size_t>(1, (kMaxReplyFrameBytes - sizeof(FrameHeader) - 8) / (hidden * sizeof(float) + 1));
   for (size_t first = 0; first < view.parts.size(); first += parts_a_frame) {
     const size_t count = std::min(parts_a_frame, view.parts.size() - first);
-    EncodeReply(header, static_cast<uint32_t>(first), {out_->f32() + first * hidden, count * hidden},
-                std::span<const uint8_t>(faults_).subspan(first, count), &reply_);
-    MOEPOOL_RETURN_IF_ERROR(write(reply_));
+    EncodeReplyHead(header, static_cast<uint32_t>(first),
+                    std::span<const uint8_t>(faults_).subspan(first, count), &reply_);
+    const std::span<const float> data(out_->f32() + first * hidden, count * hidden);
+    MOEPOOL_RETURN_IF_ERROR(
+        write({reply_, {reinterpret_cast<const uint8_t*>(data.data()), data.size_bytes()}}));
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -43,10 +44,21 @@ class ExpertTransport {
   virtual bool Lost() const = 0;
 };
 
+// A frame in up to two pieces that follow one another, so that data need not be copied behind its header.
+struct FramePieces {
+  FramePieces(std::span<const uint8_t> frame) : head(frame) {}  // NOLINT: a whole frame is one piece
+  FramePieces(const std::vector<uint8_t>& frame) : head(frame) {}
+  FramePieces(std::span<const uint8_t> first, std::span<const uint8_t> second) : head(first), tail(second) {}
+  size_t bytes() const { return head.size() + tail.size(); }
+
+  std::span<const uint8_t> head;
+  std::span<const uint8_t> tail;
+};
+
 // The worker's end of a carrier hands each dispatch frame to a handler, which answers through `write` with
 // one or more frames. Called by one thread at a time for each carrier. A status from `write` means that the
 // router is gone.
-using FrameWriter = std::function<absl::Status(std::span<const uint8_t> frame)>;
+using FrameWriter = std::function<absl::Status(const FramePieces& frame)>;
 using FrameHandler = std::function<void(std::span<const uint8_t> frame, const FrameWriter& write)>;
 
 }  // namespace moepool

@@ -105,11 +105,12 @@ std::span<const T> SpanAt(std::span<const uint8_t> frame, uint64_t offset, size_
 }
 
 // Sizes the frame, with the padding zero, and writes the header.
-void Begin(FrameHeader header, uint64_t bytes, std::vector<uint8_t>* frame) {
+// The frame has `length` bytes, of which `frame` will hold the first `here`.
+void Begin(FrameHeader header, uint64_t length, uint64_t here, std::vector<uint8_t>* frame) {
   header.magic = kFrameMagic;
   header.version = kFrameVersion;
-  header.length = bytes;
-  frame->resize(bytes);
+  header.length = length;
+  frame->resize(here);
   std::memcpy(frame->data(), &header, sizeof(header));
 }
 
@@ -133,7 +134,7 @@ void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame)
   h.first_part = 0;
   h.hidden = static_cast<uint32_t>(request.x.cols);
   const DispatchLayout layout(h);
-  Begin(h, layout.end, frame);
+  Begin(h, layout.end, layout.end, frame);
   const size_t hidden = h.hidden;
   for (size_t i = 0; i < request.rows.size(); ++i) {
     const size_t row = static_cast<size_t>(request.rows[i]);
@@ -155,8 +156,8 @@ void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame)
   Put(frame, layout.entries, request.entries.data(), request.entries.size_bytes());
 }
 
-void EncodeReply(const FrameHeader& dispatch, uint32_t first_part, std::span<const float> data,
-                 std::span<const uint8_t> faults, std::vector<uint8_t>* frame) {
+void EncodeReplyHead(const FrameHeader& dispatch, uint32_t first_part, std::span<const uint8_t> faults,
+                     std::vector<uint8_t>* head) {
   FrameHeader h = dispatch;
   h.kind = FrameKind::kReply;
   h.rows = 0;
@@ -164,10 +165,17 @@ void EncodeReply(const FrameHeader& dispatch, uint32_t first_part, std::span<con
   h.parts = static_cast<uint32_t>(faults.size());
   h.first_part = first_part;
   const ReplyLayout layout(h);
-  Begin(h, layout.end, frame);
-  Put(frame, layout.faults, faults.data(), faults.size());
-  Pad(frame, layout.faults + faults.size(), layout.data);
-  Put(frame, layout.data, data.data(), data.size_bytes());
+  Begin(h, layout.end, layout.data, head);
+  Put(head, layout.faults, faults.data(), faults.size());
+  Pad(head, layout.faults + faults.size(), layout.data);
+}
+
+void EncodeReply(const FrameHeader& dispatch, uint32_t first_part, std::span<const float> data,
+                 std::span<const uint8_t> faults, std::vector<uint8_t>* frame) {
+  EncodeReplyHead(dispatch, first_part, faults, frame);
+  const size_t at = frame->size();
+  frame->resize(at + data.size_bytes());
+  Put(frame, at, data.data(), data.size_bytes());
 }
 
 void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std::vector<uint8_t>* frame) {
@@ -177,7 +185,8 @@ void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std:
   h.rows = h.parts = h.entries = h.first_part = 0;
   h.code = static_cast<uint16_t>(status.code());
   h.text_bytes = static_cast<uint32_t>(text.size());
-  Begin(h, sizeof(FrameHeader) + text.size(), frame);
+  const uint64_t length = sizeof(FrameHeader) + text.size();
+  Begin(h, length, length, frame);
   Put(frame, sizeof(FrameHeader), text.data(), text.size());
 }
 

@@ -97,6 +97,9 @@ void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame)
 // `dispatch` is the header that is answered, but for budget_us, which is the reply's.
 void EncodeReply(const FrameHeader& dispatch, uint32_t first_part, std::span<const float> data,
                  std::span<const uint8_t> faults, std::vector<uint8_t>* frame);
+// The same up to where `data` begins, which is to follow: faults.size() * hidden floats.
+void EncodeReplyHead(const FrameHeader& dispatch, uint32_t first_part, std::span<const uint8_t> faults,
+                     std::vector<uint8_t>* head);
 void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std::vector<uint8_t>* frame);
 
 // The header alone, with magic, version, kind and length checked (length == frame.size()).

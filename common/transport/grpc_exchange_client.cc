@@ -45,7 +45,7 @@ class ExchangeClient final : public GrpcExchangeClient {
   }
 
   absl::Status Serve(const FrameHandler& handler) override {
-    const FrameWriter write = [this](std::span<const uint8_t> frame) -> absl::Status {
+    const FrameWriter write = [this](const FramePieces& frame) -> absl::Status {
       call_->Write(EncodeFrameMessage(frame), this);
       return Wait() ? absl::OkStatus()
                     : absl::UnavailableError("the exchange broke while a reply was written");

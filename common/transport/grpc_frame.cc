@@ -41,11 +41,13 @@ size_t DecodePrefix(std::span<const uint8_t> in, uint64_t* length) {
 
 }  // namespace
 
-grpc::ByteBuffer EncodeFrameMessage(std::span<const uint8_t> frame) {
+grpc::ByteBuffer EncodeFrameMessage(const FramePieces& frame) {
   uint8_t prefix[kMaxPrefixBytes];
-  const size_t prefix_bytes = EncodePrefix(frame.size(), prefix);
-  const grpc::Slice slices[] = {grpc::Slice(prefix, prefix_bytes), grpc::Slice(frame.data(), frame.size())};
-  return grpc::ByteBuffer(slices, 2);
+  const size_t prefix_bytes = EncodePrefix(frame.bytes(), prefix);
+  const grpc::Slice slices[] = {grpc::Slice(prefix, prefix_bytes),
+                                grpc::Slice(frame.head.data(), frame.head.size()),
+                                grpc::Slice(frame.tail.data(), frame.tail.size())};
+  return grpc::ByteBuffer(slices, frame.tail.empty() ? 2 : 3);
 }
 
 absl::StatusOr<FrameBytes> DecodeFrameMessage(const grpc::ByteBuffer& message, size_t max_frame_bytes) {

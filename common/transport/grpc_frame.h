@@ -11,8 +11,8 @@
 
 namespace moepool {
 
-// Copies `frame` once: gRPC may hold the bytes after the write has been reported.
-grpc::ByteBuffer EncodeFrameMessage(std::span<const uint8_t> frame);
+// Copies the frame once: gRPC may hold the bytes after the write has been reported.
+grpc::ByteBuffer EncodeFrameMessage(const FramePieces& frame);
 // Shares the buffer where the frame lies in one slice and is aligned; otherwise copies it once.
 // InvalidArgument where the message is not exactly one field 1 of at most `max_frame_bytes`.
 absl::StatusOr<FrameBytes> DecodeFrameMessage(const grpc::ByteBuffer& message, size_t max_frame_bytes);

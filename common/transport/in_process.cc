@@ -25,10 +25,10 @@ class InProcessTransport final : public ExpertTransport {
       inbox_.Forget(dispatch_id);
       return status;
     }
-    handler_(frame, [this](std::span<const uint8_t> reply) -> absl::Status {
-      if (reply.size() > options_.max_reply_frame_bytes) {
+    handler_(frame, [this](const FramePieces& reply) -> absl::Status {
+      if (reply.bytes() > options_.max_reply_frame_bytes) {
         return absl::ResourceExhaustedError(
-            absl::StrCat("reply of ", reply.size(), " bytes, limit ", options_.max_reply_frame_bytes));
+            absl::StrCat("reply of ", reply.bytes(), " bytes, limit ", options_.max_reply_frame_bytes));
       }
       return inbox_.Deliver(CopyFrame(reply));
     });

@@ -29,10 +29,11 @@ FrameBytes NewFrame(size_t bytes, uint8_t** data) {
           std::shared_ptr<uint8_t>(memory, [](uint8_t* p) { ::operator delete(p, kAlign); })};
 }
 
-FrameBytes CopyFrame(std::span<const uint8_t> bytes) {
+FrameBytes CopyFrame(const FramePieces& pieces) {
   uint8_t* data;
-  FrameBytes frame = NewFrame(bytes.size(), &data);
-  if (!bytes.empty()) std::memcpy(data, bytes.data(), bytes.size());
+  FrameBytes frame = NewFrame(pieces.bytes(), &data);
+  std::copy(pieces.head.begin(), pieces.head.end(), data);
+  std::copy(pieces.tail.begin(), pieces.tail.end(), data + pieces.head.size());
   return frame;
 }
 

@@ -28,7 +28,7 @@ struct TransportOptions {
 bool WaitUntil(CondVar* cv, Mutex* mutex, absl::Time deadline) REQUIRES(mutex);
 
 // An owned copy of `bytes`, aligned to 64.
-FrameBytes CopyFrame(std::span<const uint8_t> bytes);
+FrameBytes CopyFrame(const FramePieces& pieces);
 // An owned, uninitialised frame; `*data` points at its bytes.
 FrameBytes NewFrame(size_t bytes, uint8_t** data);
 

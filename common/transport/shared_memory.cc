@@ -175,7 +175,7 @@ absl::Status SharedMemoryServer::CheckRouter() const {
 }
 
 absl::Status SharedMemoryServer::Serve(const FrameHandler& handler) {
-  const FrameWriter write = [this](std::span<const uint8_t> frame) {
+  const FrameWriter write = [this](const FramePieces& frame) {
     return sender_.Send(frame, absl::InfiniteFuture(), kSlice, [this] { return CheckRouter(); });
   };
   absl::Status status;

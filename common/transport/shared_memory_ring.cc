@@ -78,29 +78,42 @@ absl::Status RingSender::WaitForSpace(uint64_t bytes, absl::Time deadline, absl:
   }
 }
 
-void RingSender::WriteRecord(const RingRecord& record, const uint8_t* bytes) {
-  // Positions are multiples of 16, so that a record's header never wraps; its bytes may.
+// Bytes may wrap around the ring's end.
+void RingSender::Put(uint64_t position, std::span<const uint8_t> bytes) {
+  const uint64_t at = position & (capacity_ - 1);
+  const uint64_t first = std::min<uint64_t>(bytes.size(), capacity_ - at);
+  std::copy_n(bytes.data(), first, data_ + at);
+  std::copy_n(bytes.data() + first, bytes.size() - first, data_);
+}
+
+void RingSender::WriteRecord(const FramePieces& frame, uint64_t begin, uint64_t bytes) {
+  const RingRecord record = {static_cast<uint32_t>(bytes), begin == 0 ? 1u : 0u, frame.bytes()};
+  // Positions are multiples of 16, so that a record's header never wraps.
   std::memcpy(data_ + (head_ & (capacity_ - 1)), &record, sizeof(record));
-  const uint64_t at = (head_ + sizeof(record)) & (capacity_ - 1);
-  const uint64_t first = std::min<uint64_t>(record.bytes, capacity_ - at);
-  std::memcpy(data_ + at, bytes, first);
-  std::memcpy(data_, bytes + first, record.bytes - first);
-  head_ += sizeof(record) + Padded(record.bytes);
+  const uint64_t in_head = frame.head.size() - std::min<uint64_t>(begin, frame.head.size());
+  const uint64_t from_head = std::min(bytes, in_head);
+  Put(head_ + sizeof(record), frame.head.subspan(frame.head.size() - in_head, from_head));
+  if (from_head < bytes) {
+    const uint64_t in_tail = begin + from_head - frame.head.size();
+    Put(head_ + sizeof(record) + from_head, frame.tail.subspan(in_tail, bytes - from_head));
+  }
+  head_ += sizeof(record) + Padded(bytes);
   control_->head.store(head_, std::memory_order_release);
   Announce(&control_->written, control_->consumer_sleeps);
 }
 
-absl::Status RingSender::Send(std::span<const uint8_t> frame, absl::Time deadline, absl::Duration slice,
+absl::Status RingSender::Send(const FramePieces& frame, absl::Time deadline, absl::Duration slice,
                               const std::function<absl::Status()>& idle) {
+  const uint64_t total = frame.bytes();
   const uint64_t piece = std::min(kMaxPieceBytes, capacity_ / 4);
-  const uint64_t pieces = (frame.size() + piece - 1) / piece;
+  const uint64_t pieces = (total + piece - 1) / piece;
   // A frame that fits waits for room for all of it, so that running out of time leaves nothing half written.
-  const uint64_t whole = Padded(frame.size()) + pieces * sizeof(RingRecord);
+  const uint64_t whole = Padded(total) + pieces * sizeof(RingRecord);
   if (whole <= capacity_) MOEPOOL_RETURN_IF_ERROR(WaitForSpace(whole, deadline, slice, idle));
-  for (uint64_t done = 0; done < frame.size();) {
-    const uint64_t bytes = std::min(piece, frame.size() - done);
+  for (uint64_t done = 0; done < total;) {
+    const uint64_t bytes = std::min(piece, total - done);
     MOEPOOL_RETURN_IF_ERROR(WaitForSpace(sizeof(RingRecord) + Padded(bytes), deadline, slice, idle));
-    WriteRecord({static_cast<uint32_t>(bytes), done == 0 ? 1u : 0u, frame.size()}, frame.data() + done);
+    WriteRecord(frame, done, bytes);
     done += bytes;
   }
   return absl::OkStatus();

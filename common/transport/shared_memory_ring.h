@@ -47,13 +47,15 @@ class RingSender {
   // Writes the frame, in pieces where it is larger than the ring. `idle` is called about every `slice` of
   // waiting for space, and may end it with a status. DeadlineExceeded: the frame was not sent, and the ring
   // stays usable. DataLoss: the consumer's position is impossible.
-  absl::Status Send(std::span<const uint8_t> frame, absl::Time deadline, absl::Duration slice,
+  absl::Status Send(const FramePieces& frame, absl::Time deadline, absl::Duration slice,
                     const std::function<absl::Status()>& idle);
 
  private:
   absl::Status WaitForSpace(uint64_t bytes, absl::Time deadline, absl::Duration slice,
                             const std::function<absl::Status()>& idle);
-  void WriteRecord(const RingRecord& record, const uint8_t* bytes);
+  // Writes a record of `bytes` from byte `begin` of the frame on.
+  void WriteRecord(const FramePieces& frame, uint64_t begin, uint64_t bytes);
+  void Put(uint64_t position, std::span<const uint8_t> bytes);
 
   RingControl* const control_;
   uint8_t* const data_;
