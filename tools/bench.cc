@@ -9,6 +9,7 @@ void AddBenchCommand(CLI::App* app, CommandRunner* run) {
   CLI::App* command = app->add_subcommand("bench", "measure how fast things are");
   command->require_subcommand(1);
   AddBenchEngineCommand(command, run);
+  AddBenchServeCommand(command, run);
 }
 
 }  // namespace moepool

@@ -6,5 +6,6 @@
 namespace moepool {
 
 void AddBenchEngineCommand(CLI::App* app, CommandRunner* run);  // tokens a second of an engine or a router
+void AddBenchServeCommand(CLI::App* app, CommandRunner* run);   // what the clients of a server see under load
 
 }  // namespace moepool

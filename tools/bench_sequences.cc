@@ -11,13 +11,10 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "tools/bench_statistics.h"
 
 namespace moepool {
 namespace {
-
-double SteadySeconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // What the trunk's threads tell the caller of Run.
 class Progress {

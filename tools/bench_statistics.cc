@@ -2,12 +2,17 @@
 #include "tools/bench_statistics.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <random>
 #include <utility>
 
 namespace moepool {
+
+double SteadySeconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 double Percentile(const std::vector<double>& sorted, double q) {
   const double place = std::clamp(q, 0.0, 1.0) * static_cast<double>(sorted.size() - 1);

@@ -11,6 +11,9 @@
 
 namespace moepool {
 
+// Of the clock by which everything here is measured.
+double SteadySeconds();
+
 // Over repetitions, in their order.
 struct Summary {
   double median = 0;
@@ -44,8 +47,8 @@ struct RequestTimes {
   double e2e_ms = 0;
 };
 struct Objective {
-  std::optional<double> ttft_ms;
-  std::optional<double> tpot_ms;
+  std::optional<double> ttft_ms = {};
+  std::optional<double> tpot_ms = {};
 };
 // How many requests kept to all of the bounds given. A request of one token keeps to any bound on tpot_ms.
 size_t CountMet(const std::vector<RequestTimes>& requests, const Objective& objective);

@@ -8,6 +8,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/inference_client.h"
 #include "nlohmann/json.hpp"
@@ -141,8 +142,9 @@ absl::Status Run(const Flags& flags) {
   Printer printer(flags.n);
   MOEPOOL_ASSIGN_OR_RETURN(
       const v1::GenerateResponse last,
-      StreamGenerate(flags.gateway, request, absl::Seconds(flags.timeout_seconds),
-                     [&](const v1::GenerateResponse& message) { return printer.Add(message); }));
+      InferenceClient(flags.gateway)
+          .Generate(request, absl::Now() + absl::Seconds(flags.timeout_seconds),
+                    [&](const v1::GenerateResponse& message) { return printer.Add(message); }));
   printer.Finish();
   if (!flags.verbose) return absl::OkStatus();
   const double decode_seconds = last.timings().decode_ms() / 1000;
