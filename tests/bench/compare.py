@@ -120,7 +120,7 @@ class Comparison:
                 continue
             path = self._make(model, dtype)
             try:
-                self._measure_limits(model, dtype)
+                self._measure_limits(model, dtype, path.stat().st_size)
                 self._measure(path, work)
             finally:
                 if path.parent == self._options.results:
@@ -165,13 +165,13 @@ class Comparison:
             return any(r["theirs"] or session.against not in self._peers for r in found)
         return [row for row in session.rows if not done(row)]
 
-    def _measure_limits(self, model, dtype):
+    def _measure_limits(self, model, dtype, file_bytes):
         key = {"row": "limits", "model": model, "type": dtype, "against": MACHINE, "rep": 0}
         if self._store.measured(**key):
             return
         try:
             limits = self._moepool.limits()
-            self._store.add({**key, "ours": limits, "theirs": None, "time": int(time.time())})
+            self._store.add({**key, "ours": limits, "theirs": None, "file_bytes": file_bytes, "time": int(time.time())})
             say(f"limits: {brief(limits)}")
         except MeasurementError as error:
             say(f"limits: FAILED: {error}")

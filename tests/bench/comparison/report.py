@@ -106,8 +106,11 @@ def roofline_markdown(store, model, dtype):
         else:
             row += [""] * 4
         rows.append(row)
-    return markdown_table(["phase", "experts read a layer", "MB a token", "MB in all", "GOP a token", "bound by",
-                           "bound, tokens/s", "measured", "of the bound"], rows)
+    table = markdown_table(["phase", "experts read a layer", "MB a token", "MB in all", "GOP a token", "bound by",
+                            "bound, tokens/s", "measured", "of the bound"], rows)
+    sizes = {r["file_bytes"] for r in store.measured(row="limits", model=model, type=dtype)}
+    computed = f"Matrices by the formula: {shape.file_bytes(dtype) / 1e6:,.1f} MB"
+    return f"{table}\n\n{computed}" + "".join(f"; the whole file: {size / 1e6:,.1f} MB" for size in sorted(sizes)) + "."
 
 
 def facts_markdown(store, model, dtype):
