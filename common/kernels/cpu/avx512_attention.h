@@ -65,12 +65,28 @@ inline __m512 LoadScales(const KvSplit& s, const std::byte* block, int d) {
 
 inline int FirstOfBlock(int key) { return key & ~(kKvBlockTokens - 1); }
 
+// Few queries leave memory to be waited for, and the hardware's prefetcher stops at the end of each block. So
+// while 16 B keys are worked on, the 16 B after them are fetched: keys of the split, then values.
+template <int H>
+inline constexpr bool kFetchAhead = H <= 8;
+
+// The block `ahead` keys past the visible one that holds `key`, in K and then in V; null past V's last.
+inline const std::byte* BlockAhead(const KvSplit& s, const QueryTile& t, bool values, int key) {
+  const int first = FirstOfBlock(t.first_begin);
+  const int keys = FirstOfBlock(t.last_end + kKvBlockTokens - 1) - first;
+  const int place = key - first + (values ? keys : 0);
+  if (place < keys) return BlockOf(s, s.k, first + place);
+  return place < 2 * keys ? BlockOf(s, s.v, first + place - keys) : nullptr;
+}
+
+inline void Fetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+
 // --- Scores ---
 
 // acc[h, b] = sum over dimensions [begin, end) of q[h, d] k[b][d, :], from zero: H B independent chains.
 template <typename Cache, int H, int B>
 inline void DotBlocks(int begin, int end, const float* q, const std::byte* const (&k)[B],
-                      __m512 (&acc)[H][B]) {
+                      const std::byte* const (&ahead)[B], __m512 (&acc)[H][B]) {
 #pragma GCC unroll 16
   for (int h = 0; h < H; ++h) {
     for (int b = 0; b < B; ++b) acc[h][b] = _mm512_setzero_ps();
@@ -78,7 +94,10 @@ inline void DotBlocks(int begin, int end, const float* q, const std::byte* const
   for (int64_t d = begin; d < end; ++d) {
     __m512 key[B];
 #pragma GCC unroll 16
-    for (int b = 0; b < B; ++b) key[b] = Cache::Load16(k[b] + d * (kKvBlockTokens * Cache::kBytes));
+    for (int b = 0; b < B; ++b) {
+      key[b] = Cache::Load16(k[b] + d * (kKvBlockTokens * Cache::kBytes));
+      if constexpr (kFetchAhead<H>) Fetch(ahead[b] + d * (kKvBlockTokens * Cache::kBytes));
+    }
 #pragma GCC unroll 16
     for (int h = 0; h < H; ++h) {
       const __m512 v = _mm512_set1_ps(q[h * kQueryStride + d]);
@@ -93,11 +112,16 @@ template <typename Cache, int H, int B>
 inline void ScoreBlocks(const KvSplit& s, const QueryTile& t, int first, float scale) {
   const std::byte* k[B];
   for (int b = 0; b < B; ++b) k[b] = BlockOf(s, s.k, first + b * kKvBlockTokens);
+  const std::byte* ahead[B];
+  for (int b = 0; kFetchAhead<H> && b < B; ++b) {
+    ahead[b] = BlockAhead(s, t, false, first + (B + b) * kKvBlockTokens);
+    if (ahead[b] == nullptr) ahead[b] = k[b];
+  }
   float* const p = t.p + first;
   const __m512 factor = _mm512_set1_ps(scale);
   __m512 acc[H][B];
   if constexpr (!Cache::kQuantized) {
-    DotBlocks<Cache, H, B>(0, s.head_dim, t.q, k, acc);
+    DotBlocks<Cache, H, B>(0, s.head_dim, t.q, k, ahead, acc);
 #pragma GCC unroll 16
     for (int h = 0; h < H; ++h) {
       for (int b = 0; b < B; ++b) {
@@ -107,7 +131,7 @@ inline void ScoreBlocks(const KvSplit& s, const QueryTile& t, int first, float s
   } else {
     // The sums over blocks of 32 dimensions stay in p: 2 H B registers are too many.
     for (int d = 0; d < s.head_dim; d += kKvQuantBlock) {
-      DotBlocks<Cache, H, B>(d, d + kKvQuantBlock, t.q, k, acc);
+      DotBlocks<Cache, H, B>(d, d + kKvQuantBlock, t.q, k, ahead, acc);
       const bool last = d + kKvQuantBlock == s.head_dim;
       __m512 scales[B];
 #pragma GCC unroll 16
@@ -166,17 +190,23 @@ inline void Softmax(int begin, int end, float* p, float* max, float* sum) {
 // --- Values ---
 
 // acc[h, d] = sum over visible keys of p[h, key] v[key, d], keys ascending, for dimensions [d, d + 16 N), of
-// which a single register (N = 1) may be partly past the head. Of a Q8_0 cache they are whole blocks of 32.
-template <typename Cache, int H, int N>
-inline void Values(const KvSplit& s, const QueryTile& t, int d) {
+// which a single register (N = 1) may be partly past the head; of a Q8_0 cache they are whole blocks of 32.
+// Continues from acc, or begins, with the visible ones of kKeys keys from `from` on, a multiple of 16.
+template <typename Cache, int H, int N, int kKeys>
+inline void Values(const KvSplit& s, const QueryTile& t, int from, int d) {
   constexpr int kScales = Cache::kQuantized ? N / 2 : 1;
   const __mmask16 lanes = N == 1 && s.head_dim - d < 16 ? FirstLanes(s.head_dim - d) : kAllLanes;
+  const int64_t key_bytes = s.head_dim * Cache::kBytes;
+  const int to = t.last_end < from + kKeys ? t.last_end : from + kKeys;
+  const bool begins = from <= t.first_begin;
   __m512 acc[H][N];
 #pragma GCC unroll 16
   for (int h = 0; h < H; ++h) {
-    for (int i = 0; i < N; ++i) acc[h][i] = _mm512_setzero_ps();
+    for (int i = 0; i < N; ++i) {
+      acc[h][i] = begins ? _mm512_setzero_ps() : Load(lanes, t.acc[h] + d + 16 * i);
+    }
   }
-  for (int first = FirstOfBlock(t.first_begin); first < t.last_end; first += kKvBlockTokens) {
+  for (int first = from; first < to; first += kKvBlockTokens) {
     const std::byte* const block = BlockOf(s, s.v, first);
     alignas(64) float scaled[Cache::kQuantized ? H * kScales : 1][kKvBlockTokens];  // p times the scale
     if constexpr (Cache::kQuantized) {
@@ -189,9 +219,12 @@ inline void Values(const KvSplit& s, const QueryTile& t, int d) {
       }
     }
     const int begin = t.first_begin > first ? t.first_begin : first;
-    const int end = t.last_end < first + kKvBlockTokens ? t.last_end : first + kKvBlockTokens;
-    const std::byte* v = block + (int64_t{begin - first} * s.head_dim + d) * Cache::kBytes;
-    for (int key = begin; key < end; ++key, v += s.head_dim * Cache::kBytes) {
+    const int end = to < first + kKvBlockTokens ? to : first + kKvBlockTokens;
+    const int64_t offset = (begin - first) * key_bytes + d * Cache::kBytes;
+    const std::byte* v = block + offset;
+    const std::byte* ahead = kFetchAhead<H> ? BlockAhead(s, t, true, first + kKeys) : nullptr;
+    ahead = (ahead == nullptr ? block : ahead) + offset;
+    for (int key = begin; key < end; ++key, v += key_bytes, ahead += key_bytes) {
       __m512 value[N];
 #pragma GCC unroll 16
       for (int i = 0; i < N; ++i) {
@@ -199,6 +232,9 @@ inline void Values(const KvSplit& s, const QueryTile& t, int d) {
           value[i] = Cache::Load(lanes, v);
         } else {
           value[i] = Cache::Load16(v + 16 * i * Cache::kBytes);
+        }
+        if constexpr (kFetchAhead<H>) {
+          if (16 * i * Cache::kBytes % 64 == 0) Fetch(ahead + 16 * i * Cache::kBytes);
         }
       }
       const auto weight = [&](int h, int i) {
@@ -228,11 +264,13 @@ inline void Values(const KvSplit& s, const QueryTile& t, int d) {
 }
 
 // All dimensions from d on, N registers at once.
-template <typename Cache, int H, int N>
-inline void AllValues(const KvSplit& s, const QueryTile& t, int d) {
+template <typename Cache, int H, int N, int kKeys>
+inline void AllValues(const KvSplit& s, const QueryTile& t, int from, int d) {
   constexpr int kLast = Cache::kQuantized ? 2 : 1;
-  for (; N == 1 ? d < s.head_dim : d + 16 * N <= s.head_dim; d += 16 * N) Values<Cache, H, N>(s, t, d);
-  if constexpr (N > kLast) AllValues<Cache, H, N / 2>(s, t, d);
+  for (; N == 1 ? d < s.head_dim : d + 16 * N <= s.head_dim; d += 16 * N) {
+    Values<Cache, H, N, kKeys>(s, t, from, d);
+  }
+  if constexpr (N > kLast) AllValues<Cache, H, N / 2, kKeys>(s, t, from, d);
 }
 
 // --- The call ---
@@ -240,9 +278,12 @@ inline void AllValues(const KvSplit& s, const QueryTile& t, int d) {
 template <typename Cache, int H>
 void AttendTile(const KvSplit& s, const QueryTile& t, float scale) {
   constexpr int kWide = H > 4 ? 2 : H > 2 ? 4 : 8;
-  Scores<Cache, H, kWide>(s, t, FirstOfBlock(t.first_begin), scale);
+  const int first = FirstOfBlock(t.first_begin);
+  Scores<Cache, H, kWide>(s, t, first, scale);
   for (int h = 0; h < H; ++h) Softmax(t.begin[h], t.end[h], t.p + h * kAttentionSplit, t.max[h], t.sum[h]);
-  AllValues<Cache, H, kWide>(s, t, 0);
+  // All of V for one part of the dimensions, or, where it comes from memory, 64 or 128 keys for all parts.
+  constexpr int kKeys = kFetchAhead<H> ? (H > 2 ? 64 : 128) : kAttentionSplit;
+  for (int from = first; from < t.last_end; from += kKeys) AllValues<Cache, H, kWide, kKeys>(s, t, from, 0);
 }
 
 // Queries [first, first + H) of the call, counted row by row.
