@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/base/trace.h"
 
 namespace moepool {
 
@@ -71,8 +72,12 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
     return;
   }
   MutexLock run_lock(&run_mutex_);
+  const TraceSpan span("experts", {"layer", header->layer}, {"rows", header->rows}, {"parts", header->parts});
+  TraceFlowEnd("dispatch", header->incarnation ^ header->dispatch_id);
   const absl::Time begin = absl::Now();
+  TraceSpan decode("decode frame");
   const absl::StatusOr<DispatchView> view = DecodeDispatch(frame, limits_);
+  decode.End();
   const absl::Status status = view.ok() ? Run(*view) : view.status();
   const absl::Duration computed = absl::Now() - begin;
   {
@@ -85,6 +90,8 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
       ++stats_.refusals;
     }
   }
+  const TraceSpan reply("reply");
+  TraceFlowBegin("reply", header->incarnation ^ header->dispatch_id);
   // A failed write means that the router is gone, which the carrier sees too.
   if (status.ok()) {
     Answer(*view, computed, write).IgnoreError();

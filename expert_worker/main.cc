@@ -13,6 +13,7 @@
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/str.h"
+#include "common/base/trace.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/gguf_source.h"
 #include "common/rpc/readiness_watcher.h"
@@ -40,6 +41,7 @@ struct Flags {
   bool insecure = false;
   double drain_timeout_s = 30;
   std::string log_level = "info";
+  std::string trace;
 };
 
 void AddFlags(CLI::App* app, Flags* flags) {
@@ -67,6 +69,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
+  app->add_option("--trace", flags->trace,
+                  "File to which what is done, and when, is added, in Chrome's trace format");
 }
 
 int Fail(int code, const absl::Status& status) {
@@ -76,6 +80,9 @@ int Fail(int code, const absl::Status& status) {
 
 int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
           const HostPort& metrics_address) {
+  const absl::StatusOr<std::unique_ptr<TraceSession>> trace =
+      TraceSession::Start({.path = flags.trace, .process = "expert worker"});
+  if (!trace.ok()) return Fail(1, trace.status());
   const absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(flags.backend);
   if (!backend.ok()) return Fail(kExitBadFlags, backend.status());
   const absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenGguf(flags.model);

@@ -9,6 +9,7 @@
 #include "boost/asio/post.hpp"
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
+#include "common/base/trace.h"
 
 namespace moepool {
 namespace {
@@ -43,6 +44,7 @@ void InferCallImpl::Cancel() {
 }
 
 void InferCallImpl::Start() {
+  TraceAsyncBegin("request", reinterpret_cast<uintptr_t>(this));
   boost::asio::post(strand_, [self = shared_from_this(), ticket = Admit()]() mutable {
     if (self->over_) return;  // cancelled by a drain meanwhile
     if (!ticket.ok()) return self->Finish(ticket.status());
@@ -83,7 +85,9 @@ absl::StatusOr<SequenceRequest> InferCallImpl::MakeSequence() {
 
 absl::Status InferCallImpl::Submit() {
   MOEPOOL_ASSIGN_OR_RETURN(model_, inference_->Model());
+  TraceSpan prompt("prompt");
   MOEPOOL_ASSIGN_OR_RETURN(SequenceRequest sequence, MakeSequence());
+  prompt.End();
   answers_.resize(static_cast<size_t>(request_.n));
   running_ = answers_.size();
   const bool begins_text = UsesTemplate(*model_, request_);
@@ -111,6 +115,7 @@ absl::Status InferCallImpl::Submit() {
 
 void InferCallImpl::OnUpdate(Answer* answer, SequenceUpdate update) {
   if (over_ || answer->over) return;
+  const TraceSpan span("text", {"ids", static_cast<int64_t>(update.ids.size())});
   answer->cached_tokens = std::max(answer->cached_tokens, update.cached_tokens);
   queue_ms_ = std::max(queue_ms_, update.queue_ms);
   if (update.logprobs.size() != (request_.sampling.logprobs ? update.ids.size() : 0)) {
@@ -183,6 +188,7 @@ void InferCallImpl::End(Answer* answer, FinishReason reason, InferEvent event) {
 
 void InferCallImpl::Finish(const absl::Status& status, InferEvent event) {
   if (std::exchange(over_, true)) return;
+  TraceAsyncEnd("request", reinterpret_cast<uintptr_t>(this), {"tokens", usage_.completion_tokens});
   for (Answer& answer : answers_) answer.call.reset();
   // The prompt is counted once: what no answer had to compute came from the cache.
   for (const Answer& answer : answers_) {

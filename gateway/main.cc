@@ -10,6 +10,7 @@
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
+#include "common/base/trace.h"
 #include "common/rpc/trunk_client.h"
 #include "gateway/gateway_server.h"
 #include "nlohmann/json.hpp"
@@ -29,6 +30,7 @@ struct Flags {
   double keepalive_interval_s = 10;
   double drain_timeout_s = 30;
   std::string log_level = "info";
+  std::string trace;
 };
 
 void AddFlags(CLI::App* app, Flags* flags) {
@@ -56,6 +58,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
+  app->add_option("--trace", flags->trace,
+                  "File to which what is done, and when, is added, in Chrome's trace format");
 }
 
 absl::StatusOr<GatewayOptions> ToOptions(const Flags& flags) {
@@ -93,6 +97,12 @@ int Main(int argc, char** argv) {
     return refuse(absl::InvalidArgumentError("--router: " + std::string(router.status().message())));
   InitLog("gateway", level);
 
+  const absl::StatusOr<std::unique_ptr<TraceSession>> trace =
+      TraceSession::Start({.path = flags.trace, .process = "gateway"});
+  if (!trace.ok()) {
+    Log(LogLevel::kError, "cannot start", {{"error", std::string(trace.status().message())}});
+    return 1;
+  }
   absl::Notification drain;
   SignalWatcher signals([&] { drain.Notify(); });
   Metrics metrics;

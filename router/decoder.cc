@@ -9,6 +9,7 @@
 #include "common/base/math.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/base/trace.h"
 
 namespace moepool {
 namespace {
@@ -90,6 +91,7 @@ void Decoder::FillRope(std::span<const StepRow> rows) {
 }
 
 void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, RowFaults faults) {
+  const TraceSpan span("attention", {"layer", index}, {"rows", rows_});
   TrunkOps& ops = backend_->Trunk();
   const int64_t q_dim = int64_t{config_.heads} * config_.head_dim;
   const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
@@ -124,6 +126,7 @@ void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& 
 
 const float* Decoder::SharedExpert(const TrunkLayer& layer, RowFaults faults) {
   if (layer.shared == nullptr) return nullptr;
+  const TraceSpan span("shared expert", {"rows", rows_});
   if (layer.shared_gate != nullptr) {
     backend_->Trunk().MatMul(*layer.shared_gate, normed_, nullptr, nullptr, shared_logits_, 1);
   }
@@ -149,6 +152,7 @@ absl::Status Decoder::ExpertBlock(const TrunkLayer& layer, int index, std::span<
   TrunkOps& ops = backend_->Trunk();
   const size_t experts = static_cast<size_t>(config_.experts);
   const size_t k = static_cast<size_t>(config_.experts_per_token);
+  TraceSpan gate("gate", {"layer", index}, {"rows", rows_});
   ops.Norm(layer.ffn_norm, x_, &normed_, faults);
   if (layer.gate != nullptr)
     ops.MatMul(*layer.gate, normed_, nullptr, nullptr, gate_logits_, config_.experts);
@@ -158,6 +162,7 @@ absl::Status Decoder::ExpertBlock(const TrunkLayer& layer, int index, std::span<
   }
   const std::span<const SelectedExpert> selected(selected_.data(), rows.size() * k);
   if (on_gate_) on_gate_(index, rows, selected);
+  gate.End();
   MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(index, layer.wire, normed_, selected, faults, routes));
   const float* const shared = SharedExpert(layer, faults);  // while the workers are at it
   return dispatcher->Finish(&ops, shared, x_, faults);
@@ -171,6 +176,7 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
   for (size_t t = 0; t < rows.size(); ++t) {
     if (rows[t].wants_logits && !faults[t]) head_rows_.push_back(static_cast<int>(t));
   }
+  const TraceSpan span("head", {"rows", static_cast<int64_t>(head_rows_.size())});
   // Rows are drawn together at the front of x_, which nothing reads after this.
   for (size_t i = 0; i < head_rows_.size(); ++i) {
     const size_t t = static_cast<size_t>(head_rows_[i]);

@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/base/trace.h"
 
 namespace moepool {
 namespace {
@@ -81,6 +82,9 @@ void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> sele
 
 absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, size_t member) {
   Share& share = shares_[member];
+  const TraceSpan span("send", {"worker", static_cast<int64_t>(table_->members[member].worker.value())},
+                       {"rows", static_cast<int64_t>(share.rows.size())},
+                       {"parts", static_cast<int64_t>(share.parts.size())});
   const absl::Duration budget = timeouts_.base + timeouts_.per_row * static_cast<double>(share.rows.size());
   share.sent = absl::Now();
   share.deadline = share.sent + budget;
@@ -106,12 +110,14 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   totals_.dispatches += 1;
   totals_.parts += share.parts.size();
   totals_.bytes_out += frame_.size();
+  TraceFlowBegin("dispatch", identity_.incarnation ^ share.dispatch_id);
   return table_->members[member].transport->Send(share.dispatch_id, frame_, share.deadline);
 }
 
 absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
                                std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
                                std::shared_ptr<const RoutingTable> table) {
+  const TraceSpan span("dispatch", {"layer", layer}, {"rows", x.rows});
   layer_ = layer;
   table_ = std::move(table);
   Plan(x, selected, skip);
@@ -162,6 +168,8 @@ absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* mi
 absl::Status Dispatcher::Receive(size_t member) {
   Share& share = shares_[member];
   ExpertTransport& transport = *table_->members[member].transport;
+  const TraceSpan span("wait", {"layer", layer_},
+                       {"worker", static_cast<int64_t>(table_->members[member].worker.value())});
   size_t missing = share.parts.size();
   while (missing > 0) {
     absl::StatusOr<FrameBytes> frame = transport.Receive(share.dispatch_id, share.deadline);
@@ -175,6 +183,7 @@ absl::Status Dispatcher::Receive(size_t member) {
                                                 share.parts.size(), " parts are missing"));
     }
   }
+  TraceFlowEnd("reply", identity_.incarnation ^ share.dispatch_id);
   transport.Forget(share.dispatch_id);
   share.dispatch_id = 0;
   pool_->ReportRoundTrip(table_->members[member].worker, absl::Now() - share.sent);
@@ -224,6 +233,7 @@ absl::Status Dispatcher::Finish(TrunkOps* ops, const float* shared, float* resid
   for (size_t p = 0; p < parts_.size(); ++p) {
     if (part_fault_[p]) faults[row_of_[p]] = 1;
   }
+  const TraceSpan span("combine", {"layer", layer_}, {"parts", static_cast<int64_t>(parts_.size())});
   ops->Combine({.parts = data_, .adds = adds_, .rows = rows_, .shared = shared, .hidden = config_.hidden},
                residual);
   replies_.clear();

@@ -7,6 +7,7 @@
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/base/trace.h"
 
 namespace moepool {
 namespace {
@@ -193,6 +194,7 @@ bool Engine::WaitIdle(absl::Duration patience) {
 }
 
 void Engine::Loop() {
+  NameTraceThread("engine");
   bool stranded = false;
   while (true) {
     const bool busy = !running_.empty() || !waiting_.empty();
@@ -225,7 +227,10 @@ void Engine::Loop() {
 }
 
 void Engine::Accept(RequestQueue::Batch batch) {
-  for (auto& sequence : batch.arrived) waiting_.push_back(std::move(sequence));
+  for (auto& sequence : batch.arrived) {
+    TraceAsyncBegin("sequence", sequence->id.value(), {"prompt_tokens", sequence->prompt_tokens()});
+    waiting_.push_back(std::move(sequence));
+  }
   for (const SequenceId id : batch.cancelled) {
     if (Find(id) != nullptr) Fail(id, absl::CancelledError("the request was cancelled"));
   }
@@ -273,6 +278,7 @@ void Engine::Finish(SequenceId id, SequenceUpdate update) {
     break;
   }
   MOEPOOL_CHECK(sequence != nullptr);
+  TraceAsyncEnd("sequence", id.value(), {"tokens", sequence->generated()});
   kv_->Release(id);
   (update.status.ok() ? stats_.finished : stats_.failed) += 1;
   update.finished = true;

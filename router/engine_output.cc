@@ -4,6 +4,7 @@
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/base/trace.h"
 #include "router/engine.h"
 
 namespace moepool {
@@ -71,6 +72,7 @@ void Engine::OnLogits(int row, std::span<float> logits) {
                               .generated = all.subspan(prompt),
                               .stop_ids = sequence.request.stop_ids,
                               .index = static_cast<uint64_t>(sequence.generated())};
+  const TraceSpan span("sample");
   result.sampled = Sample(sequence.request.sampling, context, logits);
 }
 

@@ -3,6 +3,7 @@
 
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
+#include "common/base/trace.h"
 #include "router/engine.h"
 
 namespace moepool {
@@ -21,6 +22,8 @@ SequenceView View(const Sequence& s) {
 }  // namespace
 
 absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
+  TraceSpan step("step");
+  TraceSpan plan("plan");
   MakePlan();
   Expire(plan_.expired);
   Preempt(plan_.preempted);
@@ -29,13 +32,16 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
     queue_->SetEngineWaiting(static_cast<int>(waiting_.size()));
   }
   BuildRows(plan_.chunks);
+  plan.End();
   if (rows_.empty()) return absl::OkStatus();
 
   const absl::Time begin = absl::Now();
+  TraceSpan forward("forward", {"rows", static_cast<int64_t>(rows_.size())});
   faults_.assign(rows_.size(), 0);
   absl::Status status =
       decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
                         [this](int row, std::span<float> logits) { OnLogits(row, logits); });
+  forward.End();
   if (!status.ok()) {
     // A worker was lost and is out of the pool, or the routes were out of date. Keys and values of the step
     // are written again, with the same numbers.
@@ -45,6 +51,7 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
   stats_.steps += 1;
   stats_.step_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
   stats_.last_step_rows = static_cast<int>(rows_.size());
+  const TraceSpan commit("commit", {"sequences", static_cast<int64_t>(plan_.chunks.size())});
   for (size_t i = 0; i < plan_.chunks.size(); ++i) Commit(i);
   return absl::OkStatus();
 }

@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
+#include "common/base/trace.h"
 #include "gateway/gateway_server.h"
 #include "nlohmann/json.hpp"
 #include "router/engine_metrics.h"
@@ -25,6 +26,7 @@ struct Flags {
   bool insecure = false;
   int max_requests = 256;
   double drain_timeout_seconds = 30;
+  std::string trace;
 };
 
 absl::Status Run(const Flags& flags) {
@@ -35,6 +37,8 @@ absl::Status Run(const Flags& flags) {
                            ParseListenAddress("grpc-address", flags.grpc_address, flags.insecure));
   options.inference.max_requests = flags.max_requests;
 
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceSession> trace,
+                           TraceSession::Start({.path = flags.trace, .process = "serve"}));
   absl::Notification drain;
   SignalWatcher signals([&] { drain.Notify(); });
   MOEPOOL_ASSIGN_OR_RETURN(const auto embedded, MakeEmbedded(flags.engine));
@@ -71,6 +75,8 @@ void AddServeCommand(CLI::App* app, CommandRunner* run) {
       ->add_option("--drain-timeout", flags->drain_timeout_seconds,
                    "seconds for running requests after SIGTERM")
       ->check(CLI::NonNegativeNumber);
+  command->add_option("--trace", flags->trace,
+                      "file to which what is done, and when, is added, in Chrome's trace format");
   command->callback([flags, run] { *run = [flags] { return Run(*flags); }; });
 }
 

@@ -122,13 +122,13 @@ void AppendEvent(std::string* out, const Event& event, pid_t process, pid_t thre
       AppendMicroseconds(out, "dur", event.end_ns - event.begin_ns);
       break;
     case 's':
-    case 'f':
+    case 'f':  // the same id in any process is the same flow
       Append(out, ",\"cat\":\"flow\",\"id\":\"0x%" PRIx64 "\"", event.id);
       if (event.phase == 'f') out->append(",\"bp\":\"e\"");  // to the span around it, not to the next one
       break;
     case 'b':
     case 'e':
-      Append(out, ",\"cat\":\"async\",\"id\":\"0x%" PRIx64 "\"", event.id);
+      Append(out, ",\"cat\":\"async\",\"id2\":{\"local\":\"0x%" PRIx64 "\"}", event.id);
       break;
   }
   out->append(",\"args\":{");
@@ -271,6 +271,7 @@ int64_t TraceNowNs() {
 }
 
 absl::StatusOr<std::unique_ptr<TraceSession>> TraceSession::Start(const TraceOptions& options) {
+  if (options.path.empty()) return nullptr;
   MOEPOOL_RETURN_IF_ERROR(CreateUnlessThere(options.path));
   const int fd = open(options.path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   if (fd < 0) return FileError(options.path, "be opened");

@@ -35,7 +35,7 @@ struct TraceOptions {
 // The process records while one lives: one at a time. What was recorded is on disk once it is destroyed.
 class TraceSession {
  public:
-  // Unavailable names the path. FailedPrecondition where there is one already.
+  // Null where the path is empty. Unavailable names the path. FailedPrecondition where there is one already.
   static absl::StatusOr<std::unique_ptr<TraceSession>> Start(const TraceOptions& options);
   virtual ~TraceSession() = default;
   // Writes what has been recorded until now. Thread-safe.
@@ -80,7 +80,8 @@ class TraceSpan {
 void TraceFlowBegin(const char* name, uint64_t id);
 void TraceFlowEnd(const char* name, uint64_t id);
 
-// Something that begins on one thread and ends on another; `name` and `id` are unique while it lasts.
+// Something that begins on one thread and ends on another; `name` and `id` are unique in
+// the process while it lasts.
 void TraceAsyncBegin(const char* name, uint64_t id, TraceArg a = {});
 void TraceAsyncEnd(const char* name, uint64_t id, TraceArg a = {});
 

@@ -15,6 +15,7 @@
 #include "common/backend/cpu/matmul.h"
 #include "common/backend/cpu/scratch.h"
 #include "common/base/status_macros.h"
+#include "common/base/trace.h"
 #include "common/model/canonical_sum.h"
 
 namespace moepool {
@@ -250,6 +251,7 @@ bool CpuExpertOps::AddLeaves(int64_t part, float* out) {
 void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
                        RowFaults faults) {
   MutexLock lock(&device_->mutex);
+  TraceSpan sort("sort by expert");
   hidden_ = batch.x.cols;
   leaf_stride_ = RoundUp(hidden_, kGroupRows);
   SortPairs(experts, batch);
@@ -263,14 +265,20 @@ void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const Expe
                                         [first](int64_t c, const ExpertRun& run) { return c < run.*first; });
     return *(after - 1);
   };
+  sort.End();
+  TraceSpan up("gate and up");
   device_->pool.ParallelFor(runs_.back().first_up, [&](int64_t chunk) {
     const ExpertRun& run = run_of(chunk, &ExpertRun::first_up);
     GateUp(run, chunk - run.first_up);
   });
+  up.End();
+  TraceSpan down("down");
   device_->pool.ParallelFor(runs_.back().first_down, [&](int64_t chunk) {
     const ExpertRun& run = run_of(chunk, &ExpertRun::first_down);
     Down(run, chunk - run.first_down);
   });
+  down.End();
+  const TraceSpan add("add");
   device_->pool.ParallelFor(static_cast<int64_t>(batch.parts.size()), [&](int64_t part) {
     if (!AddLeaves(part, out + part * hidden_)) faults[part] = 1;
   });
