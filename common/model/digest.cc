@@ -3,16 +3,18 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include <type_traits>
 #include <vector>
 
+#include "common/base/parallel_status.h"
 #include "common/base/status_macros.h"
 #include "common/model/sha256.h"
 
 namespace moepool {
 namespace {
 
-constexpr uint64_t kChunkBytes = 1 << 20;
+constexpr uint64_t kChunkBytes = 256 << 10;              // is still in the L2 cache when it is hashed
 constexpr std::string_view kFormat = "moepool model 2";  // changes with anything below
 
 // Fields in a fixed order and width, little-endian; strings and lists behind their length.
@@ -79,17 +81,29 @@ absl::StatusOr<ModelDigest> TensorDigest(const TensorInfo& tensor, std::span<std
 
 absl::StatusOr<ModelDigest> ComputeDigest(const ModelConfig& config, const TensorTable& tensors,
                                           TensorReadAt read) {
+  const std::vector<TensorInfo>& all = tensors.tensors();
+  // The largest first, so that no thread is left alone with one at the end.
+  std::vector<size_t> by_size(all.size());
+  std::iota(by_size.begin(), by_size.end(), size_t{0});
+  std::stable_sort(by_size.begin(), by_size.end(),
+                   [&](size_t a, size_t b) { return all[a].bytes > all[b].bytes; });
+  std::vector<ModelDigest> digests(all.size());
+  MOEPOOL_RETURN_IF_ERROR(
+      ParallelStatus(static_cast<int64_t>(all.size()), /*threads=*/0, [&](int64_t i) -> absl::Status {
+        thread_local std::vector<std::byte> buffer(kChunkBytes);
+        const size_t index = by_size[static_cast<size_t>(i)];
+        MOEPOOL_ASSIGN_OR_RETURN(digests[index], TensorDigest(all[index], buffer, read));
+        return absl::OkStatus();
+      }));
   Canonical out;
   out.Add(kFormat);
   AddConfig(config, &out);
-  std::vector<std::byte> buffer(kChunkBytes);
   for (const size_t index : tensors.by_name()) {
-    const TensorInfo& tensor = tensors.tensors()[index];
+    const TensorInfo& tensor = all[index];
     out.Add(std::string_view(tensor.name));
     out.Add(Info(tensor.dtype).ggml_type);
     for (const int64_t dim : tensor.dims) out.Add(dim);
-    MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, TensorDigest(tensor, buffer, read));
-    out.Raw(digest);
+    out.Raw(digests[index]);
   }
   return out.Finish();
 }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 
@@ -13,7 +12,7 @@
 
 namespace moepool {
 
-// Fills `out` from the tensor's bytes at `offset`.
+// Fills `out` from the tensor's bytes at `offset`. Called by several threads at once.
 using TensorReadAt =
     absl::FunctionRef<absl::Status(const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out)>;
 
@@ -33,9 +32,11 @@ struct FileIdentity {
   bool operator==(const FileIdentity&) const = default;
 };
 
-// Digests remembered in ${XDG_CACHE_HOME:-~/.cache}/moepool/digests, a directory private to the user. Best
-// effort: where it cannot be read or written, nothing is remembered.
-std::optional<ModelDigest> LoadDigest(const FileIdentity& file);
-void StoreDigest(const FileIdentity& file, const ModelDigest& digest);
+// The digest remembered for `file`, or else what `compute` says, which is then remembered: in
+// ${XDG_CACHE_HOME:-~/.cache}/moepool/digests, a directory private to the user. Of several processes that ask
+// at once for the same file one computes, under a lock that goes with its process, and the others wait for
+// it. Where the directory cannot be used, each computes for itself.
+absl::StatusOr<ModelDigest> RememberedDigest(const FileIdentity& file,
+                                             absl::FunctionRef<absl::StatusOr<ModelDigest>()> compute);
 
 }  // namespace moepool

@@ -1,13 +1,18 @@
-// LoadDigest and StoreDigest (digest.h). One small file for each model file, named by a hash of its identity;
-// it is written beside its name and renamed, so that a reader sees all of it or nothing.
+// RememberedDigest (digest.h). One small file for each model file, named by a hash of its identity; it is
+// written beside its name and renamed, so that a reader sees all of it or nothing.
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/escaping.h"
+#include "common/base/private_directory.h"
+#include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/model/digest.h"
 #include "common/model/sha256.h"
@@ -28,41 +33,11 @@ std::string EntryName(const FileIdentity& file) {
   return Hex(sha.Finish());
 }
 
-// Empty where the environment names no place for it.
-std::string CacheDirectory() {
-  const char* xdg = std::getenv("XDG_CACHE_HOME");
-  if (xdg != nullptr && xdg[0] == '/') return StrCat(xdg, "/moepool/digests");
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && home[0] == '/') return StrCat(home, "/.cache/moepool/digests");
-  return "";
-}
-
-// Creates `path` and its parents with mode 0700. False where it is not a directory of this user's alone to
-// write.
-bool MakePrivateDirectory(const std::string& path) {
-  for (size_t slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
-    mkdir(path.substr(0, slash).c_str(), 0700);
-  }
-  mkdir(path.c_str(), 0700);
-  struct stat info;
-  return lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == geteuid() &&
-         (info.st_mode & (S_IWGRP | S_IWOTH)) == 0;
-}
-
-}  // namespace
-
-std::optional<ModelDigest> LoadDigest(const FileIdentity& file) {
-  const std::string directory = CacheDirectory();
-  if (directory.empty()) return std::nullopt;
-  const int fd =
-      open(StrCat(directory, "/", EntryName(file)).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-  if (fd < 0) return std::nullopt;
-  struct stat info;
-  const bool ours = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid();
+std::optional<ModelDigest> Load(int directory, const std::string& name) {
+  const absl::StatusOr<UniqueFd> fd = OpenPrivateFile(directory, name);
+  if (!fd.ok()) return std::nullopt;
   char text[65];
-  const ssize_t n = ours ? read(fd, text, sizeof(text)) : -1;
-  close(fd);
-  if (n != 64) return std::nullopt;
+  if (read(fd->get(), text, sizeof(text)) != 64) return std::nullopt;
   for (int i = 0; i < 64; ++i) {
     if (std::strchr("0123456789abcdef", text[i]) == nullptr || text[i] == '\0') return std::nullopt;
   }
@@ -72,17 +47,46 @@ std::optional<ModelDigest> LoadDigest(const FileIdentity& file) {
   return digest;
 }
 
-void StoreDigest(const FileIdentity& file, const ModelDigest& digest) {
-  const std::string directory = CacheDirectory();
-  if (directory.empty() || !MakePrivateDirectory(directory)) return;
-  std::string partial = StrCat(directory, "/.partial-XXXXXX");
-  const int fd = mkostemp(partial.data(), O_CLOEXEC);  // mode 0600
-  if (fd < 0) return;
+// Best effort: who cannot write computes again next time.
+void Store(int directory, const std::string& name, const ModelDigest& digest) {
+  const std::string partial = StrCat(".", name, ".", getpid(), ".partial");
+  const UniqueFd fd(
+      openat(directory, partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+  if (!fd.valid()) return;
   const std::string text = Hex(digest);
-  const bool written = write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  const bool closed = close(fd) == 0;
-  const std::string name = StrCat(directory, "/", EntryName(file));
-  if (!written || !closed || rename(partial.c_str(), name.c_str()) != 0) unlink(partial.c_str());
+  const bool written = write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  if (!written || renameat(directory, partial.c_str(), directory, name.c_str()) != 0) {
+    unlinkat(directory, partial.c_str(), 0);
+  }
+}
+
+// Held until it is closed, or its process ends.
+UniqueFd Lock(int directory, const std::string& lock_name) {
+  UniqueFd fd(openat(directory, lock_name.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
+  while (fd.valid() && flock(fd.get(), LOCK_EX) != 0) {
+    if (errno != EINTR) return UniqueFd();
+  }
+  return fd;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelDigest> RememberedDigest(const FileIdentity& file,
+                                             absl::FunctionRef<absl::StatusOr<ModelDigest>()> compute) {
+  const std::string path = UserCachePath("digests");
+  if (path.empty()) return compute();
+  const absl::StatusOr<UniqueFd> directory = OpenPrivateDirectory(path);
+  if (!directory.ok()) return compute();
+  const std::string name = EntryName(file);
+  if (std::optional<ModelDigest> known = Load(directory->get(), name)) return *known;
+  const std::string lock_name = StrCat(name, ".lock");
+  const UniqueFd lock = Lock(directory->get(), lock_name);
+  if (std::optional<ModelDigest> known = Load(directory->get(), name)) return *known;
+  MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, compute());
+  Store(directory->get(), name, digest);
+  // Who waits has it open and finds the digest; who comes later finds that first.
+  unlinkat(directory->get(), lock_name.c_str(), 0);
+  return digest;
 }
 
 }  // namespace moepool

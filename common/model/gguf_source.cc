@@ -52,15 +52,17 @@ class GgufSource final : public ModelSource {
     MutexLock lock(&mutex_);
     if (digest_.has_value()) return *digest_;
     MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged(/*shrunk_only=*/false));
-    digest_ = LoadDigest(file_.identity());
-    if (digest_.has_value()) return *digest_;
     const auto read = [this](const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) {
       return file_.ReadAt(model_.offsets[model_.tensors.IndexOf(tensor)] + offset, out.size(),
                           reinterpret_cast<char*>(out.data()));
     };
-    MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, ComputeDigest(model_.config, model_.tensors, read));
-    MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged(/*shrunk_only=*/false));
-    StoreDigest(file_.identity(), digest);
+    MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest,
+                             RememberedDigest(file_.identity(), [&]() -> absl::StatusOr<ModelDigest> {
+                               MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest computed,
+                                                        ComputeDigest(model_.config, model_.tensors, read));
+                               MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged(/*shrunk_only=*/false));
+                               return computed;
+                             }));
     digest_ = digest;
     return digest;
   }
