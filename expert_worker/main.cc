@@ -9,6 +9,7 @@
 #include <string>
 
 #include "CLI/CLI.hpp"
+#include "common/backend/weight_flags.h"
 #include "common/base/config.h"
 #include "common/base/log.h"
 #include "common/base/signals.h"
@@ -34,6 +35,7 @@ struct Flags {
   std::string router;
   std::string model;
   BackendOptions backend;
+  WeightFlags weights;
   std::string transport = "auto";
   uint64_t memory_limit_bytes = 0;
   std::string address = "127.0.0.1:0";
@@ -53,6 +55,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--threads", flags->backend.threads, "Of the cpu backend; 0 is one a core")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
+  AddWeightFlags(app, &flags->weights);
   app->add_option("--transport", flags->transport, "auto, shm (shared memory, one host) or grpc")
       ->check(CLI::IsMember({"auto", "shm", "grpc"}))
       ->capture_default_str();
@@ -83,7 +86,11 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   const absl::StatusOr<std::unique_ptr<TraceSession>> trace =
       TraceSession::Start({.path = flags.trace, .process = "expert worker"});
   if (!trace.ok()) return Fail(1, trace.status());
-  const absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(flags.backend);
+  BackendOptions backend_options = flags.backend;
+  const absl::StatusOr<WeightOptions> weights = ToWeightOptions(flags.weights);
+  if (!weights.ok()) return Fail(kExitBadFlags, weights.status());
+  backend_options.weights = *weights;
+  const absl::StatusOr<std::unique_ptr<Backend>> backend = MakeBackend(backend_options);
   if (!backend.ok()) return Fail(kExitBadFlags, backend.status());
   const absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenGguf(flags.model);
   if (!source.ok()) return Fail(kExitBadModel, source.status());
@@ -108,6 +115,7 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   options.transport = flags.transport == "shm"    ? TransportChoice::kSharedMemory
                       : flags.transport == "grpc" ? TransportChoice::kGrpc
                                                   : TransportChoice::kAuto;
+  options.load_threads = flags.backend.threads;
   options.drain_limit = absl::Seconds(flags.drain_timeout_s);
   std::atomic<bool> told = false;
   const std::unique_ptr<Worker> worker =

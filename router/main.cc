@@ -10,6 +10,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "common/backend/weight_flags.h"
 #include "common/base/config.h"
 #include "common/base/log.h"
 #include "common/base/signals.h"
@@ -37,6 +38,7 @@ struct Flags {
   std::string metrics_address = "127.0.0.1:9101";
   bool insecure = false;
   BackendOptions backend;
+  WeightFlags weights;
   std::string kv_type = "f16";
   uint64_t kv_memory_bytes = uint64_t{1} << 30;
   std::string prefix_cache = "on";
@@ -64,6 +66,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni")
       ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32")->capture_default_str();
   app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")
       ->transform(CLI::AsSizeValue(false));
@@ -142,7 +145,9 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
                            ParseListenAddress("metrics-address", flags.metrics_address, flags.insecure));
   MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> opened, OpenGguf(flags.model));
   const std::shared_ptr<const ModelSource> source = std::move(opened);
-  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(flags.backend));
+  BackendOptions backend_options = flags.backend;
+  MOEPOOL_ASSIGN_OR_RETURN(backend_options.weights, ToWeightOptions(flags.weights));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(backend_options));
   MOEPOOL_ASSIGN_OR_RETURN(MembershipOptions membership_options, ToMembershipOptions(flags, *source));
   const RouterIdentity identity = RandomIdentity();
   MOEPOOL_ASSIGN_OR_RETURN(const EngineOptions engine_options, ToEngineOptions(flags, identity));

@@ -15,6 +15,7 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda");
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni");
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")
       ->transform(CLI::AsSizeValue(false));
@@ -30,7 +31,9 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
 absl::StatusOr<std::unique_ptr<Embedded>> MakeEmbedded(const EmbeddedFlags& flags) {
   auto embedded = std::make_unique<Embedded>();
   MOEPOOL_ASSIGN_OR_RETURN(embedded->source, OpenGguf(flags.model));
-  MOEPOOL_ASSIGN_OR_RETURN(embedded->backend, MakeBackend(flags.backend));
+  BackendOptions backend = flags.backend;
+  MOEPOOL_ASSIGN_OR_RETURN(backend.weights, ToWeightOptions(flags.weights));
+  MOEPOOL_ASSIGN_OR_RETURN(embedded->backend, MakeBackend(backend));
   MOEPOOL_ASSIGN_OR_RETURN(embedded->pool,
                            LocalPool::Create(embedded->source, embedded->backend.get(), flags.workers));
   EngineOptions options;

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
+#include "common/backend/weight_flags.h"
 #include "common/model/model_source.h"
 #include "router/engine.h"
 #include "router/local_pool.h"
@@ -23,6 +24,7 @@ struct EmbeddedFlags {
   std::string model;
   int workers = 1;
   BackendOptions backend;
+  WeightFlags weights;
   std::string kv_type = "f16";
   uint64_t kv_memory_bytes = uint64_t{1} << 30;
   std::string prefix_cache = "on";
@@ -32,7 +34,8 @@ struct EmbeddedFlags {
   int max_waiting = 1024;
 };
 
-// --model --workers --backend --isa --threads --kv-type --kv-memory --prefix-cache --context-tokens
+// --model --workers --backend --isa --threads --weights --weights-cache --weights-cache-limit --kv-type
+// --kv-memory --prefix-cache --context-tokens
 // --step-tokens --max-running
 void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);
 
