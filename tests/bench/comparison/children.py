@@ -45,7 +45,7 @@ class Children:
 
     def __init__(self, cpus, log_folder):
         self._cpus = ",".join(map(str, cpus))
-        self._logs = pathlib.Path(log_folder)
+        self._logs = pathlib.Path(log_folder).absolute()
         self._logs.mkdir(parents=True, exist_ok=True)
         self._running = []
         self._started = 0
@@ -60,7 +60,8 @@ class Children:
             self._drop(child)
 
     def start(self, command, env=None):
-        """Starts a process whose standard output is read by the caller. Its stderr goes to `child.log_path`."""
+        """Starts a process whose standard output is read by the caller. Its stderr goes to `child.log_path`, and what it
+        writes beside it, as some peers do, into the same folder: paths in `command` are to be absolute."""
         command = [str(word) for word in command]
         if not (os.access(command[0], os.X_OK) or shutil.which(command[0])):
             raise MeasurementError(f"no program at {command[0]}")
@@ -72,7 +73,7 @@ class Children:
             log.write((" ".join(command) + "\n").encode())
             log.flush()
             child = subprocess.Popen(bound, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                                     start_new_session=True, env={**os.environ, **(env or {})})
+                                     cwd=self._logs, start_new_session=True, env={**os.environ, **(env or {})})
         child.args = command
         child.log_path = log_path
         self._running.append(child)

@@ -137,7 +137,8 @@ class Measurer:
                                   streams=STREAMS if "streams" in rows else ())
         for row in rows:
             def of_row(found):
-                return {name: value for name, value in found.items() if name.startswith((row, "exchange"))}
+                return {name: value for name, value in found.items()
+                        if name.startswith(row) or (row == "decode" and name.startswith("exchange"))}
             yield row, of_row(ours), theirs and of_row(theirs)
 
     def _tiny(self, _, peer):
