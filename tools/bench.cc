@@ -8,6 +8,7 @@ namespace moepool {
 void AddBenchCommand(CLI::App* app, CommandRunner* run) {
   CLI::App* command = app->add_subcommand("bench", "measure how fast things are");
   command->require_subcommand(1);
+  AddBenchKernelsCommand(command, run);
   AddBenchEngineCommand(command, run);
   AddBenchServeCommand(command, run);
 }
