@@ -27,9 +27,9 @@ int64_t TraceNowNs();
 struct TraceOptions {
   std::string path;     // added to where it exists
   std::string process;  // "router"
-  absl::Duration flush_interval = absl::Milliseconds(100);
+  absl::Duration flush_interval = absl::Milliseconds(50);
   // Of a thread, between two flushes; those beyond are left out and counted in an event "events left out".
-  uint32_t ring_events = 8192;
+  uint32_t ring_events = 32768;  // 3 MiB
 };
 
 // The process records while one lives: one at a time. What was recorded is on disk once it is destroyed.
