@@ -26,14 +26,46 @@ bool Better(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
+// The largest of a run of logits in 16 lanes, which the compiler makes vectors; NaN where one is NaN or +inf.
+constexpr size_t kRun = 256;
+float MaximumOfRun(const float* logits) {
+  constexpr size_t kLanes = 16;
+  float most[kLanes];
+  int invalid[kLanes] = {};
+  for (size_t lane = 0; lane < kLanes; ++lane) most[lane] = -kInf;
+  for (size_t i = 0; i < kRun; i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const float x = logits[i + lane];
+      most[lane] = x > most[lane] ? x : most[lane];
+      invalid[lane] |= x < kInf ? 0 : 1;  // NaN too
+    }
+  }
+  float best = -kInf;
+  int any_invalid = 0;
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    best = std::max(best, most[lane]);
+    any_invalid |= invalid[lane];
+  }
+  return any_invalid != 0 ? std::numeric_limits<float>::quiet_NaN() : best;
+}
+
 // The best candidate: the mode, and what the others are measured against.
 absl::StatusOr<Candidate> Best(std::span<const float> logits) {
   Candidate best{-kInf, -1};
+  const auto look = [&](size_t begin, size_t end) {
+    for (size_t i = begin; i < end; ++i) {
+      if (logits[i] > best.logit) best = {logits[i], static_cast<int32_t>(i)};
+    }
+  };
   bool valid = true;
-  for (size_t i = 0; i < logits.size(); ++i) {
-    valid &= logits[i] < kInf;  // false for NaN too
-    if (logits[i] > best.logit) best = {logits[i], static_cast<int32_t>(i)};
+  size_t i = 0;
+  for (; i + kRun <= logits.size(); i += kRun) {
+    const float maximum = MaximumOfRun(&logits[i]);
+    valid = valid && maximum < kInf;
+    if (maximum > best.logit) look(i, i + kRun);
   }
+  for (const float x : logits.subspan(i)) valid = valid && x < kInf;
+  look(i, logits.size());
   if (!valid) {
     const auto bad = std::find_if(logits.begin(), logits.end(), [](float x) { return !(x < kInf); });
     return absl::InternalError(absl::StrCat("logit of token ", bad - logits.begin(), " is ", *bad));

@@ -254,6 +254,24 @@ TEST(SamplerTest, OutputsDependOnSeedAndIndexAlone) {
   EXPECT_LT(same, 10);
 }
 
+// Logits are looked through in runs of 256: the best may stand anywhere, and the lower id wins across runs.
+TEST(SamplerTest, FindsTheBestOfAnyRun) {
+  SamplingParams p;
+  for (const size_t vocab : {255u, 256u, 257u, 1000u}) {
+    for (const size_t at : {size_t{0}, size_t{17}, vocab / 2, vocab - 1}) {
+      std::vector<float> logits(vocab, -1.0f);
+      logits[at] = 2;
+      const auto id = Pick(p, logits);
+      ASSERT_TRUE(id.ok()) << id.status();
+      EXPECT_EQ(*id, static_cast<int32_t>(at)) << vocab;
+      logits[vocab - 1] = 2;
+      EXPECT_EQ(*Pick(p, logits), static_cast<int32_t>(at)) << vocab;
+      logits[vocab - 1 - at / 2] = std::numeric_limits<float>::quiet_NaN();
+      EXPECT_EQ(Pick(p, logits).status().code(), absl::StatusCode::kInternal) << vocab << ", " << at;
+    }
+  }
+}
+
 TEST(SamplerTest, LogitsThatAreNoNumbersAreInternalErrors) {
   for (double temperature : {0.0, 1.0}) {
     SamplingParams p;
