@@ -59,6 +59,7 @@ def parse_args(argv):
     parser.add_argument("--types", type=words(tuple(MATRIX_TYPES)), default=tuple(MATRIX_TYPES), help=",".join(MATRIX_TYPES))
     parser.add_argument("--reps", type=int, help="pairs of each row; 3, with --full 5")
     parser.add_argument("--full", action="store_true", help="every row in every type, all repetitions")
+    parser.add_argument("--minutes", type=float, help="begin nothing after so long; 58, with --full no limit")
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "build/compare",
                         help="folder of results and logs; model files are made and deleted there")
     parser.add_argument("--smollm", type=pathlib.Path, default=SMOLLM, help="SmolLM2-135M-Instruct Q4_1")
@@ -68,6 +69,7 @@ def parse_args(argv):
     parser.add_argument("--markdown", type=pathlib.Path, metavar="FILE", help="and fill in the tables of this page")
     options = parser.parse_args(argv)
     options.reps = options.reps or (5 if options.full else 3)
+    options.minutes = options.minutes or (float("inf") if options.full else 58)
     options.models = SMALL_MODELS if options.small else MODELS
     options.results = options.results.absolute()
     allowed = sorted(os.sched_getaffinity(0))
@@ -87,6 +89,7 @@ class Comparison:
     def __init__(self, options, children, store):
         self._options = options
         self._store = store
+        self._until = time.monotonic() + 60 * options.minutes
         threads = len(options.cpus)
         self._cache = options.results / "cache"
         self._moepool = Moepool(options.bin.absolute(), threads, children, self._cache)
@@ -113,8 +116,12 @@ class Comparison:
 
     def run(self):
         for model, dtype in dict.fromkeys((s.model, s.dtype) for s in self.sessions):
-            work = [(session, rep) for session in self.sessions if (session.model, session.dtype) == (model, dtype)
-                    for rep in range(session.reps) if self._pending(session, rep)]
+            # Repetition by repetition, so that an early end leaves figures of every row.
+            work = [(session, rep) for rep in range(self._options.reps) for session in self.sessions
+                    if (session.model, session.dtype) == (model, dtype) and rep < session.reps and self._pending(session, rep)]
+            if self._late():
+                say(f"{self._options.minutes:.0f} minutes are over; the same command goes on from here")
+                return
             if not work:
                 say(f"{model} {dtype}: all measured")
                 continue
@@ -127,12 +134,17 @@ class Comparison:
                     path.unlink(missing_ok=True)
                 shutil.rmtree(self._cache, ignore_errors=True)
 
+    def _late(self):
+        return time.monotonic() >= self._until
+
     def _measure(self, path, work):
         measurer = Measurer(self._moepool, self._peers, path)
         try:
             for session, rep in work:
-                for row in self._groups(self._pending(session, rep)):
-                    self._measure_rows(measurer, session, rep, row)
+                for group in self._groups(self._pending(session, rep)):
+                    if self._late():
+                        return
+                    self._measure_rows(measurer, session, rep, group)
         finally:
             measurer.close()
 

@@ -290,6 +290,12 @@ class RunTest(unittest.TestCase):
         hanging.unlink()
         self.assertIn("0 not measured", self.compare("--reps", "1", "--rows", "tiny").stdout)
 
+    def test_end_of_time_leaves_the_rest_for_the_next_run(self):
+        made = self.compare("--reps", "1", "--rows", "tiny,decode", "--minutes", "1e-6")
+        self.assertIn("6 not measured", made.stdout)
+        self.assertEqual(self.calls("moepool"), [])
+        self.assertIn("0 not measured", self.compare("--reps", "1", "--rows", "tiny").stdout)
+
     def test_page(self):
         page = self.folder / "page.md"
         page.write_text("before\n<!-- goals -->\nold\n<!-- end -->\n<!-- roofline q4_0 -->\n<!-- end -->\nafter\n",

@@ -101,7 +101,9 @@ class Moepool:
                                       "--contexts", 64, "--json"))
 
     def bench_engine(self, *args):
-        return parse_engine(self.tool("bench", "engine", *args, "--reps", 1, "--warmup", 1, "--json"))
+        # Mixed lengths run for a minute, beside which a first run hardly differs.
+        warmup = 0 if "--batching" in args else 1
+        return parse_engine(self.tool("bench", "engine", *args, "--reps", 1, "--warmup", warmup, "--json"))
 
     def bench_serve(self, port, protocol, clients, requests, tokens_in, tokens_out):
         return parse_serve(self.tool(
