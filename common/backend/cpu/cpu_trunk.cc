@@ -112,27 +112,39 @@ void CpuTrunkOps::CombineOne(const CombineBatch& batch, const CombineRow& row, f
 }
 
 void CpuTrunkOps::MultiplyChunk(const Product& product, const MatMulChunk& c) {
+  const KernelTable& k = device_->kernels;
   const PackedMatrix& w = static_cast<const CpuMatrix&>(*product.w).packed();
+  const auto matmul = k.matmul[static_cast<int>(w.dtype)];
+  const int64_t tokens = c.token_end - c.token_begin;
+  const ActivationRows rows = prepared_.Select(identity_.Get(0) + c.token_begin, tokens);
+  if (product.add == nullptr && c.group_end * kGroupRows <= w.rows) {
+    const int64_t begin = c.group_begin * kGroupRows;
+    float* const y = product.y + c.token_begin * product.stride + begin;
+    matmul(w.weights, c.group_begin, c.group_end, rows, y, product.stride);
+    if (product.bias == nullptr) return;
+    const int64_t width = c.group_end * kGroupRows - begin;
+    for (int64_t t = 0; t < tokens; ++t) k.add(product.bias + begin, width, y + t * product.stride);
+    return;
+  }
   // Sums go to a tile first: the last group may hang over y's rows, and `add` may be y.
   alignas(64) float tile[kTileFloats];
-  const int64_t tokens = c.token_end - c.token_begin;
   const int64_t tile_groups = kTileFloats / (kGroupRows * tokens);
-  const ActivationRows rows = prepared_.Select(identity_.Get(0) + c.token_begin, tokens);
   for (int64_t group = c.group_begin; group < c.group_end; group += tile_groups) {
     const int64_t group_end = std::min(c.group_end, group + tile_groups);
     const int64_t tile_cols = (group_end - group) * kGroupRows;
-    device_->kernels.matmul[static_cast<int>(w.dtype)](w.weights, group, group_end, rows, tile, tile_cols);
+    matmul(w.weights, group, group_end, rows, tile, tile_cols);
     const int64_t begin = group * kGroupRows;
     const int64_t width = std::min(w.rows, group_end * kGroupRows) - begin;
     for (int64_t t = 0; t < tokens; ++t) {
       const int64_t at = (c.token_begin + t) * product.stride + begin;
-      const float* const from = tile + t * tile_cols;
-      float* const to = product.y + at;
-      const float* const plus = product.add != nullptr ? product.add + at : nullptr;
-      for (int64_t r = 0; r < width; ++r) {
-        float value = from[r];
-        if (product.bias != nullptr) value += product.bias[begin + r];
-        to[r] = plus != nullptr ? plus[r] + value : value;
+      float* const sums = tile + t * tile_cols;
+      float* const y = product.y + at;
+      if (product.bias != nullptr) k.add(product.bias + begin, width, sums);
+      if (product.add == nullptr) {
+        std::copy_n(sums, width, y);
+      } else {
+        if (product.add != product.y) std::copy_n(product.add + at, width, y);
+        k.add(sums, width, y);
       }
     }
   }
