@@ -17,7 +17,7 @@ namespace moepool {
 double FastestSeconds(double seconds, absl::FunctionRef<void()> body);
 
 struct MachineLimits {
-  std::map<int, double> read_gb_s;  // by streams a thread, over huge pages where there are any
+  std::map<int, double> read_gb_s;  // by streams a thread, with or without prefetching
   double best_read_gb_s = 0;
   double int8_gops = 0;  // dot products, a multiplication and an addition each
   double f32_gflops = 0;

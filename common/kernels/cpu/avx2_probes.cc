@@ -7,8 +7,8 @@
 namespace moepool {
 namespace {
 
-void Read(const std::byte* p, int64_t run_bytes, int streams) {
-  ProbeRead(p, run_bytes, streams, [](const std::byte* from) {
+void Read(const std::byte* p, int64_t run_bytes, int streams, int64_t ahead_bytes) {
+  ProbeRead(p, run_bytes, streams, ahead_bytes, [](const std::byte* from) {
     for (int i = 0; i < 256; i += 32) {
       const __m256i loaded = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
       __asm__ volatile("" : : "x"(loaded));

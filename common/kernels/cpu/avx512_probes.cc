@@ -7,8 +7,8 @@
 namespace moepool {
 namespace {
 
-void Read(const std::byte* p, int64_t run_bytes, int streams) {
-  ProbeRead(p, run_bytes, streams, [](const std::byte* from) {
+void Read(const std::byte* p, int64_t run_bytes, int streams, int64_t ahead_bytes) {
+  ProbeRead(p, run_bytes, streams, ahead_bytes, [](const std::byte* from) {
     for (int i = 0; i < 256; i += 64) {
       const __m512i loaded = _mm512_loadu_si512(from + i);
       __asm__ volatile("" : : "v"(loaded));

@@ -26,9 +26,16 @@ inline void ProbeChains(int64_t rounds, Register first, const Step& step) {
 
 // load(p) reads 256 bytes.
 template <typename Load>
-inline void ProbeRead(const std::byte* p, int64_t run_bytes, int streams, const Load& load) {
+inline void ProbeRead(const std::byte* p, int64_t run_bytes, int streams, int64_t ahead_bytes,
+                      const Load& load) {
   for (int64_t at = 0; at < run_bytes; at += 256) {
-    for (int s = 0; s < streams; ++s) load(p + s * run_bytes + at);
+    for (int s = 0; s < streams; ++s) {
+      const std::byte* const from = p + s * run_bytes + at;
+      if (ahead_bytes > 0) {
+        for (int i = 0; i < 256; i += 64) __builtin_prefetch(from + ahead_bytes + i);
+      }
+      load(from);
+    }
   }
 }
 

@@ -9,8 +9,8 @@
 namespace moepool {
 namespace {
 
-void Read(const std::byte* p, int64_t run_bytes, int streams) {
-  ProbeRead(p, run_bytes, streams, [](const std::byte* from) {
+void Read(const std::byte* p, int64_t run_bytes, int streams, int64_t ahead_bytes) {
+  ProbeRead(p, run_bytes, streams, ahead_bytes, [](const std::byte* from) {
     for (int i = 0; i < 256; i += 8) {
       const uint64_t loaded = *reinterpret_cast<const volatile uint64_t*>(from + i);
       __asm__ volatile("" : : "r"(loaded));
