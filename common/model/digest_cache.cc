@@ -49,7 +49,7 @@ std::optional<ModelDigest> Load(int directory, const std::string& name) {
 
 // Best effort: who cannot write computes again next time.
 void Store(int directory, const std::string& name, const ModelDigest& digest) {
-  const std::string partial = StrCat(".", name, ".", getpid(), ".partial");
+  const std::string partial = StrCat(".", name, ".", getpid(), ".partial");  // under the lock: one writer
   const UniqueFd fd(
       openat(directory, partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!fd.valid()) return;

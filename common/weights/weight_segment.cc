@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -143,7 +144,8 @@ absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, co
                                       const WeightChunk& chunk, std::span<const WeightEntry> entries,
                                       const std::function<bool()>& stop) {
   // The lock tells a partial file whose writer lives from one that is left behind (RemoveAbandoned).
-  const std::string partial = StrCat(".", name, ".", getpid(), ".partial");
+  static std::atomic<int> writers = 0;
+  const std::string partial = StrCat(".", name, ".", getpid(), "-", writers.fetch_add(1), ".partial");
   UniqueFd fd(openat(directory, partial.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!fd.valid()) return absl::ErrnoToStatus(errno, StrCat("cannot create '", partial, "'"));
   (void)flock(fd.get(), LOCK_EX | LOCK_NB);
