@@ -245,6 +245,8 @@ class RunTest(unittest.TestCase):
         calls = {name: self.calls(name) for name in (*OURS, *THEIRS)}
         for name, lines in calls.items():
             self.assertTrue(lines, f"{name} was not called")
+        seeds = [line.split("--seed ")[1].split()[0] for line in calls["moepool"] if "--seed" in line]
+        self.assertEqual(len(seeds), len(set(seeds)))  # no prompt twice, which the prefix cache would know
         again = self.compare("--reps", "2")
         self.assertEqual(again.stdout, made.stdout)
         self.assertEqual({name: self.calls(name) for name in calls}, calls)

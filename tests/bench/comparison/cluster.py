@@ -77,6 +77,7 @@ class Moepool:
         self._children = children
         self.threads = threads
         self.cache_folder = pathlib.Path(cache_folder)
+        self._benches = 0
 
     def needs(self):
         for program in ("moepool", "moepool-router", "moepool-expert-worker", "moepool-gateway"):
@@ -85,6 +86,11 @@ class Moepool:
 
     def tool(self, *args, timeout_s=BENCH_S):
         return self._children.run([self._folder / "moepool", *args], timeout_s, env=self._env())
+
+    def _bench(self, kind, *args):
+        """Each with prompts of its own, so that no prefix of an earlier one is in the cache."""
+        self._benches += 1
+        return self.tool("bench", kind, *args, "--seed", self._benches, "--json")
 
     def start(self, program, *args):
         return self._children.start([self._folder / program, *args], env=self._env())
@@ -98,18 +104,17 @@ class Moepool:
     def limits(self):
         """Measured before any kernel, of which there is no way to ask for none."""
         return parse_limits(self.tool("bench", "kernels", "--threads", self.threads, "--types", "Q4_0", "--rows", 1,
-                                      "--contexts", 64, "--json"))
+                                      "--contexts", 64, "--seconds", 1, "--json"))
 
     def bench_engine(self, *args):
         # Mixed lengths run for a minute, beside which a first run hardly differs.
         warmup = 0 if "--batching" in args else 1
-        return parse_engine(self.tool("bench", "engine", *args, "--reps", 1, "--warmup", warmup, "--json"))
+        return parse_engine(self._bench("engine", *args, "--reps", 1, "--warmup", warmup))
 
     def bench_serve(self, port, protocol, clients, requests, tokens_in, tokens_out):
-        return parse_serve(self.tool(
-            "bench", "serve", "--target", f"127.0.0.1:{port}", "--protocol", protocol, "--clients", clients,
-            "--requests", requests, "--warmup-requests", 1, "--input-tokens", tokens_in, "--output-tokens", tokens_out,
-            "--json"))
+        return parse_serve(self._bench(
+            "serve", "--target", f"127.0.0.1:{port}", "--protocol", protocol, "--clients", clients, "--requests", requests,
+            "--warmup-requests", 1, "--input-tokens", tokens_in, "--output-tokens", tokens_out))
 
 
 class Cluster:
