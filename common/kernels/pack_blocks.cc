@@ -113,7 +113,7 @@ void PutFourBits(const Source& from, int offset, uint8_t* to) {
 // one in each.
 void AddFifthBits(uint32_t bits, uint8_t* codes) {
   for (int i = 0; i < 4; ++i) {
-    const uint64_t copies = (bits >> (8 * i) & 0xff) * 0x0101010101010101;
+    const uint64_t copies = (bits >> (8 * i) & 0xff) * uint64_t{0x0101010101010101};
     const uint64_t picked = copies & 0x8040201008040201;
     const uint64_t set = (picked + 0x00406070787c7e7f) & 0x8080808080808080;  // bit 7 of byte j: bit j
     uint64_t word;
