@@ -1,0 +1,188 @@
+// Where matrices come from: packed the first time, found the next, in memory or mapped, with the same bytes.
+#include "common/backend/cpu/weight_store.h"
+
+#include <cstring>
+#include <fstream>
+
+#include "common/base/parallel_status.h"
+#include "common/base/status_macros.h"
+#include "common/model/expert_tensors.h"
+#include "common/model/synthetic.h"
+#include "gmock/gmock.h"
+#include "tests/unit/weights/weights_testing.h"
+
+namespace moepool {
+namespace {
+
+using ::testing::SizeIs;
+
+constexpr int kExperts = 5;
+
+std::unique_ptr<ModelSource> MakeSource(DType dtype, uint64_t seed = 1) {
+  SynthSpec spec;
+  spec.hidden = 256;
+  spec.ffn = 256;
+  spec.experts = kExperts;
+  spec.experts_per_token = 2;
+  spec.dtype = dtype;
+  spec.seed = seed;
+  return *MakeSyntheticSource(spec);
+}
+
+// Gate and down of every expert of layer 1; `blind`: without a look at the model's own bytes.
+absl::StatusOr<std::vector<PackedMatrix>> LoadExperts(WeightStore* store, const ModelSource& source,
+                                                      int threads, bool blind = false) {
+  std::vector<PackedMatrix> matrices(2 * kExperts);
+  const absl::Status status = ParallelStatus(kExperts, threads, [&](int64_t e) -> absl::Status {
+    MOEPOOL_ASSIGN_OR_RETURN(ExpertTensors tensors, OpenExpert(source, 1, static_cast<int>(e)));
+    if (blind) tensors.gate.data = tensors.down.data = nullptr;
+    const size_t at = 2 * static_cast<size_t>(e);
+    MOEPOOL_ASSIGN_OR_RETURN(matrices[at], store->Load(tensors.gate, tensors.gate_key));
+    MOEPOOL_ASSIGN_OR_RETURN(matrices[at + 1], store->Load(tensors.down, tensors.down_key));
+    return absl::OkStatus();
+  });
+  store->KeepLoaded();
+  if (!status.ok()) return status;
+  return matrices;
+}
+
+void ExpectPacked(const ModelSource& source, const std::vector<PackedMatrix>& matrices) {
+  for (int e = 0; e < kExperts; ++e) {
+    const ExpertTensors tensors = *OpenExpert(source, 1, e);
+    for (const auto& [view, m] : {std::pair(tensors.gate, matrices[2 * static_cast<size_t>(e)]),
+                                  std::pair(tensors.down, matrices[2 * static_cast<size_t>(e) + 1])}) {
+      const PackedMatrix expected = *Pack(view);
+      ASSERT_EQ(m.bytes(), expected.bytes());
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(m.weights.data) % 64, 0u);
+      EXPECT_EQ(std::memcmp(m.weights.data, expected.weights.data, m.bytes()), 0) << "expert " << e;
+    }
+  }
+}
+
+class WeightStoreTest : public ::testing::Test {
+ protected:
+  WeightOptions Options(bool map = false) const {
+    WeightOptions options;
+    options.map = map;
+    options.cache_directory = temp_.Options().directory;
+    return options;
+  }
+  TempWeights temp_;
+};
+
+TEST_F(WeightStoreTest, WithoutACacheItPacksOnAnyNumberOfThreads) {
+  for (const DType dtype : {DType::kQ4_0, DType::kQ6_K, DType::kF16}) {
+    const auto source = MakeSource(dtype);
+    for (const int threads : {1, 4}) {
+      WeightStore store(WeightOptions{});
+      const auto matrices = LoadExperts(&store, *source, threads);
+      ASSERT_TRUE(matrices.ok()) << matrices.status();
+      ExpectPacked(*source, *matrices);
+    }
+  }
+}
+
+TEST_F(WeightStoreTest, TheSecondStartReadsOrMapsWhatTheFirstPacked) {
+  const auto source = MakeSource(DType::kQ4_0);
+  {
+    WeightStore first(Options());
+    const auto matrices = LoadExperts(&first, *source, 3);
+    ASSERT_TRUE(matrices.ok()) << matrices.status();
+    first.AwaitKept();
+    ExpectPacked(*source, *matrices);
+  }
+  ASSERT_THAT(temp_.Files(), SizeIs(1));
+  for (const bool map : {false, true}) {
+    WeightStore second(Options(map));
+    const auto matrices = LoadExperts(&second, *source, 3, /*blind=*/true);
+    ASSERT_TRUE(matrices.ok()) << matrices.status();
+    ExpectPacked(*source, *matrices);
+  }
+  EXPECT_THAT(temp_.Files(), SizeIs(1));
+  WeightStore other(Options());
+  const auto other_source = MakeSource(DType::kQ4_0, /*seed=*/2);
+  const auto matrices = LoadExperts(&other, *other_source, 1);
+  ASSERT_TRUE(matrices.ok()) << matrices.status();
+  ExpectPacked(*other_source, *matrices);
+}
+
+TEST_F(WeightStoreTest, MappingBuildsTheFileFirst) {
+  const auto source = MakeSource(DType::kQ5_K);
+  WeightStore store(Options(/*map=*/true));
+  const auto matrices = LoadExperts(&store, *source, 2);
+  ASSERT_TRUE(matrices.ok()) << matrices.status();
+  ASSERT_THAT(temp_.Files(), SizeIs(1));
+  ExpectPacked(*source, *matrices);
+  std::ifstream maps("/proc/self/maps");
+  const std::string all(std::istreambuf_iterator<char>(maps), {});
+  EXPECT_NE(all.find(temp_.Files().at(0)), std::string::npos)
+      << "the file is mapped in the place of the memory";
+}
+
+TEST_F(WeightStoreTest, WhatIsDamagedIsPackedAgainAndWrittenAnew) {
+  const auto source = MakeSource(DType::kQ8_0);
+  {
+    WeightStore first(Options());
+    ASSERT_TRUE(LoadExperts(&first, *source, 1).ok());
+    first.AwaitKept();
+  }
+  const std::string file = temp_.Files().at(0);
+  {
+    std::fstream damage(file, std::ios::binary | std::ios::in | std::ios::out);
+    damage.seekp(1000).put('\x55').put('\xaa');
+  }
+  for (const bool map : {false, true}) {
+    WeightStore second(Options(map));
+    const auto matrices = LoadExperts(&second, *source, 2);
+    ASSERT_TRUE(matrices.ok()) << matrices.status();
+    second.AwaitKept();
+    ExpectPacked(*source, *matrices);
+  }
+  WeightStore third(Options());
+  const auto matrices = LoadExperts(&third, *source, 1, /*blind=*/true);
+  ASSERT_TRUE(matrices.ok()) << matrices.status();
+  ExpectPacked(*source, *matrices);
+}
+
+TEST_F(WeightStoreTest, ADirectoryThatCannotBeUsedIsDoneWithout) {
+  WeightOptions options;
+  options.cache_directory = "/dev/null/weights";
+  const auto source = MakeSource(DType::kQ8_0);
+  for (const bool map : {false, true}) {
+    options.map = map;
+    WeightStore store(options);
+    const auto matrices = LoadExperts(&store, *source, 2);
+    ASSERT_TRUE(matrices.ok()) << matrices.status();
+    ExpectPacked(*source, *matrices);
+  }
+}
+
+TEST_F(WeightStoreTest, ALimitThatIsTooSmallKeepsNothing) {
+  WeightOptions options = Options();
+  options.cache_limit_bytes = 1000;
+  WeightStore store(options);
+  const auto source = MakeSource(DType::kQ8_0);
+  const auto matrices = LoadExperts(&store, *source, 2);
+  ASSERT_TRUE(matrices.ok()) << matrices.status();
+  store.AwaitKept();
+  ExpectPacked(*source, *matrices);
+  EXPECT_THAT(temp_.Files(), SizeIs(0));
+}
+
+TEST_F(WeightStoreTest, WhatIsDroppedWhileItIsWrittenIsWrittenWhole) {
+  const auto source = MakeSource(DType::kQ4_K);
+  {
+    WeightStore first(Options());
+    auto matrices = LoadExperts(&first, *source, 2);
+    ASSERT_TRUE(matrices.ok()) << matrices.status();
+    matrices->clear();
+    first.AwaitKept();
+  }
+  WeightStore second(Options());
+  const auto matrices = LoadExperts(&second, *source, 1, /*blind=*/true);
+  ASSERT_TRUE(matrices.ok()) << matrices.status();
+  ExpectPacked(*source, *matrices);
+}
+
+}  // namespace
+}  // namespace moepool
