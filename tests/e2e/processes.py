@@ -32,6 +32,7 @@ def wait_for(condition, what, timeout_s=PATIENCE_S):
 
 def environment(extra=None):
     env = {k: v for k, v in os.environ.items() if not k.startswith("MOEPOOL_")}
+    env["XDG_CACHE_HOME"] = str(SCRATCH / "cache")  # digests and packed weights of models that go with the tests
     env.update(extra or {})
     return env
 
