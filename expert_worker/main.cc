@@ -11,6 +11,7 @@
 #include "CLI/CLI.hpp"
 #include "common/backend/weight_flags.h"
 #include "common/base/config.h"
+#include "common/base/heap.h"
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/str.h"
@@ -178,4 +179,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace moepool
 
-int main(int argc, char** argv) { return moepool::Main(argc, argv); }
+int main(int argc, char** argv) {
+  moepool::KeepFreedMemory();
+  return moepool::Main(argc, argv);
+}

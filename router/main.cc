@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "common/backend/weight_flags.h"
 #include "common/base/config.h"
+#include "common/base/heap.h"
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
@@ -221,4 +222,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace moepool
 
-int main(int argc, char** argv) { return moepool::Main(argc, argv); }
+int main(int argc, char** argv) {
+  moepool::KeepFreedMemory();
+  return moepool::Main(argc, argv);
+}

@@ -3,11 +3,13 @@
 
 #include "CLI/CLI.hpp"
 #include "common/base/config.h"
+#include "common/base/heap.h"
 #include "common/base/log.h"
 #include "common/base/str.h"
 #include "tools/commands.h"
 
 int main(int argc, char** argv) {
+  moepool::KeepFreedMemory();
   CLI::App app("moepool: serve Mixture-of-Experts models from a pool of machines", "moepool");
   app.require_subcommand(1);
   moepool::CommandRunner run;
