@@ -70,7 +70,7 @@ inline int FirstOfBlock(int key) { return key & ~(kKvBlockTokens - 1); }
 template <int H>
 inline constexpr bool kFetchAhead = H <= 8;
 
-// The block `ahead` keys past the visible one that holds `key`, in K and then in V; null past V's last.
+// The block of K, or of V, that holds `key`; past the last visible one of K follow those of V, then null.
 inline const std::byte* BlockAhead(const KvSplit& s, const QueryTile& t, bool values, int key) {
   const int first = FirstOfBlock(t.first_begin);
   const int keys = FirstOfBlock(t.last_end + kKvBlockTokens - 1) - first;

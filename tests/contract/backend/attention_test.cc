@@ -39,6 +39,39 @@ TEST_P(AttentionTest, SplitsOf256AreTheSameInPrefillAndDecode) {
   }
 }
 
+// Long enough that threads share out the splits of one sequence, or several sequences, and merge.
+TEST_P(AttentionTest, DecodeAtLengthIsTheSameAloneAndTogether) {
+  const int length = 540, prefill = 537;
+  for (int window : {0, 300}) {
+    AttentionShape shape = Shape(4, 2, 64, RopeKind::kNeox, 64);
+    shape.window = window;
+    std::vector<Sequence> sequences;
+    std::vector<std::vector<float>> expected;
+    std::vector<std::vector<int32_t>> tables(4);
+    for (int s = 0; s < 4; ++s) {
+      sequences.push_back(Sequence({shape, KvType::kF16, length}, kTestSeed + s));
+      expected.push_back(RunChunks(reference_.get(), sequences.back(), length, 1));
+    }
+    const std::vector<int32_t> blocks = Shuffled(4 * 34, 5);
+    for (int i = 0; i < 4 * 34; ++i) tables[i % 4].push_back(blocks[i]);
+    for (int count : {1, 4}) {
+      std::vector<const Sequence*> together;
+      for (int s = 0; s < count; ++s) together.push_back(&sequences[s]);
+      const CacheMemory cache(backend_.get(), shape, KvType::kF16, 4 * 34, kPoison);
+      Step(backend_.get(), together, cache.layer, tables, 0, prefill);
+      for (int p = prefill; p < length; ++p) {
+        const std::vector<float> out = Step(backend_.get(), together, cache.layer, tables, p, p + 1);
+        const int row = 4 * 64;
+        for (int s = 0; s < count; ++s) {
+          const std::vector<float> got(out.begin() + s * row, out.begin() + (s + 1) * row);
+          const std::vector<float> want(expected[s].begin() + p * row, expected[s].begin() + (p + 1) * row);
+          ASSERT_TRUE(SameFloats(got, want)) << s << " of " << count << " at " << p << ", window " << window;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(AttentionTest, SequencesDoNotTouchOneAnother) {
   const AttentionShape shape = Shape(4, 4, 16, RopeKind::kInterleaved, 16);
   const Sequence a({shape, KvType::kF16, 40}, 1), b({shape, KvType::kF16, 19}, 2),
