@@ -52,7 +52,7 @@ inline void PlainTile(const PackedWeights& w, int64_t g, const ActivationRows& x
 #pragma GCC unroll 16
     for (int i = 0; i < G; ++i) {
       const uint8_t* const column = p + i * w.group_bytes;
-      if constexpr (T == 1) {
+      if constexpr (T <= 4) {  // weights come from memory, more tokens take longer than that
         _mm_prefetch(reinterpret_cast<const char*>(column + kPlainAheadBytes), _MM_HINT_T0);
       }
       weights[i] = Format::Load(column);
