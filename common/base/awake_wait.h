@@ -11,21 +11,30 @@ namespace moepool {
 // nobody sleeps while a step is under way; short enough that an idle process uses no processor.
 inline constexpr std::chrono::milliseconds kStayAwake(2);
 
-// A moment on this core, then the core is offered to others. `turn` counts the calls of one wait.
-void PauseOrYield(int turn);
+// One wait, turn by turn: pauses on this core, then offers of the core to whoever has work for it, which cost
+// a fraction of a microsecond where nobody has. Where others keep the core for long, they are no partners of
+// this step but strangers; a sleeper that is woken goes before them, one that offers its core does not. So
+// for some time afterwards the threads of this process sleep rather than yield.
+class AwakeWait {
+ public:
+  // False where it is time to sleep.
+  bool Turn();
 
-// Returns true as soon as `ready` does, false when kStayAwake has passed: the caller then sleeps. Yielding
-// leaves the core to whoever has work for it, and costs a fraction of a microsecond where nobody has.
+ private:
+  using Clock = std::chrono::steady_clock;
+  int turns_ = 0;
+  Clock::time_point begin_;
+  Clock::time_point last_;
+};
+
+// Returns true as soon as `ready` does, false when the caller is to sleep.
 template <typename Ready>
 bool WaitAwake(const Ready& ready) {
-  constexpr int kTurnsAClock = 8;  // turns between looks at the clock
-  if (ready()) return true;
-  const auto end = std::chrono::steady_clock::now() + kStayAwake;
-  for (int turn = 0;; ++turn) {
-    PauseOrYield(turn);
-    if (ready()) return true;
-    if (turn % kTurnsAClock == kTurnsAClock - 1 && std::chrono::steady_clock::now() >= end) return false;
+  AwakeWait wait;
+  while (!ready()) {
+    if (!wait.Turn()) return ready();
   }
+  return true;
 }
 
 }  // namespace moepool
