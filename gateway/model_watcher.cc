@@ -1,5 +1,6 @@
 #include "gateway/model_watcher.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -59,7 +60,9 @@ void ModelWatcher::Run() {
       logged = reason;
     }
     MutexLock lock(&mutex_);
-    const absl::Time until = absl::Now() + options_.poll_interval;
+    const absl::Time until =
+        absl::Now() +
+        (ready ? options_.poll_interval : std::min(options_.poll_interval, options_.not_ready_interval));
     while (!stopping_ && !refresh_ && absl::Now() < until) {
       wake_.WaitFor(&mutex_, absl::ToChronoNanoseconds(until - absl::Now()));
     }

@@ -15,6 +15,7 @@ namespace moepool {
 
 struct ModelWatcherOptions {
   absl::Duration poll_interval = absl::Seconds(1);
+  absl::Duration not_ready_interval = absl::Milliseconds(100);  // until the router serves
 };
 
 // Thread-safe. Owns a thread that polls the trunk; describes the model again after the router was away, and

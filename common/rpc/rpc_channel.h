@@ -13,7 +13,7 @@ inline constexpr int kMaxRpcMessageBytes = 16 << 20;
 struct RpcChannelOptions {
   int max_message_bytes = kMaxRpcMessageBytes;
   int keepalive_ms = 20'000;  // gRPC's clients go no lower than 10,000
-  int max_reconnect_ms = 1'000;
+  int max_reconnect_ms = 250;
 };
 
 // Connects when it is first used, and again whenever the connection is lost. No two channels share a
