@@ -41,7 +41,8 @@ absl::Status Executor::Run(const DispatchView& view) {
     MOEPOOL_ASSIGN_OR_RETURN(out_, backend_->Allocate(bytes));
   }
   faults_.assign(view.parts.size(), 0);
-  backend_->Experts().Run(table->experts, {view.x, parts_, view.entries}, out_->f32(), faults_);
+  const ExpertBatch batch = {view.x, parts_, view.entries, view.header.host_workers, view.header.host_slot};
+  backend_->Experts().Run(table->experts, batch, out_->f32(), faults_);
   return absl::OkStatus();
 }
 

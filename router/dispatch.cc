@@ -80,6 +80,23 @@ void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> sele
   }
 }
 
+void Dispatcher::PlanHost() {
+  constexpr size_t kEvenness = 8;  // the largest share is above the mean by an eighth of it at most
+  host_workers_ = 0;
+  size_t total = 0;
+  size_t largest = 0;
+  for (size_t m = 0; m < shares_.size(); ++m) {
+    if (table_->members[m].transport->Name() != "shm") continue;
+    const size_t entries = shares_[m].entries.size();
+    shares_[m].host_slot = host_workers_++;
+    total += entries;
+    largest = std::max(largest, entries);
+    if (entries == 0) largest = std::numeric_limits<uint32_t>::max();
+  }
+  const bool even = largest * host_workers_ * kEvenness <= total * (kEvenness + 1);
+  if (!even || host_workers_ > std::numeric_limits<uint8_t>::max()) host_workers_ = 0;
+}
+
 absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, size_t member) {
   Share& share = shares_[member];
   const TraceSpan span("send", {"worker", static_cast<int64_t>(table_->members[member].worker.value())},
@@ -92,12 +109,17 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   share.have.assign(share.parts.size(), 0);
   share.compute_us = 0;
 
+  ExpertTransport& transport = *table_->members[member].transport;
   DispatchRequest request;
   request.header.router_id = identity_.router_id;
   request.header.incarnation = identity_.incarnation;
   request.header.dispatch_id = share.dispatch_id;
   request.header.model_digest = limits_.model_digest;
   request.header.epoch = table_->epoch;
+  if (host_workers_ > 0 && transport.Name() == "shm") {
+    request.header.host_workers = static_cast<uint8_t>(host_workers_);
+    request.header.host_slot = static_cast<uint8_t>(share.host_slot);
+  }
   request.header.layer = static_cast<uint32_t>(layer);
   request.header.in = wire;
   request.header.budget_us = static_cast<uint32_t>(
@@ -111,7 +133,7 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   totals_.parts += share.parts.size();
   totals_.bytes_out += frame_.size();
   TraceFlowBegin("dispatch", identity_.incarnation ^ share.dispatch_id);
-  return table_->members[member].transport->Send(share.dispatch_id, frame_, share.deadline);
+  return transport.Send(share.dispatch_id, frame_, share.deadline);
 }
 
 absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
@@ -121,6 +143,7 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
   layer_ = layer;
   table_ = std::move(table);
   Plan(x, selected, skip);
+  PlanHost();
   totals_.rows += static_cast<uint64_t>(x.rows);
   replies_.clear();
   data_.assign(parts_.size(), nullptr);

@@ -70,6 +70,7 @@ class Dispatcher {
   // What one worker is asked for.
   struct Share {
     uint64_t dispatch_id = 0;
+    size_t host_slot = 0;
     absl::Time sent;
     absl::Time deadline;
     int last_row = -1;
@@ -82,6 +83,9 @@ class Dispatcher {
   };
 
   void Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip);
+  // Finds whether all workers of this host have even shares of the layer. They are then told to keep to their
+  // parts of the cores; where shares are uneven they had better compete for them.
+  void PlanHost();
   absl::Status Send(int layer, WireDType wire, const Activations& x, size_t member);
   absl::Status Receive(size_t member);
   // Whether the pool's routes are no longer those of the layer under way.
@@ -102,6 +106,7 @@ class Dispatcher {
   // The layer under way.
   std::shared_ptr<const RoutingTable> table_;
   std::vector<Share> shares_;         // [members]
+  size_t host_workers_ = 0;           // FrameHeader::host_workers
   std::vector<PlannedPart> parts_;    // of all rows
   std::vector<PlannedAdd> adds_;      // part numbers of their row
   std::vector<CombineRow> rows_;      // of those that are not skipped

@@ -190,6 +190,9 @@ struct ExpertBatch {
   Activations x;  // [rows, hidden]
   std::span<const ExpertPart> parts;
   std::span<const ExpertEntry> entries;
+  // Callers that compute even shares on this host at this moment, and which of them this one is.
+  int host_callers = 1;
+  int host_slot = 0;
 };
 
 class ExpertOps {

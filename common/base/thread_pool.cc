@@ -6,7 +6,10 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -20,17 +23,25 @@ namespace {
 // The processor that the calling thread runs on; -1 where the system does not say.
 int CurrentCpu() { return sched_getcpu(); }
 
-// Moves the calling thread off the processors in `taken`, unless it may run nowhere else.
-void LeaveCpus(const cpu_set_t& taken) {
+// The processors that the calling thread may run on.
+std::vector<int> AllowedCpus() {
+  std::vector<int> cpus;
   cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
-  cpu_set_t others;
-  CPU_ZERO(&others);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return cpus;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &allowed) && !CPU_ISSET(cpu, &taken)) CPU_SET(cpu, &others);
+    if (CPU_ISSET(cpu, &allowed)) cpus.push_back(cpu);
   }
-  if (CPU_COUNT(&others) == 0) return;
-  sched_setaffinity(0, sizeof(others), &others);  // moves at once
+  return cpus;
+}
+
+// Moves the calling thread to one of `cpus`, and leaves it free to be moved again.
+void MoveTo(std::span<const int> cpus) {
+  cpu_set_t allowed;
+  if (cpus.empty() || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  cpu_set_t wanted;
+  CPU_ZERO(&wanted);
+  for (const int cpu : cpus) CPU_SET(cpu, &wanted);
+  sched_setaffinity(0, sizeof(wanted), &wanted);  // moves at once
   sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 
@@ -44,17 +55,19 @@ struct ThreadPool::Impl {
   // awake (awake_wait.h) keep the others as busy. A thread that meets an earlier one of the pool moves.
   void SpreadOut(int thread);
   void RunChunks(uint32_t generation);
-  void Publish(int64_t n, const Body* body);
+  void Publish(int64_t n, int threads, const Body* body);
 
   // Each on a cache line of its own: `ticket` and `done` are written by all.
   alignas(64) std::atomic<uint64_t> ticket{0};
   alignas(64) std::atomic<int64_t> done{0};
   alignas(64) std::atomic<int64_t> size{0};
   std::atomic<const Body*> body{nullptr};
+  std::atomic<int> limit{0};  // threads numbered from here on leave the job to the others
   std::atomic<int> sleepers{0};
   std::atomic<bool> caller_sleeps{false};
   std::atomic<bool> stop{false};
 
+  const std::vector<int> allowed = AllowedCpus();
   std::vector<std::atomic<int>> cpus;  // [threads] where each last took up a job
 
   Mutex mutex;
@@ -84,15 +97,18 @@ void ThreadPool::Impl::RunChunks(uint32_t generation) {
 
 void ThreadPool::Impl::SpreadOut(int thread) {
   const int cpu = CurrentCpu();
-  bool shared = false;
-  cpu_set_t taken;
-  CPU_ZERO(&taken);
-  for (int i = 0; i < thread; ++i) {
-    const int other = cpus[i].load(std::memory_order_relaxed);
-    shared = shared || other == cpu;
-    if (other >= 0 && other < CPU_SETSIZE) CPU_SET(other, &taken);
+  const auto taken = [&](int other) {
+    for (int i = 0; i < thread; ++i) {
+      if (cpus[i].load(std::memory_order_relaxed) == other) return true;
+    }
+    return false;
+  };
+  if (cpu >= 0 && taken(cpu)) {
+    std::vector<int> others;
+    std::copy_if(allowed.begin(), allowed.end(), std::back_inserter(others),
+                 [&](int other) { return !taken(other); });
+    MoveTo(others);
   }
-  if (shared && cpu >= 0) LeaveCpus(taken);
   cpus[thread].store(CurrentCpu(), std::memory_order_relaxed);
 }
 
@@ -110,17 +126,21 @@ void ThreadPool::Impl::Work(int thread) {
     }
     if (stop.load(std::memory_order_relaxed)) return;
     generation = static_cast<uint32_t>(ticket.load(std::memory_order_acquire) >> 32);
+    // Where this is already a later job's limit, RunChunks finds its generation gone, and the next turn takes
+    // up that job.
+    if (thread >= limit.load(std::memory_order_relaxed)) continue;
     SpreadOut(thread);
     RunChunks(generation);
   }
 }
 
-void ThreadPool::Impl::Publish(int64_t n, const Body* run) {
+void ThreadPool::Impl::Publish(int64_t n, int threads, const Body* run) {
   cpus[0].store(CurrentCpu(), std::memory_order_relaxed);
   const uint64_t closed = (ticket.load(std::memory_order_relaxed) >> 32) + 1;
   ticket.store(closed << 32);
   done.store(0, std::memory_order_relaxed);
   body.store(run, std::memory_order_relaxed);
+  limit.store(threads, std::memory_order_relaxed);
   size.store(n, std::memory_order_release);
   ticket.store((closed + 1) << 32);
   if (sleepers.load() > 0) {
@@ -146,14 +166,25 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : impl_->workers) worker.join();
 }
 
-void ThreadPool::ParallelFor(int64_t n, absl::FunctionRef<void(int64_t)> body) {
+void ThreadPool::MoveCaller(int slot, int slots) {
+  const std::vector<int>& allowed = impl_->allowed;
+  const auto at = [&](int part) {
+    return static_cast<size_t>(part) * allowed.size() / static_cast<size_t>(slots);
+  };
+  const size_t begin = at(slot);
+  const std::span<const int> part =
+      std::span(allowed).subspan(begin, std::max<size_t>(at(slot + 1), begin + 1) - begin);
+  if (std::find(part.begin(), part.end(), CurrentCpu()) == part.end()) MoveTo(part);
+}
+
+void ThreadPool::ParallelFor(int64_t n, int threads, absl::FunctionRef<void(int64_t)> body) {
   if (n <= 0) return;
-  if (n == 1 || threads_ == 1) {
+  if (n == 1 || threads_ == 1 || threads <= 1) {
     for (int64_t i = 0; i < n; ++i) body(i);
     return;
   }
   MOEPOOL_CHECK(n < (int64_t{1} << 32));
-  impl_->Publish(n, &body);
+  impl_->Publish(n, threads, &body);
   impl_->RunChunks(static_cast<uint32_t>(impl_->ticket.load(std::memory_order_relaxed) >> 32));
   const auto all_done = [&] { return impl_->done.load() == n; };
   if (WaitAwake(all_done)) return;

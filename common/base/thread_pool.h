@@ -21,7 +21,12 @@ class ThreadPool {
 
   // Calls body(i) once for each i in [0, n), from any of the threads, and returns when all have returned.
   // Which thread runs which i must not matter to the result. One caller at a time; not from inside a body.
-  void ParallelFor(int64_t n, absl::FunctionRef<void(int64_t)> body);
+  void ParallelFor(int64_t n, absl::FunctionRef<void(int64_t)> body) { ParallelFor(n, threads_, body); }
+  // The same on `threads` of the pool's at most, at least the caller's.
+  void ParallelFor(int64_t n, int threads, absl::FunctionRef<void(int64_t)> body);
+
+  // Moves the calling thread to its part of the processors, where it is elsewhere: part `slot` of `slots`.
+  void MoveCaller(int slot, int slots);
 
   int threads() const { return threads_; }
 

@@ -35,7 +35,9 @@ struct FrameHeader {
   uint64_t model_digest = 0;  // first 8 bytes of the digest
   uint64_t epoch = 0;         // of the placement
   uint32_t flags = 0;         // none defined: 0
-  uint32_t adapter_id = 0;    // reserved: 0
+  uint16_t adapter_id = 0;    // reserved: 0
+  uint8_t host_workers = 0;   // dispatch: all of this host, computing even shares of this layer; 0: not so
+  uint8_t host_slot = 0;      // dispatch: which of them the receiver is, in every layer the same
   uint32_t layer = 0;
   uint32_t micro_batch = 0;
   uint32_t rows = 0;        // dispatch: rows of activations.  reply: 0

@@ -64,6 +64,7 @@ class CpuExpertOps : public ExpertOps {
   float* Leaf(int64_t pair) { return leaves_.Get(0) + pair * leaf_stride_; }
 
   CpuDevice* const device_;
+  int threads_ = 1;  // of the call under way
   int64_t hidden_ = 0;
   int64_t leaf_stride_ = 0;
   PreparedRows prepared_;
@@ -134,11 +135,10 @@ void CpuExpertOps::PlanAdds(const ExpertBatch& batch) {
 }
 
 MatMulChunks CpuExpertOps::UpChunks(const ExpertRun& run) const {
-  return MatMulChunks(Packed(run.weights->gate), run.end - run.begin, device_->pool.threads(),
-                      kGroupsAQuantBlock);
+  return MatMulChunks(Packed(run.weights->gate), run.end - run.begin, threads_, kGroupsAQuantBlock);
 }
 MatMulChunks CpuExpertOps::DownChunks(const ExpertRun& run) const {
-  return MatMulChunks(Packed(run.weights->down), run.end - run.begin, device_->pool.threads(), 1);
+  return MatMulChunks(Packed(run.weights->down), run.end - run.begin, threads_, 1);
 }
 
 void CpuExpertOps::PlanRuns(std::span<const ExpertWeights* const> experts, const Activations& x) {
@@ -253,6 +253,12 @@ void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const Expe
   MutexLock lock(&device_->mutex);
   TraceSpan sort("sort by expert");
   hidden_ = batch.x.cols;
+  // Callers that each take the whole machine would take turns on its cores, and meet threads that have lost
+  // theirs at the end of every loop.
+  threads_ = std::max(1, device_->pool.threads() / std::max(1, batch.host_callers));
+  if (batch.host_callers > 1 && batch.host_slot < batch.host_callers) {
+    device_->pool.MoveCaller(batch.host_slot, batch.host_callers);
+  }
   leaf_stride_ = RoundUp(hidden_, kGroupRows);
   SortPairs(experts, batch);
   PlanAdds(batch);
@@ -267,19 +273,19 @@ void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const Expe
   };
   sort.End();
   TraceSpan up("gate and up");
-  device_->pool.ParallelFor(runs_.back().first_up, [&](int64_t chunk) {
+  device_->pool.ParallelFor(runs_.back().first_up, threads_, [&](int64_t chunk) {
     const ExpertRun& run = run_of(chunk, &ExpertRun::first_up);
     GateUp(run, chunk - run.first_up);
   });
   up.End();
   TraceSpan down("down");
-  device_->pool.ParallelFor(runs_.back().first_down, [&](int64_t chunk) {
+  device_->pool.ParallelFor(runs_.back().first_down, threads_, [&](int64_t chunk) {
     const ExpertRun& run = run_of(chunk, &ExpertRun::first_down);
     Down(run, chunk - run.first_down);
   });
   down.End();
   const TraceSpan add("add");
-  device_->pool.ParallelFor(static_cast<int64_t>(batch.parts.size()), [&](int64_t part) {
+  device_->pool.ParallelFor(static_cast<int64_t>(batch.parts.size()), threads_, [&](int64_t part) {
     if (!AddLeaves(part, out + part * hidden_)) faults[part] = 1;
   });
 }

@@ -2,13 +2,17 @@
 #include "common/base/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <set>
 #include <thread>
 #include <vector>
 
 #include "common/base/awake_wait.h"
+#include "common/base/mutex.h"
 
 namespace moepool {
 namespace {
@@ -58,6 +62,38 @@ TEST_P(ThreadPoolTest, WakesThoseThatSleep) {
     pool.ParallelFor(100, [&](int64_t i) { total.fetch_add(i); });
   }
   EXPECT_EQ(total.load(), 20 * 4950);
+}
+
+TEST_P(ThreadPoolTest, KeepsToTheThreadsAllowed) {
+  ThreadPool pool(GetParam());
+  for (int threads = 0; threads <= 4; ++threads) {
+    for (int job = 0; job < 200; ++job) {
+      Mutex mutex;
+      std::set<std::thread::id> seen;
+      std::vector<int> calls(40);
+      pool.ParallelFor(40, threads, [&](int64_t i) {
+        MutexLock lock(&mutex);
+        seen.insert(std::this_thread::get_id());
+        ++calls[i];
+      });
+      EXPECT_LE(seen.size(), static_cast<size_t>(std::max(1, threads)));
+      EXPECT_EQ(calls, std::vector<int>(40, 1));
+    }
+  }
+}
+
+TEST(ThreadPoolTest, MovesTheCallerAndLeavesItFree) {
+  ThreadPool pool(1);
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+  for (const int slots : {1, 2, 3, 200}) {
+    for (const int slot : {0, slots / 2, slots - 1}) {
+      pool.MoveCaller(slot, slots);
+      cpu_set_t after;
+      ASSERT_EQ(sched_getaffinity(0, sizeof(after), &after), 0);
+      EXPECT_TRUE(CPU_EQUAL(&before, &after));
+    }
+  }
 }
 
 TEST(ThreadPoolTest, StartsAndStopsIdle) {

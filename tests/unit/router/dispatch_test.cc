@@ -189,6 +189,39 @@ TEST_F(DispatchTest, DispatchNamesRouterEpochLayerAndBudget) {
   EXPECT_THAT(pool_.trips, ElementsAre(100));
 }
 
+// Workers of this host with even shares are told how many they are, and which; others are told nothing.
+TEST_F(DispatchTest, SaysWhereTheWorkersOfTheHostHaveEvenShares) {
+  struct Case {
+    std::vector<int32_t> experts;  // of each row: below 6 on the first worker
+    std::string second;            // carrier of the second worker
+    int workers_said[2];
+  };
+  const Case cases[] = {{{0, 1, 7, 8}, "shm", {2, 2}},
+                        {{0, 1, 2, 8}, "shm", {0, 0}},
+                        {{6, 7, 8, 9}, "shm", {0, 0}},
+                        {{0, 1, 7, 8}, "grpc", {1, 0}}};
+  for (const Case& c : cases) {
+    Place(2, 1);
+    auto table = std::make_shared<RoutingTable>(*pool_.routes);
+    for (int i = 0; i < kLayers * kExperts; ++i) table->member[i] = i % kExperts < 6 ? 0 : 1;
+    pool_.routes = table;
+    transports_[0]->name = "shm";
+    transports_[1]->name = c.second;
+    for (int row = 0; row < kRows; ++row) {
+      for (int i = 0; i < kPerToken; ++i) selected_[row * kPerToken + i].expert = c.experts[i];
+    }
+    ASSERT_TRUE(Exchange().ok());
+    EXPECT_EQ(out_, Expected());
+    for (int w = 0; w < 2; ++w) {
+      if (transports_[w]->sent.empty()) continue;
+      const auto header = DecodeHeader(transports_[w]->sent.at(0));
+      ASSERT_TRUE(header.ok());
+      EXPECT_EQ(header->host_workers, c.workers_said[w]) << c.second << ", worker " << w;
+      if (header->host_workers == 2) EXPECT_EQ(header->host_slot, w);
+    }
+  }
+}
+
 TEST_F(DispatchTest, PartsArriveInAnyOrderInSeveralFramesAndTwice) {
   for (uint32_t seed = 1; seed <= 20; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);

@@ -102,7 +102,7 @@ inline Script Honest(const Frame& dispatch) { return {{Answer(dispatch).All()}};
 
 class ScriptedTransport : public ExpertTransport {
  public:
-  std::string_view Name() const override { return "scripted"; }
+  std::string_view Name() const override { return name; }
   absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time) override {
     if (!send_status.ok()) return send_status;
     sent.emplace_back(frame.begin(), frame.end());
@@ -122,6 +122,7 @@ class ScriptedTransport : public ExpertTransport {
 
   size_t open() const { return open_.size(); }
 
+  std::string name = "scripted";
   Worker worker = Honest;
   absl::Status send_status;
   std::vector<Frame> sent;
