@@ -217,7 +217,9 @@ TEST_F(DispatchTest, SaysWhereTheWorkersOfTheHostHaveEvenShares) {
       const auto header = DecodeHeader(transports_[w]->sent.at(0));
       ASSERT_TRUE(header.ok());
       EXPECT_EQ(header->host_workers, c.workers_said[w]) << c.second << ", worker " << w;
-      if (header->host_workers == 2) EXPECT_EQ(header->host_slot, w);
+      if (header->host_workers == 2) {
+        EXPECT_EQ(header->host_slot, w);
+      }
     }
   }
 }
