@@ -231,8 +231,8 @@ std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType
   constexpr int kSettings = 11;
   const int isa_count = static_cast<int>(isas.size());
   const int kv_type_count = static_cast<int>(kv_types.size());
-  const std::array<int, kSettings> sizes = {5,         transports, 3, 3, 4,            3, isa_count,
-                                            isa_count, 2,          3, kv_type_count};
+  const std::array<int, kSettings> sizes = {5, transports,   3, 3, 4, 3, isa_count, isa_count, 2,
+                                            3, kv_type_count};
   using Choice = std::array<int, kSettings>;
   std::set<std::array<int, 4>> open;  // (setting, value, setting, value) not yet seen together
   for (int a = 0; a < kSettings; ++a) {
