@@ -36,13 +36,13 @@ struct Worker {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace moepool;
   static Worker* const worker = new Worker;
-  const FrameBytes frame = CopyFrame({data, size});
+  const FrameBytes frame = CopyFrame(std::span(data, size));
   const auto header = DecodeHeader(frame.bytes);
   uint32_t parts = 0;
   int refusals = 0;
-  worker->executor.Handle(frame.bytes, [&](std::span<const uint8_t> written) {
+  worker->executor.Handle(frame.bytes, [&](const FramePieces& written) {
     const FrameBytes answer = CopyFrame(written);
-    MOEPOOL_CHECK(header.ok() && written.size() <= kMaxReplyFrameBytes);
+    MOEPOOL_CHECK(header.ok() && written.bytes() <= kMaxReplyFrameBytes);
     const auto answered = DecodeHeader(answer.bytes);
     MOEPOOL_CHECK(answered.ok() && answered->dispatch_id == header->dispatch_id);
     if (answered->kind == FrameKind::kRefusal) {

@@ -34,7 +34,8 @@ class Scripted : public ExpertTransport {
       const size_t bytes = input_.Take<uint16_t>();
       const std::string_view taken = input_.TakeBytes(bytes);
       // A loss stays with the inbox, which says so above.
-      inbox_.Deliver(CopyFrame({reinterpret_cast<const uint8_t*>(taken.data()), taken.size()})).IgnoreError();
+      inbox_.Deliver(CopyFrame(std::span(reinterpret_cast<const uint8_t*>(taken.data()), taken.size())))
+          .IgnoreError();
     }
   }
   void Forget(uint64_t dispatch_id) override { inbox_.Forget(dispatch_id); }
@@ -77,6 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace moepool;
   static const ModelConfig* const config =
       new ModelConfig(MakeSyntheticSource(FuzzModel()).value()->Config());
+  static Backend* const backend = MakeBackend({.threads = 1}).value().release();
   OneWorkerPool pool(std::make_shared<Scripted>(FuzzInput(data, size)), *config);
   Dispatcher dispatcher(*config, kFuzzDigest, &pool, {}, {.router_id = 1, .incarnation = 1});
 
@@ -92,7 +94,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   rows.cols = config->hidden;
   rows.f32 = x.data();
   MOEPOOL_CHECK(dispatcher.Begin(1, WireDType::kF32, rows, selected, skip, pool.Routes()).ok());
-  const absl::Status finished = dispatcher.Finish(nullptr, residual.data(), faults);
+  const absl::Status finished = dispatcher.Finish(&backend->Trunk(), nullptr, residual.data(), faults);
   if (finished.ok()) {
     MOEPOOL_CHECK(pool.round_trips() == 1 && pool.losses() == 0);
   } else {

@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include "common/transport/reply_inbox.h"
 #include "gmock/gmock.h"
 #include "tests/unit/expert_worker/worker_testing.h"
 
@@ -25,8 +26,12 @@ class ExecutorTest : public testing::Test {
   }
   Frames Handle(std::span<const uint8_t> frame) {
     Frames replies;
-    executor_.Handle(frame, [&](std::span<const uint8_t> reply) {
-      replies.emplace_back(reply.begin(), reply.end());
+    executor_.Handle(frame, [&](const FramePieces& reply) {
+      const FrameBytes whole = CopyFrame(reply);
+      replies.emplace_back(whole.bytes.begin(), whole.bytes.end());
+      // The time it took, which differs.
+      std::memset(replies.back().data() + offsetof(FrameHeader, budget_us), 0,
+                  sizeof(FrameHeader::budget_us));
       return absl::OkStatus();
     });
     return replies;
