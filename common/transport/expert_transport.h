@@ -46,8 +46,9 @@ class ExpertTransport {
 
 // A frame in up to two pieces that follow one another, so that data need not be copied behind its header.
 struct FramePieces {
-  FramePieces(std::span<const uint8_t> frame) : head(frame) {}  // NOLINT: a whole frame is one piece
-  FramePieces(const std::vector<uint8_t>& frame) : head(frame) {}
+  // A whole frame is one piece.
+  FramePieces(std::span<const uint8_t> frame) : head(frame) {}     // NOLINT(google-explicit-constructor)
+  FramePieces(const std::vector<uint8_t>& frame) : head(frame) {}  // NOLINT(google-explicit-constructor)
   FramePieces(std::span<const uint8_t> first, std::span<const uint8_t> second) : head(first), tail(second) {}
   size_t bytes() const { return head.size() + tail.size(); }
 

@@ -143,12 +143,18 @@ std::optional<std::vector<SegmentEntry>> ParseIndex(const std::string& index, co
 absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, const SegmentKind& kind,
                                       const WeightChunk& chunk, std::span<const WeightEntry> entries,
                                       const std::function<bool()>& stop) {
-  // The lock tells a partial file whose writer lives from one that is left behind (RemoveAbandoned).
+  // The lock tells a partial file whose writer lives from one that is left behind (RemoveAbandoned), which
+  // may come between the two calls here and take the file away; it is then made anew.
   static std::atomic<int> writers = 0;
   const std::string partial = StrCat(".", name, ".", getpid(), "-", writers.fetch_add(1), ".partial");
-  UniqueFd fd(openat(directory, partial.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!fd.valid()) return absl::ErrnoToStatus(errno, StrCat("cannot create '", partial, "'"));
-  (void)flock(fd.get(), LOCK_EX | LOCK_NB);
+  UniqueFd fd;
+  struct stat made = {};
+  for (int attempt = 0; attempt < 100 && made.st_nlink == 0; ++attempt) {
+    fd = UniqueFd(
+        openat(directory, partial.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
+    if (!fd.valid()) return absl::ErrnoToStatus(errno, StrCat("cannot create '", partial, "'"));
+    if (flock(fd.get(), LOCK_EX) != 0 || fstat(fd.get(), &made) != 0) break;
+  }
   absl::Status status = WriteAll(fd.get(), kind, chunk, entries, stop);
   if (status.ok() && renameat(directory, partial.c_str(), directory, name.c_str()) != 0) {
     status = absl::ErrnoToStatus(errno, StrCat("cannot rename '", partial, "'"));
