@@ -67,13 +67,14 @@ class Children:
             raise MeasurementError(f"no program at {command[0]}")
         self._started += 1
         log_path = self._logs / f"{self._started:04d}-{pathlib.Path(command[0]).name}.log"
-        # Its own session: Ctrl-C reaches this program alone, which then stops the others; the kernel does if it is killed.
+        # Its own process group: Ctrl-C reaches this program alone, which then stops the others; the kernel does if it is
+        # killed. Not its own session, which would be a scheduling group of its own (docs/performance.md).
         bound = ["setpriv", "--pdeathsig", "KILL", "--", "taskset", "-c", self._cpus, *command]
         with open(log_path, "wb") as log:
             log.write((" ".join(command) + "\n").encode())
             log.flush()
             child = subprocess.Popen(bound, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                                     cwd=self._logs, start_new_session=True, env={**os.environ, **(env or {})})
+                                     cwd=self._logs, process_group=0, env={**os.environ, **(env or {})})
         child.args = command
         child.log_path = log_path
         self._running.append(child)
