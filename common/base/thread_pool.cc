@@ -168,6 +168,7 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::MoveCaller(int slot, int slots) {
   const std::vector<int>& allowed = impl_->allowed;
+  if (allowed.empty()) return;  // the system did not say
   const auto at = [&](int part) {
     return static_cast<size_t>(part) * allowed.size() / static_cast<size_t>(slots);
   };
