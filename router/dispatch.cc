@@ -174,6 +174,7 @@ absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* mi
         StrCat("reply: parts end at ", end, ", ", share.parts.size(), " were asked for"));
   }
   share.compute_us = std::max(share.compute_us, reply.header.budget_us);
+  const size_t before = *missing;
   const size_t hidden = static_cast<size_t>(config_.hidden);
   for (size_t i = 0; i < reply.header.parts; ++i) {
     const size_t local = reply.header.first_part + i;
@@ -184,7 +185,8 @@ absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* mi
     data_[part] = &reply.data[i * hidden];
     part_fault_[part] = reply.faults[i];
   }
-  replies_.push_back(std::move(frame));
+  // A frame of nothing but duplicates is let go: a worker that repeats itself must not fill our memory.
+  if (*missing < before) replies_.push_back(std::move(frame));
   return absl::OkStatus();
 }
 
@@ -232,6 +234,7 @@ absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
     table_->members[m].transport->Forget(shares_[m].dispatch_id);
     shares_[m].dispatch_id = 0;
   }
+  replies_.clear();
   table_.reset();
   return absl::UnavailableError(
       StrCat("worker ", lost.worker.value(), " ", what, " in layer ", layer_, ": ", ToStd(cause.message())));

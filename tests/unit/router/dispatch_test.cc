@@ -2,9 +2,6 @@
 // refuse, fall silent or lie, and sums that no placement changes.
 #include "router/dispatch.h"
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
@@ -16,130 +13,14 @@
 #include <string>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "tests/unit/router/dispatch_testing.h"
 
 namespace moepool {
 namespace {
 
-using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-class DispatchTest : public ::testing::Test {
- protected:
-  static constexpr int kRows = 9;
-
-  DispatchTest() {
-    config_.hidden = kHidden;
-    config_.layers = kLayers;
-    config_.experts = kExperts;
-    config_.experts_per_token = kPerToken;
-    MakeRows(1);
-    Place(3, 1);
-  }
-
-  void MakeRows(uint32_t seed) {
-    std::mt19937 random(seed);
-    std::uniform_real_distribution<float> uniform(-2, 2);
-    x_.resize(kRows * kHidden);
-    for (float& value : x_) value = uniform(random);
-    residual_ = std::vector<float>(kRows * kHidden);
-    for (float& value : residual_) value = uniform(random);
-    selected_.clear();
-    for (int row = 0; row < kRows; ++row) {
-      std::vector<int32_t> experts(kExperts);
-      std::iota(experts.begin(), experts.end(), 0);
-      std::shuffle(experts.begin(), experts.end(), random);
-      std::sort(experts.begin(), experts.begin() + kPerToken);
-      for (int i = 0; i < kPerToken; ++i)
-        selected_.push_back({experts[static_cast<size_t>(i)], i == 2 ? 0.0f : uniform(random)});
-    }
-    skip_.assign(kRows, 0);
-  }
-
-  // Experts at random over `workers`, numbered from 100.
-  void Place(int workers, uint32_t seed) {
-    std::mt19937 random(seed);
-    auto table = std::make_shared<RoutingTable>();
-    table->epoch = 5;
-    transports_.clear();
-    for (int w = 0; w < workers; ++w) {
-      transports_.push_back(std::make_shared<ScriptedTransport>());
-      table->members.push_back({WorkerId(static_cast<uint64_t>(100 + w)), transports_.back()});
-    }
-    for (int i = 0; i < kLayers * kExperts; ++i)
-      table->member.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(workers)));
-    pool_.routes = table;
-    dispatcher_ = std::make_unique<Dispatcher>(config_, kDigest, &pool_, timeouts_, kIdentity);
-  }
-
-  absl::Status Begin() {
-    Activations x;
-    x.rows = kRows;
-    x.cols = kHidden;
-    x.f32 = x_.data();
-    return dispatcher_->Begin(kLayer, WireDType::kF32, x, selected_, skip_, pool_.routes);
-  }
-  absl::Status Exchange() {
-    out_ = residual_;
-    faults_.assign(kRows, 0);
-    absl::Status status = Begin();
-    if (status.ok()) status = dispatcher_->Finish(&backend_->Trunk(), nullptr, out_.data(), faults_);
-    return status;
-  }
-
-  // By the definition, without a placement.
-  std::vector<float> Expected() const {
-    std::vector<float> expected = residual_;
-    for (size_t row = 0; row < kRows; ++row) {
-      if (skip_[row]) continue;
-      std::vector<ExpertEntry> entries;
-      for (size_t i = row * kPerToken; i < (row + 1) * kPerToken; ++i)
-        entries.push_back({selected_[i].expert, selected_[i].weight});
-      std::vector<float> sum;
-      EXPECT_TRUE(
-          TreeSum(TreeLevels(kExperts), 0, entries, std::span(x_).subspan(row * kHidden, kHidden), &sum));
-      for (size_t c = 0; c < kHidden; ++c) expected[row * kHidden + c] += sum[c];
-    }
-    return expected;
-  }
-
-  void ExpectLost(const absl::Status& status, uint64_t worker) {
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
-    EXPECT_THAT(std::string(status.message()),
-                AllOf(HasSubstr("worker " + std::to_string(worker)), HasSubstr("layer 1")));
-    EXPECT_THAT(pool_.losses, ElementsAre(worker));
-    EXPECT_EQ(out_, residual_);
-    for (const auto& transport : transports_) EXPECT_EQ(transport->open(), 0u);
-    EXPECT_EQ(dispatcher_->totals().losses, 1u);
-  }
-  // The exchange works again once the workers do.
-  void ExpectRecovers() {
-    pool_.losses.clear();
-    for (const auto& transport : transports_) {
-      transport->worker = Honest;
-      transport->send_status = absl::OkStatus();
-    }
-    EXPECT_TRUE(Exchange().ok());
-    EXPECT_EQ(out_, Expected());
-    EXPECT_THAT(pool_.losses, IsEmpty());
-  }
-
-  const std::unique_ptr<Backend> backend_ = MakeBackend({.threads = 2}).value();
-  ModelConfig config_;
-  DispatchTimeouts timeouts_;
-  std::vector<float> x_;
-  std::vector<float> residual_;
-  std::vector<float> out_;
-  std::vector<SelectedExpert> selected_;
-  std::vector<uint8_t> skip_;
-  std::vector<uint8_t> faults_;
-  RecordingPool pool_;
-  std::vector<std::shared_ptr<ScriptedTransport>> transports_;
-  std::unique_ptr<Dispatcher> dispatcher_;
-};
 
 TEST_F(DispatchTest, SharedRowsJoinTheRoutedSumBeforeTheResidual) {
   skip_[3] = 1;
@@ -423,6 +304,21 @@ TEST_F(DispatchTest, DuplicatesForEverEndWithTheDeadline) {
   };
   ExpectLost(Exchange(), 100);
   EXPECT_THAT(std::string(pool_.causes[0].message()), HasSubstr("duplicates"));
+  EXPECT_EQ(transports_[0]->kept(), 0u);
+}
+
+TEST_F(DispatchTest, DuplicatesAreNotKept) {
+  Place(2, 1);
+  transports_[0]->worker = [](const Frame& dispatch) {
+    const Answer answer(dispatch);
+    Script script{std::vector<Frame>(1000, answer.Reply(0, 1))};
+    script.frames.push_back(answer.All());
+    return script;
+  };
+  ASSERT_TRUE(Exchange().ok());
+  EXPECT_EQ(out_, Expected());
+  EXPECT_EQ(transports_[0]->most_kept, 1u);
+  EXPECT_EQ(transports_[0]->kept(), 0u);
 }
 
 // Another worker may have kept us until after the deadline of one that had answered in time.

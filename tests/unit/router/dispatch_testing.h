@@ -2,16 +2,22 @@
 // that answer as a test says.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/backend/backend.h"
 #include "common/transport/reply_inbox.h"
 #include "router/dispatch.h"
 
@@ -114,6 +120,8 @@ class ScriptedTransport : public ExpertTransport {
     if (script.frames.empty()) return script.then;
     const FrameBytes frame = CopyFrame(script.frames.front());
     script.frames.erase(script.frames.begin());
+    most_kept = std::max(most_kept, kept());
+    received_.push_back(frame.owner);
     return frame;
   }
   void Forget(uint64_t dispatch_id) override { open_.erase(dispatch_id); }
@@ -121,14 +129,21 @@ class ScriptedTransport : public ExpertTransport {
   bool Lost() const override { return false; }
 
   size_t open() const { return open_.size(); }
+  // Of the frames received, those whose bytes the router still holds.
+  size_t kept() const {
+    return static_cast<size_t>(std::count_if(received_.begin(), received_.end(),
+                                             [](const auto& frame) { return !frame.expired(); }));
+  }
 
   std::string name = "scripted";
   Worker worker = Honest;
   absl::Status send_status;
   std::vector<Frame> sent;
+  size_t most_kept = 0;  // at any time when another was asked for
 
  private:
   std::map<uint64_t, Script> open_;
+  std::vector<std::weak_ptr<const void>> received_;
 };
 
 class RecordingPool : public ExpertPool {
@@ -146,6 +161,122 @@ class RecordingPool : public ExpertPool {
   std::vector<uint64_t> losses;
   std::vector<absl::Status> causes;
   std::vector<uint64_t> trips;
+};
+
+// A dispatcher over scripted workers, with rows and a placement of its own.
+class DispatchTest : public ::testing::Test {
+ protected:
+  static constexpr int kRows = 9;
+
+  DispatchTest() {
+    config_.hidden = kHidden;
+    config_.layers = kLayers;
+    config_.experts = kExperts;
+    config_.experts_per_token = kPerToken;
+    MakeRows(1);
+    Place(3, 1);
+  }
+
+  void MakeRows(uint32_t seed) {
+    std::mt19937 random(seed);
+    std::uniform_real_distribution<float> uniform(-2, 2);
+    x_.resize(kRows * kHidden);
+    for (float& value : x_) value = uniform(random);
+    residual_ = std::vector<float>(kRows * kHidden);
+    for (float& value : residual_) value = uniform(random);
+    selected_.clear();
+    for (int row = 0; row < kRows; ++row) {
+      std::vector<int32_t> experts(kExperts);
+      std::iota(experts.begin(), experts.end(), 0);
+      std::shuffle(experts.begin(), experts.end(), random);
+      std::sort(experts.begin(), experts.begin() + kPerToken);
+      for (int i = 0; i < kPerToken; ++i)
+        selected_.push_back({experts[static_cast<size_t>(i)], i == 2 ? 0.0f : uniform(random)});
+    }
+    skip_.assign(kRows, 0);
+  }
+
+  // Experts at random over `workers`, numbered from 100.
+  void Place(int workers, uint32_t seed) {
+    std::mt19937 random(seed);
+    auto table = std::make_shared<RoutingTable>();
+    table->epoch = 5;
+    transports_.clear();
+    for (int w = 0; w < workers; ++w) {
+      transports_.push_back(std::make_shared<ScriptedTransport>());
+      table->members.push_back({WorkerId(static_cast<uint64_t>(100 + w)), transports_.back()});
+    }
+    for (int i = 0; i < kLayers * kExperts; ++i)
+      table->member.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(workers)));
+    pool_.routes = table;
+    dispatcher_ = std::make_unique<Dispatcher>(config_, kDigest, &pool_, timeouts_, kIdentity);
+  }
+
+  absl::Status Begin() {
+    Activations x;
+    x.rows = kRows;
+    x.cols = kHidden;
+    x.f32 = x_.data();
+    return dispatcher_->Begin(kLayer, WireDType::kF32, x, selected_, skip_, pool_.routes);
+  }
+  absl::Status Exchange() {
+    out_ = residual_;
+    faults_.assign(kRows, 0);
+    absl::Status status = Begin();
+    if (status.ok()) status = dispatcher_->Finish(&backend_->Trunk(), nullptr, out_.data(), faults_);
+    return status;
+  }
+
+  // By the definition, without a placement.
+  std::vector<float> Expected() const {
+    std::vector<float> expected = residual_;
+    for (size_t row = 0; row < kRows; ++row) {
+      if (skip_[row]) continue;
+      std::vector<ExpertEntry> entries;
+      for (size_t i = row * kPerToken; i < (row + 1) * kPerToken; ++i)
+        entries.push_back({selected_[i].expert, selected_[i].weight});
+      std::vector<float> sum;
+      EXPECT_TRUE(
+          TreeSum(TreeLevels(kExperts), 0, entries, std::span(x_).subspan(row * kHidden, kHidden), &sum));
+      for (size_t c = 0; c < kHidden; ++c) expected[row * kHidden + c] += sum[c];
+    }
+    return expected;
+  }
+
+  void ExpectLost(const absl::Status& status, uint64_t worker) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(std::string(status.message()),
+                testing::AllOf(testing::HasSubstr("worker " + std::to_string(worker)),
+                               testing::HasSubstr("layer 1")));
+    EXPECT_THAT(pool_.losses, testing::ElementsAre(worker));
+    EXPECT_EQ(out_, residual_);
+    for (const auto& transport : transports_) EXPECT_EQ(transport->open(), 0u);
+    EXPECT_EQ(dispatcher_->totals().losses, 1u);
+  }
+  // The exchange works again once the workers do.
+  void ExpectRecovers() {
+    pool_.losses.clear();
+    for (const auto& transport : transports_) {
+      transport->worker = Honest;
+      transport->send_status = absl::OkStatus();
+    }
+    EXPECT_TRUE(Exchange().ok());
+    EXPECT_EQ(out_, Expected());
+    EXPECT_THAT(pool_.losses, testing::IsEmpty());
+  }
+
+  const std::unique_ptr<Backend> backend_ = MakeBackend({.threads = 2}).value();
+  ModelConfig config_;
+  DispatchTimeouts timeouts_;
+  std::vector<float> x_;
+  std::vector<float> residual_;
+  std::vector<float> out_;
+  std::vector<SelectedExpert> selected_;
+  std::vector<uint8_t> skip_;
+  std::vector<uint8_t> faults_;
+  RecordingPool pool_;
+  std::vector<std::shared_ptr<ScriptedTransport>> transports_;
+  std::unique_ptr<Dispatcher> dispatcher_;
 };
 
 }  // namespace moepool
