@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/backend/backend.h"
 #include "common/base/time_histogram.h"
@@ -40,16 +42,18 @@ struct DispatchTotals {
   uint64_t bytes_out = 0;
   uint64_t bytes_in = 0;
   uint64_t losses = 0;
-  double wait_seconds = 0;     // from the last send of a layer to its last part
-  TimeHistogram exchange;      // of a layer: first send to last part
-  TimeHistogram exchange_own;  // the same less the longest that a worker says it computed
+  double wait_seconds = 0;  // from the last send of a layer to its last part
+  TimeHistogram exchange;   // of a layer: first send to last part
+  // The same less the longest that a worker says it computed, or the trunk did meanwhile. Not of layers with
+  // workers in this process, which compute one after another.
+  TimeHistogram exchange_own;
 };
 
 class Dispatcher {
  public:
   // `pool` outlives this. `model_digest`: the first 8 bytes of the digest.
   Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertPool* pool, DispatchTimeouts timeouts,
-             RouterIdentity identity);
+             RouterIdentity identity, std::function<absl::Time()> clock = absl::Now);
 
   // Sends the rows of `x` to the workers that `table` names for their experts.
   //   selected [x.rows * experts_per_token], ascending within a row.   skip [x.rows]: 1 leaves the row out.
@@ -88,6 +92,9 @@ class Dispatcher {
   void PlanHost();
   absl::Status Send(int layer, WireDType wire, const Activations& x, size_t member);
   absl::Status Receive(size_t member);
+  // Adds the layer's to the totals: it was sent from sending_ to begun_, and waited for from `waiting` to
+  // `end`.
+  void CountTime(absl::Time waiting, absl::Time end);
   // Whether the pool's routes are no longer those of the layer under way.
   bool Superseded() const;
   absl::Status AcceptReply(FrameBytes frame, size_t member, size_t* missing);
@@ -101,6 +108,7 @@ class Dispatcher {
   ExpertPool* const pool_;
   const DispatchTimeouts timeouts_;
   const RouterIdentity identity_;
+  const std::function<absl::Time()> clock_;
   uint64_t next_dispatch_ = 1;
 
   // The layer under way.

@@ -93,7 +93,8 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
                                "Time of a layer from its first dispatch to its last part.",
                                stats.dispatch.exchange));
   families.push_back(Histogram("exchange_own_seconds",
-                               "The same less the longest that a worker computed: what the exchange costs.",
+                               "The same less the longest that a worker or the trunk computed: what the "
+                               "exchange costs.",
                                stats.dispatch.exchange_own));
 
   const absl::StatusOr<PoolInfo> pool = engine_->Pool();

@@ -143,7 +143,7 @@ struct EngineTotals {
   uint64_t prefill_rows = 0;
   uint64_t decode_rows = 0;
   TimeHistogram exchange;      // of a layer: first send to last part, the workers' computing included
-  TimeHistogram exchange_own;  // the same less the longest that a worker computed
+  TimeHistogram exchange_own;  // the same less the longest that a worker or the trunk computed meanwhile
 };
 
 struct PoolInfo {

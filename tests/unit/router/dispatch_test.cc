@@ -321,6 +321,52 @@ TEST_F(DispatchTest, DuplicatesAreNotKept) {
   EXPECT_EQ(transports_[0]->kept(), 0u);
 }
 
+// The exchange's own time is what remains beside the longest of the workers' and the trunk's computing.
+TEST_F(DispatchTest, OwnTimeLeavesOutWhatIsComputedMeanwhile) {
+  struct Case {
+    uint32_t first_us, second_us;  // that the workers say they computed
+    absl::Duration trunk;          // between Begin and Finish
+    absl::Duration own;
+  };
+  const uint32_t for_ever = std::numeric_limits<uint32_t>::max();
+  for (const Case& c : {Case{0, 0, absl::ZeroDuration(), absl::Milliseconds(2)},
+                        Case{700, 1600, absl::ZeroDuration(), absl::Microseconds(400)},
+                        Case{700, 1600, absl::Milliseconds(1), absl::Microseconds(1400)},
+                        Case{700, 1600, absl::Milliseconds(5), absl::Milliseconds(2)},
+                        Case{for_ever, 0, absl::Milliseconds(5), absl::ZeroDuration()}}) {
+    SCOPED_TRACE(testing::Message() << c.first_us << " us, " << c.second_us << " us, " << c.trunk);
+    absl::Time now = absl::UnixEpoch();
+    clock_ = [&now] { return now; };
+    Place(2, 1);
+    for (int w = 0; w < 2; ++w) {
+      transports_[w]->worker = [&, w](const Frame& dispatch) {
+        now += absl::Milliseconds(1);  // each send takes one
+        Answer answer(dispatch);
+        answer.header.budget_us = w == 0 ? c.first_us : c.second_us;
+        return Script{{answer.All()}};
+      };
+    }
+    out_ = residual_;
+    faults_.assign(kRows, 0);
+    ASSERT_TRUE(Begin().ok());
+    now += c.trunk;
+    ASSERT_TRUE(dispatcher_->Finish(&backend_->Trunk(), nullptr, out_.data(), faults_).ok());
+    const DispatchTotals& totals = dispatcher_->totals();
+    EXPECT_EQ(totals.exchange.count(), 1u);
+    EXPECT_EQ(totals.exchange_own.count(), 1u);
+    EXPECT_DOUBLE_EQ(totals.exchange.sum_seconds(), absl::ToDoubleSeconds(absl::Milliseconds(2) + c.trunk));
+    EXPECT_DOUBLE_EQ(totals.exchange_own.sum_seconds(), absl::ToDoubleSeconds(c.own));
+  }
+}
+
+TEST_F(DispatchTest, WorkersInThisProcessHaveNoOwnTime) {
+  Place(2, 1);
+  transports_[1]->name = "in_process";
+  ASSERT_TRUE(Exchange().ok());
+  EXPECT_EQ(dispatcher_->totals().exchange.count(), 1u);
+  EXPECT_EQ(dispatcher_->totals().exchange_own.count(), 0u);
+}
+
 // Another worker may have kept us until after the deadline of one that had answered in time.
 TEST_F(DispatchTest, FramesThatHaveArrivedAreTakenAfterTheDeadline) {
   timeouts_ = {absl::ZeroDuration(), absl::ZeroDuration()};

@@ -209,7 +209,7 @@ class DispatchTest : public ::testing::Test {
     for (int i = 0; i < kLayers * kExperts; ++i)
       table->member.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(workers)));
     pool_.routes = table;
-    dispatcher_ = std::make_unique<Dispatcher>(config_, kDigest, &pool_, timeouts_, kIdentity);
+    dispatcher_ = std::make_unique<Dispatcher>(config_, kDigest, &pool_, timeouts_, kIdentity, clock_);
   }
 
   absl::Status Begin() {
@@ -268,6 +268,7 @@ class DispatchTest : public ::testing::Test {
   const std::unique_ptr<Backend> backend_ = MakeBackend({.threads = 2}).value();
   ModelConfig config_;
   DispatchTimeouts timeouts_;
+  std::function<absl::Time()> clock_ = absl::Now;
   std::vector<float> x_;
   std::vector<float> residual_;
   std::vector<float> out_;
