@@ -38,14 +38,16 @@ void Announce(std::atomic<uint32_t>* word, const std::atomic<uint32_t>& sleeps) 
   if (sleeps.load(std::memory_order_seq_cst) != 0) FutexWake(word);
 }
 
+// Waits for `ready`, first awake where `awake` is set, then in one sleep. What `ready` says in the end.
 template <typename Ready>
-void WaitThenSleep(std::atomic<uint32_t>* word, std::atomic<uint32_t>* sleeps, absl::Duration limit,
-                   Ready ready) {
-  if (WaitAwake(ready)) return;
+bool WaitThenSleep(std::atomic<uint32_t>* word, std::atomic<uint32_t>* sleeps, bool awake,
+                   absl::Duration limit, Ready ready) {
+  if (awake && WaitAwake(ready)) return true;
   const uint32_t seen = word->load(std::memory_order_seq_cst);
   sleeps->store(1, std::memory_order_seq_cst);
   if (!ready()) FutexWait(word, seen, limit);
   sleeps->store(0, std::memory_order_seq_cst);
+  return ready();
 }
 
 }  // namespace
@@ -59,6 +61,7 @@ void WakeRing(RingControl* control) {
 
 absl::Status RingSender::WaitForSpace(uint64_t bytes, absl::Time deadline, absl::Duration slice,
                                       const std::function<absl::Status()>& idle) {
+  bool awake = true;
   for (;;) {
     const uint64_t tail = control_->tail.load(std::memory_order_acquire);
     const uint64_t used = head_ - tail;
@@ -73,8 +76,8 @@ absl::Status RingSender::WaitForSpace(uint64_t bytes, absl::Time deadline, absl:
       return absl::DeadlineExceededError(
           StrCat("ring: ", capacity_ - used, " bytes free, ", bytes, " needed"));
     }
-    WaitThenSleep(&control_->consumed, &control_->producer_sleeps, std::min(left, slice),
-                  [&] { return control_->tail.load(std::memory_order_seq_cst) != tail; });
+    awake = WaitThenSleep(&control_->consumed, &control_->producer_sleeps, awake, std::min(left, slice),
+                          [&] { return control_->tail.load(std::memory_order_seq_cst) != tail; });
   }
 }
 
@@ -120,7 +123,8 @@ absl::Status RingSender::Send(const FramePieces& frame, absl::Time deadline, abs
 }
 
 absl::StatusOr<bool> RingReceiver::Poll(FrameBytes* frame) {
-  for (;;) {
+  const uint64_t begin = tail_;
+  while (tail_ - begin < capacity_) {
     const uint64_t head = control_->head.load(std::memory_order_acquire);
     const uint64_t available = head - tail_;
     if (available == 0) return false;
@@ -154,6 +158,7 @@ absl::StatusOr<bool> RingReceiver::Poll(FrameBytes* frame) {
     std::memcpy(partial_data_ + partial_bytes_ + first, data_, record.bytes - first);
     partial_bytes_ += record.bytes;
     tail_ += sizeof(record) + Padded(record.bytes);
+    idle_ = false;
     control_->tail.store(tail_, std::memory_order_release);
     Announce(&control_->consumed, control_->producer_sleeps);
     if (partial_bytes_ < partial_.bytes.size()) continue;
@@ -162,11 +167,12 @@ absl::StatusOr<bool> RingReceiver::Poll(FrameBytes* frame) {
     partial_data_ = nullptr;
     return true;
   }
+  return false;
 }
 
 void RingReceiver::Wait(absl::Duration limit) {
-  WaitThenSleep(&control_->written, &control_->consumer_sleeps, limit,
-                [&] { return control_->head.load(std::memory_order_seq_cst) != tail_; });
+  idle_ = !WaitThenSleep(&control_->written, &control_->consumer_sleeps, !idle_, limit,
+                         [&] { return control_->head.load(std::memory_order_seq_cst) != tail_; });
 }
 
 }  // namespace moepool

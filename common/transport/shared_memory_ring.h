@@ -68,10 +68,14 @@ class RingReceiver {
  public:
   RingReceiver(RingControl* control, const uint8_t* data, uint64_t capacity, uint64_t max_frame_bytes)
       : control_(control), data_(data), capacity_(capacity), max_frame_bytes_(max_frame_bytes) {}
-  // True where `frame` was set; false where no whole frame is there yet. DataLoss names the impossible value.
+  // True where `frame` was set; false where no whole frame is there yet, or the ring's capacity was read
+  // without one: a producer that writes as fast as we read must not keep us. DataLoss names the impossible
+  // value.
   absl::StatusOr<bool> Poll(FrameBytes* frame);
-  // Waits awake for a while, then asleep until something is written or `limit` has passed.
+  // Waits awake for a while, then asleep until something is written or `limit` has passed. After a wait in
+  // which nothing came, sleeps at once, until Poll has read something: waits in slices stay awake only once.
   void Wait(absl::Duration limit);
+  uint64_t read_bytes() const { return tail_; }  // ever
 
  private:
   RingControl* const control_;
@@ -79,6 +83,7 @@ class RingReceiver {
   const uint64_t capacity_;
   const uint64_t max_frame_bytes_;
   uint64_t tail_ = 0;
+  bool idle_ = false;  // nothing came in the last wait
   FrameBytes partial_;
   uint8_t* partial_data_ = nullptr;
   uint64_t partial_bytes_ = 0;  // of it that have arrived

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -135,6 +136,58 @@ TEST(RingTest, AReceiverRefusesEachImpossibleValue) {
     RingReceiver receiver(&ring.control, ring.data.data(), kRing, 1 << 20);
     FrameBytes frame;
     EXPECT_EQ(receiver.Poll(&frame).status().code(), absl::StatusCode::kDataLoss) << c.what;
+  }
+}
+
+// Writes the same records for ever, as fast as they are read: the ring is always full. Ends by itself, so
+// that a reader who cannot stop does, after `rounds` of the ring.
+void Flood(RingControl* control, uint64_t ring_bytes, uint64_t rounds) {
+  uint64_t tail = 0;
+  for (uint64_t filled = 0; tail < rounds * ring_bytes; tail = control->tail.load()) {
+    if (tail + ring_bytes == filled) std::this_thread::yield();
+    control->head.store(filled = tail + ring_bytes);
+  }
+}
+
+TEST(RingTest, AFloodDoesNotKeepTheReceiver) {
+  constexpr uint64_t kRounds = 4096;
+  TestRing ring;
+  const RingRecord record{16, 1, 1000};  // begins a frame, which the next record abandons
+  for (size_t at = 0; at < kRing; at += 32) std::memcpy(&ring.data[at], &record, sizeof(record));
+  std::thread producer([&] { Flood(&ring.control, kRing, kRounds); });
+  RingReceiver receiver(&ring.control, ring.data.data(), kRing, 1 << 20);
+  while (receiver.read_bytes() < kRounds * kRing) {
+    const uint64_t before = receiver.read_bytes();
+    FrameBytes frame;
+    const auto received = receiver.Poll(&frame);
+    ASSERT_TRUE(received.ok()) << received.status();
+    EXPECT_FALSE(*received);
+    EXPECT_LE(receiver.read_bytes() - before, kRing);
+    if (receiver.read_bytes() == before) std::this_thread::yield();
+  }
+  producer.join();
+}
+
+// By processor time, which other processes do not add to: one that stayed awake in each wait would use 2 ms
+// of it a wait.
+TEST(RingTest, WaitsInSlicesStayAwakeOnce) {
+  const auto used = [] {
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return absl::DurationFromTimespec(now);
+  };
+  TestRing ring;
+  RingSender sender(&ring.control, ring.data.data(), kRing);
+  RingReceiver receiver(&ring.control, ring.data.data(), kRing, 1 << 20);
+  for (int round = 0; round < 2; ++round) {  // after a frame as at first
+    receiver.Wait(absl::ZeroDuration());
+    const absl::Duration before = used();
+    for (int i = 0; i < 50; ++i) receiver.Wait(absl::Microseconds(100));
+    EXPECT_LT(used() - before, absl::Milliseconds(50));
+    ASSERT_TRUE(sender.Send(Bytes(77, 2), absl::InfiniteFuture(), absl::Milliseconds(1), GoOn).ok());
+    receiver.Wait(absl::Seconds(60));  // at once: it is there
+    FrameBytes frame;
+    EXPECT_TRUE(*receiver.Poll(&frame));
   }
 }
 
@@ -304,6 +357,37 @@ TEST(SharedMemoryTest, AKilledProcessIsSeenByAnIdleRouterAndByASender) {
   const absl::Status status = transport->Send(2, Dispatch(2, 1 << 20), absl::InfiniteFuture());
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
   EXPECT_TRUE(transport->Lost());
+}
+
+// Frames of a dispatch that is not open, for ever.
+TEST(SharedMemoryTest, AFloodOfStaleFramesDoesNotHoldUpReceive) {
+  constexpr uint64_t kRounds = 1024;
+  Accepter accepter;
+  const auto worker = DialSharedMemory(accepter.name(), "known", absl::Seconds(20));
+  ASSERT_TRUE(worker.ok()) << worker.status();
+  auto transport = MakeSharedMemoryTransport(accepter.Take());
+  ASSERT_TRUE(transport->Send(1, Dispatch(1, 100), absl::InfiniteFuture()).ok());
+  const std::vector<uint8_t> stale = Dispatch(999, 0);
+  const RingRecord record{static_cast<uint32_t>(stale.size()), 1, stale.size()};
+  constexpr uint64_t kRecordBytes = 128;
+  ASSERT_EQ((sizeof(record) + stale.size() + 15) / 16 * 16, kRecordBytes);
+  const SharedMemorySegment& segment = *worker->segment;
+  for (uint64_t at = 0; at < segment.ring_bytes(); at += kRecordBytes) {
+    std::memcpy(segment.to_router_data() + at, &record, sizeof(record));
+    std::memcpy(segment.to_router_data() + at + sizeof(record), stale.data(), stale.size());
+  }
+  const uint64_t all = kRounds * segment.ring_bytes();
+  std::thread producer([&] { Flood(segment.to_router(), segment.ring_bytes(), kRounds); });
+  uint64_t read = 0;
+  while (read < all) {
+    const absl::Status status = transport->Receive(1, absl::InfinitePast()).status();
+    ASSERT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
+    const uint64_t now = segment.to_router()->tail.load();
+    EXPECT_LE(now - read, 2 * segment.ring_bytes());
+    if (now == read) std::this_thread::yield();
+    read = now;
+  }
+  producer.join();
 }
 
 TEST(SharedMemoryTest, AWorkerEndsWhenTheRouterIsGone) {
