@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "common/transport/reply_inbox.h"
 #include "gmock/gmock.h"
 #include "tests/unit/expert_worker/worker_testing.h"
@@ -78,6 +79,18 @@ TEST_F(ExecutorTest, RepliesInWholePartsWithTheDevicesOwnBits) {
   EXPECT_TRUE(std::any_of(expected.begin(), expected.end(), [](float v) { return v != 0; }));
   EXPECT_EQ(executor_.stats().dispatches, 1u);
   EXPECT_EQ(executor_.stats().rows, static_cast<uint64_t>(rows));
+}
+
+TEST_F(ExecutorTest, RepliesSayHowLongItComputedAndNotTheDispatchsBudget) {
+  TestDispatch dispatch(fixture_.limits, 3, {1, 2});
+  dispatch.request.header.budget_us = std::numeric_limits<uint32_t>::max();
+  const absl::Time begin = absl::Now();
+  uint32_t said_us = 0;
+  executor_.Handle(dispatch.Encode(), [&](const FramePieces& reply) {
+    said_us = DecodeHeader(CopyFrame(reply).bytes)->budget_us;
+    return absl::OkStatus();
+  });
+  EXPECT_LE(absl::Microseconds(said_us), absl::Now() - begin);
 }
 
 TEST_F(ExecutorTest, CarriesFaultsOfPartsThatAreNotFinite) {
