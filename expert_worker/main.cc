@@ -15,7 +15,7 @@
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/str.h"
-#include "common/base/trace.h"
+#include "common/base/trace_log.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/gguf_source.h"
 #include "common/rpc/readiness_watcher.h"
@@ -73,8 +73,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
-  app->add_option("--trace", flags->trace,
-                  "File to which what is done, and when, is added, in Chrome's trace format");
+  app->add_option("--trace", flags->trace, kTraceFlagHelp);
 }
 
 int Fail(int code, const absl::Status& status) {
@@ -84,8 +83,7 @@ int Fail(int code, const absl::Status& status) {
 
 int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
           const HostPort& metrics_address) {
-  const absl::StatusOr<std::unique_ptr<TraceSession>> trace =
-      TraceSession::Start({.path = flags.trace, .process = "expert worker"});
+  const absl::StatusOr<std::unique_ptr<TraceSession>> trace = StartTrace(flags.trace, "expert worker");
   if (!trace.ok()) return Fail(1, trace.status());
   BackendOptions backend_options = flags.backend;
   const absl::StatusOr<WeightOptions> weights = ToWeightOptions(flags.weights);

@@ -10,7 +10,7 @@
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
-#include "common/base/trace.h"
+#include "common/base/trace_log.h"
 #include "common/rpc/trunk_client.h"
 #include "gateway/gateway_server.h"
 #include "nlohmann/json.hpp"
@@ -58,8 +58,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
-  app->add_option("--trace", flags->trace,
-                  "File to which what is done, and when, is added, in Chrome's trace format");
+  app->add_option("--trace", flags->trace, kTraceFlagHelp);
 }
 
 absl::StatusOr<GatewayOptions> ToOptions(const Flags& flags) {
@@ -97,8 +96,7 @@ int Main(int argc, char** argv) {
     return refuse(absl::InvalidArgumentError("--router: " + std::string(router.status().message())));
   InitLog("gateway", level);
 
-  const absl::StatusOr<std::unique_ptr<TraceSession>> trace =
-      TraceSession::Start({.path = flags.trace, .process = "gateway"});
+  const absl::StatusOr<std::unique_ptr<TraceSession>> trace = StartTrace(flags.trace, "gateway");
   if (!trace.ok()) {
     Log(LogLevel::kError, "cannot start", {{"error", std::string(trace.status().message())}});
     return 1;

@@ -17,7 +17,7 @@
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
-#include "common/base/trace.h"
+#include "common/base/trace_log.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/expert_tensors.h"
 #include "common/model/gguf_source.h"
@@ -105,8 +105,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
-  app->add_option("--trace", flags->trace,
-                  "File to which what is done, and when, is added, in Chrome's trace format");
+  app->add_option("--trace", flags->trace, kTraceFlagHelp);
 }
 
 absl::StatusOr<MembershipOptions> ToMembershipOptions(const Flags& flags, const ModelSource& source) {
@@ -138,8 +137,7 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
 }
 
 absl::Status Serve(const Flags& flags, absl::Notification* drain) {
-  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceSession> trace,
-                           TraceSession::Start({.path = flags.trace, .process = "router"}));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceSession> trace, StartTrace(flags.trace, "router"));
   MOEPOOL_ASSIGN_OR_RETURN(const HostPort address,
                            ParseListenAddress("address", flags.address, flags.insecure));
   MOEPOOL_ASSIGN_OR_RETURN(const HostPort metrics_address,

@@ -9,7 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
-#include "common/base/trace.h"
+#include "common/base/trace_log.h"
 #include "gateway/gateway_server.h"
 #include "nlohmann/json.hpp"
 #include "router/engine_metrics.h"
@@ -37,8 +37,7 @@ absl::Status Run(const Flags& flags) {
                            ParseListenAddress("grpc-address", flags.grpc_address, flags.insecure));
   options.inference.max_requests = flags.max_requests;
 
-  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceSession> trace,
-                           TraceSession::Start({.path = flags.trace, .process = "serve"}));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceSession> trace, StartTrace(flags.trace, "serve"));
   absl::Notification drain;
   SignalWatcher signals([&] { drain.Notify(); });
   MOEPOOL_ASSIGN_OR_RETURN(const auto embedded, MakeEmbedded(flags.engine));
@@ -75,8 +74,7 @@ void AddServeCommand(CLI::App* app, CommandRunner* run) {
       ->add_option("--drain-timeout", flags->drain_timeout_seconds,
                    "seconds for running requests after SIGTERM")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--trace", flags->trace,
-                      "file to which what is done, and when, is added, in Chrome's trace format");
+  command->add_option("--trace", flags->trace, kTraceFlagHelp);
   command->callback([flags, run] { *run = [flags] { return Run(*flags); }; });
 }
 

@@ -3,6 +3,8 @@
 #include "common/base/trace.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,8 +25,7 @@
 namespace moepool {
 namespace {
 
-// Whole lines are written at once, so that those of several processes do not mix.
-constexpr size_t kWriteBytes = 256 * 1024;
+constexpr size_t kWriteBytes = 256 * 1024;  // at once
 
 struct Event {
   char phase = 'X';
@@ -145,19 +146,49 @@ absl::Status FileError(const std::string& path, const char* what) {
   return absl::UnavailableError(StrCat("trace ", path, ": cannot ", what, ": ", std::strerror(errno)));
 }
 
-// The file's first line is there before anybody can append to it: the file gets its name after.
-absl::Status CreateUnlessThere(const std::string& path) {
-  const std::string own = StrCat(path, ".", getpid());
-  const int fd = open(own.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return FileError(path, "be created");
-  const bool written = write(fd, "[\n", 2) == 2;
-  close(fd);
-  absl::Status status;
-  if (!written || (link(own.c_str(), path.c_str()) != 0 && errno != EEXIST)) {
-    status = FileError(path, "be created");
+// Held while the file is written, so that processes do not write in the midst of each other's lines.
+class FileLock {
+ public:
+  explicit FileLock(int fd) : fd_(fd) {
+    while ((held_ = flock(fd_, LOCK_EX) == 0), !held_ && errno == EINTR) {
+    }
   }
-  unlink(own.c_str());
-  return status;
+  ~FileLock() {
+    if (held_) flock(fd_, LOCK_UN);
+  }
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+  bool held() const { return held_; }
+
+ private:
+  const int fd_;
+  bool held_ = false;
+};
+
+// Appends whole lines, or nothing: what could be written only in part is taken back. ResourceExhausted where
+// the file would grow beyond `limit_bytes`.
+absl::Status AppendLines(int fd, const std::string& path, std::string* lines, uint64_t limit_bytes) {
+  const FileLock lock(fd);
+  if (!lock.held()) return FileError(path, "be locked");
+  struct stat file;
+  if (fstat(fd, &file) != 0) return FileError(path, "be read");
+  const auto size = static_cast<uint64_t>(file.st_size);
+  if (size == 0) lines->insert(0, "[\n");
+  if (size + lines->size() > limit_bytes) {
+    return absl::ResourceExhaustedError(
+        StrCat("trace ", path, ": has ", size, " bytes, limit ", limit_bytes));
+  }
+  size_t done = 0;
+  while (done < lines->size()) {
+    const ssize_t written = write(fd, lines->data() + done, lines->size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      const absl::Status status = FileError(path, "be written");
+      return ftruncate(fd, file.st_size) == 0 ? status : FileError(path, "be cut to whole lines");
+    }
+    done += static_cast<size_t>(written);
+  }
+  return absl::OkStatus();
 }
 
 class Session final : public TraceSession {
@@ -187,9 +218,9 @@ class Session final : public TraceSession {
       Append(&text_, "{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%d,\"args\":{\"name\":\"%s\"}},\n",
              process_, options_.process.c_str());
       WriteText();
+      trace_internal::enabled = !ended_;
     }
     writer_ = std::thread([this] { Loop(); });
-    trace_internal::enabled = true;
   }
 
   void Flush() override {
@@ -241,12 +272,13 @@ class Session final : public TraceSession {
 
   // A trace that cannot be written any more must not stop the process: the rest is lost.
   void WriteText() REQUIRES(write_mutex_) {
-    size_t done = 0;
-    while (done < text_.size()) {
-      const ssize_t written = write(fd_, text_.data() + done, text_.size() - done);
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) break;
-      done += static_cast<size_t>(written);
+    if (!ended_ && !text_.empty()) {
+      const absl::Status status = AppendLines(fd_, options_.path, &text_, options_.max_file_bytes);
+      if (!status.ok()) {
+        ended_ = true;
+        trace_internal::enabled = false;
+        if (options_.on_end) options_.on_end(status);
+      }
     }
     text_.clear();
   }
@@ -256,6 +288,7 @@ class Session final : public TraceSession {
   const pid_t process_ = getpid();
   Mutex write_mutex_;  // before the registry's
   std::string text_ GUARDED_BY(write_mutex_);
+  bool ended_ GUARDED_BY(write_mutex_) = false;  // for good
   Mutex mutex_;
   CondVar changed_;
   bool stopping_ GUARDED_BY(mutex_) = false;
@@ -272,8 +305,7 @@ int64_t TraceNowNs() {
 
 absl::StatusOr<std::unique_ptr<TraceSession>> TraceSession::Start(const TraceOptions& options) {
   if (options.path.empty()) return nullptr;
-  MOEPOOL_RETURN_IF_ERROR(CreateUnlessThere(options.path));
-  const int fd = open(options.path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  const int fd = open(options.path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (fd < 0) return FileError(options.path, "be opened");
   {
     Registry& registry = TheRegistry();

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,11 @@ struct TraceOptions {
   absl::Duration flush_interval = absl::Milliseconds(50);
   // Of a thread, between two flushes; those beyond are left out and counted in an event "events left out".
   uint32_t ring_events = 32768;  // 3 MiB
+  // Of the file, from all processes. The session ends where it would grow beyond, or cannot be written; the
+  // file then holds whole lines.
+  uint64_t max_file_bytes = uint64_t{1} << 30;
+  // Told at such an end, once, by a thread of the session's or the one that flushes. May be null.
+  std::function<void(const absl::Status& cause)> on_end = nullptr;
 };
 
 // The process records while one lives: one at a time. What was recorded is on disk once it is destroyed.

@@ -1,8 +1,11 @@
 #include "common/base/trace.h"
 
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
@@ -18,6 +21,7 @@ namespace moepool {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class TraceTest : public ::testing::Test {
@@ -192,6 +196,78 @@ TEST_F(TraceTest, LaterSessionsAndOtherProcessesAddToTheFile) {
   EXPECT_EQ(Events("M")[0]["args"]["name"], "first");
   EXPECT_EQ(Events("M")[1]["args"]["name"], "second");
   EXPECT_EQ(Events().size(), 1u);
+}
+
+TEST_F(TraceTest, AnEmptyFileIsBegunLikeANewOne) {
+  std::ofstream{path_};
+  Start().reset();
+  EXPECT_EQ(Events("M").size(), 1u);
+}
+
+// Counts how often it was told of an end, and keeps the cause.
+struct End {
+  int told = 0;
+  absl::Status cause;
+};
+
+TEST_F(TraceTest, AFileAtItsLimitEndsTheSession) {
+  constexpr uint64_t kLimit = 5000;
+  End end;
+  const auto session = TraceSession::Start({.path = path_,
+                                            .process = "test",
+                                            .flush_interval = absl::InfiniteDuration(),
+                                            .max_file_bytes = kLimit,
+                                            .on_end = [&](const absl::Status& cause) {
+                                              ++end.told;
+                                              end.cause = cause;
+                                            }});
+  ASSERT_TRUE(session.ok()) << session.status();
+  for (int i = 0; i < 1000; ++i) {
+    { TraceSpan span("count", {"i", i}); }
+    (*session)->Flush();
+  }
+  EXPECT_EQ(end.told, 1);
+  EXPECT_EQ(end.cause.code(), absl::StatusCode::kResourceExhausted) << end.cause;
+  EXPECT_THAT(std::string(end.cause.message()), AllOf(HasSubstr(path_), HasSubstr("limit 5000")));
+  EXPECT_FALSE(TraceEnabled());
+  const std::vector<json> events = Events();
+  EXPECT_GT(events.size(), 10u);
+  for (size_t i = 0; i < events.size(); ++i) EXPECT_EQ(events[i]["args"]["i"], i);
+  EXPECT_LE(std::filesystem::file_size(path_), kLimit);
+}
+
+// As on a full disk, which takes the beginning of what is written.
+TEST_F(TraceTest, AWriteThatFailsHalfwayEndsTheSessionAndLeavesWholeLines) {
+  End end;
+  auto session = TraceSession::Start({.path = path_,
+                                      .process = "test",
+                                      .flush_interval = absl::InfiniteDuration(),
+                                      .on_end = [&](const absl::Status& cause) {
+                                        ++end.told;
+                                        end.cause = cause;
+                                      }});
+  ASSERT_TRUE(session.ok()) << session.status();
+  { TraceSpan span("written"); }
+  (*session)->Flush();
+  const auto handler = signal(SIGXFSZ, SIG_IGN);
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const rlimit small = {std::filesystem::file_size(path_) + 50, limit.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  { TraceSpan span("torn"); }
+  (*session)->Flush();
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  signal(SIGXFSZ, handler);
+  { TraceSpan span("late"); }
+  (*session)->Flush();
+  EXPECT_EQ(end.told, 1);
+  EXPECT_EQ(end.cause.code(), absl::StatusCode::kUnavailable) << end.cause;
+  EXPECT_THAT(std::string(end.cause.message()), HasSubstr("cannot be written"));
+  session->reset();
+  ASSERT_EQ(Events().size(), 1u);
+  EXPECT_EQ(Events()[0]["name"], "written");
+  Start().reset();  // whoever comes later adds to whole lines
+  EXPECT_EQ(Events("M").size(), 2u);
 }
 
 TEST_F(TraceTest, TheWriterFlushesByItself) {
