@@ -28,15 +28,17 @@ struct WorkerOptions {
 
 struct WorkerStatus {
   bool joined = false;
-  bool ready = false;  // joined, connected, and holds what it was assigned
+  // Joined, connected, holds what it was assigned, and has been in a placement in force since it joined. It
+  // may be assigned nothing, where there are more workers than experts.
+  bool ready = false;
   uint64_t worker_id = 0;
   std::string transport;  // "shm", "grpc"; empty until connected
 };
 
 class Worker {
  public:
-  // Told by threads of the worker's, without its locks held: each time it has joined, has a transport and
-  // holds what it was assigned, or has nothing to hold.
+  // Told by threads of the worker's, without its locks held: each time that a placement with it has come into
+  // force, or it has a transport for it.
   using OnReady = std::function<void(const WorkerStatus& status)>;
 
   // All pointers outlive the worker. The source's digest is known: computing it takes long.

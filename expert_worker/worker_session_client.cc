@@ -100,6 +100,7 @@ bool WorkerSession::Handle(const experts::v1::RouterMessage& message) {
       {
         MutexLock lock(&mutex_);
         assigned_epoch_ = message.assign().epoch();
+        released_ = false;
       }
       Log(LogLevel::kInfo, "assigned", {{"epoch", message.assign().epoch()}, {"experts", experts.size()}});
       loader_->Assign(message.assign().epoch(), std::move(experts));
@@ -107,6 +108,11 @@ bool WorkerSession::Handle(const experts::v1::RouterMessage& message) {
     }
     case Message::kRelease:
       loader_->Release(message.release().epoch());
+      {
+        MutexLock lock(&mutex_);
+        released_ = message.release().epoch() == assigned_epoch_;
+      }
+      TellIfReady();
       return true;
     case Message::kGoodbye:
       End(absl::UnavailableError(StrCat("the router said goodbye: ", message.goodbye().reason())));
@@ -230,6 +236,8 @@ void WorkerSession::Connected(const std::string& transport) {
 void WorkerSession::Loaded(uint64_t epoch, const absl::Status& status) {
   experts::v1::WorkerMessage message;
   if (status.ok()) {
+    MutexLock lock(&mutex_);
+    loaded_epoch_ = epoch;
     message.mutable_loaded()->set_epoch(epoch);
   } else {
     Log(LogLevel::kError, "cannot load", {{"epoch", epoch}, {"error", std::string(ToStd(status.message()))}});
@@ -239,19 +247,15 @@ void WorkerSession::Loaded(uint64_t epoch, const absl::Status& status) {
   if (!Write(message) || !status.ok()) return;
   Write(Stats());  // so that the pool need not wait a heartbeat to know what is held
   Log(LogLevel::kInfo, "loaded", {{"epoch", epoch}, {"bytes", store_->bytes()}});
-  {
-    MutexLock lock(&mutex_);
-    loaded_epoch_ = epoch;
-  }
-  TellIfReady();
 }
 
 void WorkerSession::TellIfReady() {
   WorkerStatus status;
   {
     MutexLock lock(&mutex_);
-    if (!Ready() || told_epoch_ == loaded_epoch_) return;
-    told_epoch_ = loaded_epoch_;
+    if (released_ && loaded_epoch_ == assigned_epoch_) in_force_epoch_ = assigned_epoch_;
+    if (!Ready() || told_epoch_ == in_force_epoch_) return;
+    told_epoch_ = in_force_epoch_;
     status = status_;
     status.ready = true;
   }

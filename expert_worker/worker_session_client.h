@@ -57,8 +57,9 @@ class WorkerSession {
   absl::Status ServeGrpc(const experts::v1::Welcome& welcome);
   void Connected(const std::string& transport);
   bool Ready() const REQUIRES(mutex_) {
-    return !status_.transport.empty() && loaded_epoch_ == assigned_epoch_;
+    return !status_.transport.empty() && in_force_epoch_ != 0 && loaded_epoch_ == assigned_epoch_;
   }
+  // After any change of transport, assignment, loading or release.
   void TellIfReady();
   // Ends Run with `cause`, unless it has one.
   void End(const absl::Status& cause);
@@ -82,9 +83,12 @@ class WorkerSession {
   bool welcomed_ GUARDED_BY(mutex_) = false;
   absl::Time drain_deadline_ GUARDED_BY(mutex_) = absl::InfiniteFuture();
   bool told_leaving_ GUARDED_BY(mutex_) = false;
+  // Epochs begin with 1; 0: none.
   uint64_t assigned_epoch_ GUARDED_BY(mutex_) = 0;
   uint64_t loaded_epoch_ GUARDED_BY(mutex_) = 0;
-  uint64_t told_epoch_ GUARDED_BY(mutex_) = ~uint64_t{0};  // that on_ready_ was told of
+  bool released_ GUARDED_BY(mutex_) = false;  // since the latest Assign
+  uint64_t in_force_epoch_ GUARDED_BY(mutex_) = 0;
+  uint64_t told_epoch_ GUARDED_BY(mutex_) = 0;  // that on_ready_ was told of
   WorkerStatus status_ GUARDED_BY(mutex_);
   std::shared_ptr<SharedMemoryServer> shared_memory_ GUARDED_BY(mutex_);
   std::shared_ptr<GrpcExchangeClient> grpc_ GUARDED_BY(mutex_);

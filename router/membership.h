@@ -104,8 +104,8 @@ class Membership final : public ExpertPool {
   std::string WaitingFor() override;
   void ReportLoss(WorkerId worker, const absl::Status& cause) override;
   void ReportRoundTrip(WorkerId worker, absl::Duration round_trip) override;
-  // States: joining (no transport yet), loading, ready, draining, unfit (could not load what it was
-  // assigned).
+  // States: joining (no transport or no assignment yet), loading, ready, draining, unfit (could not load what
+  // it was assigned).
   std::vector<PoolWorkerInfo> Workers() override;
 
  private:

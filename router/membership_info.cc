@@ -84,7 +84,7 @@ std::vector<PoolWorkerInfo> Membership::Workers() {
       worker.state = "draining";
     } else if (!member->unfit.empty()) {
       worker.state = "unfit";
-    } else if (member->transport == nullptr) {
+    } else if (member->transport == nullptr || member->assigned_epoch == 0) {
       worker.state = "joining";
     } else {
       worker.state = member->loaded_epoch == member->assigned_epoch ? "ready" : "loading";

@@ -291,6 +291,17 @@ TEST_F(MembershipTest, WorkersAndRoundTrips) {
   EXPECT_EQ(info.experts, "0-7");
 }
 
+TEST_F(MembershipTest, AWorkerThatIsAssignedNothingYetIsNotReady) {
+  Make(/*min_workers=*/2);
+  auto a = Join("a");
+  Attach(*a);
+  EXPECT_EQ(pool_->Workers().at(0).state, "joining");
+  auto b = Join("b");
+  EXPECT_EQ(pool_->Workers().at(0).state, "loading");
+  Load(a.get());
+  EXPECT_EQ(pool_->Workers().at(0).state, "ready");
+}
+
 TEST(FormatRangesTest, JoinsNeighbours) {
   EXPECT_EQ(FormatRanges({}), "");
   EXPECT_EQ(FormatRanges({3}), "3");

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "common/base/mutex.h"
 #include "common/rpc/rpc_channel.h"
 #include "common/rpc/rpc_server.h"
 #include "common/transport/grpc_transport.h"
@@ -277,6 +278,86 @@ TEST(PoolServiceTest, SharedMemoryThatCannotBeReachedFallsBackToGrpc) {
   EXPECT_TRUE(Until([&] { return service.exchanged.load() && service.failed.load(); }));
   EXPECT_TRUE(Until([&] { return worker.worker->status().transport == "grpc"; }));
   server->Shutdown(absl::Now());
+}
+
+// A router that takes one worker by gRPC and says what a test wants it to.
+class ScriptedRouter final : public experts::v1::ExpertPool::Service {
+ public:
+  grpc::Status Join(
+      grpc::ServerContext*,
+      grpc::ServerReaderWriter<experts::v1::RouterMessage, experts::v1::WorkerMessage>* stream) override {
+    experts::v1::WorkerMessage message;
+    stream->Read(&message);
+    experts::v1::RouterMessage welcome;
+    welcome.mutable_welcome()->set_session("s");
+    welcome.mutable_welcome()->set_heartbeat_ms(50);
+    stream->Write(welcome);
+    {
+      MutexLock lock(&mutex_);
+      stream_ = stream;
+    }
+    while (stream->Read(&message)) {
+      if (message.has_loaded()) loaded = message.loaded().epoch();
+    }
+    MutexLock lock(&mutex_);
+    stream_ = nullptr;
+    return grpc::Status::OK;
+  }
+  grpc::Status Exchange(grpc::ServerContext* context,
+                        grpc::ServerReaderWriter<experts::v1::Frame, experts::v1::Frame>* stream) override {
+    context->AddInitialMetadata(kAcceptedMetadata, "1");
+    stream->SendInitialMetadata();
+    experts::v1::Frame frame;
+    stream->Read(&frame);
+    return grpc::Status::OK;
+  }
+  // False where no worker has joined.
+  bool Say(const experts::v1::RouterMessage& message) {
+    MutexLock lock(&mutex_);
+    return stream_ != nullptr && stream_->Write(message);
+  }
+  std::atomic<uint64_t> loaded = 0;  // epoch
+
+ private:
+  Mutex mutex_;
+  grpc::ServerReaderWriter<experts::v1::RouterMessage, experts::v1::WorkerMessage>* stream_
+      GUARDED_BY(mutex_) = nullptr;
+};
+
+// Not when it has a transport and nothing to hold, nor while others still load their shares.
+TEST(PoolServiceTest, AWorkerIsReadyWhenItsPlacementIsInForce) {
+  for (const bool holds : {true, false}) {
+    SCOPED_TRACE(holds);
+    WorkerFixture model;
+    ScriptedRouter router;
+    const std::unique_ptr<RpcServer> server = StartServer(0, &router);
+    RunningWorker worker(model, server->address().ToString(), TransportChoice::kGrpc);
+    ASSERT_TRUE(Until([&] { return worker.worker->status().transport == "grpc"; }));
+    EXPECT_FALSE(worker.worker->status().ready);
+
+    experts::v1::RouterMessage assign;
+    assign.mutable_assign()->set_epoch(1);
+    if (holds) assign.mutable_assign()->add_layers()->add_experts(3);
+    ASSERT_TRUE(router.Say(assign));
+    ASSERT_TRUE(Until([&] { return router.loaded == 1; }));
+    EXPECT_FALSE(worker.worker->status().ready);
+    EXPECT_EQ(worker.ready, 0);
+
+    experts::v1::RouterMessage release;
+    release.mutable_release()->set_epoch(1);
+    ASSERT_TRUE(router.Say(release));
+    EXPECT_TRUE(Until([&] { return worker.ready == 1; }));
+    EXPECT_TRUE(worker.worker->status().ready);
+    EXPECT_EQ(worker.store.Held().size(), holds ? 1u : 0u);
+
+    // The placement before it stays in force while the next one is loaded, and so does the worker.
+    assign.mutable_assign()->set_epoch(2);
+    ASSERT_TRUE(router.Say(assign));
+    ASSERT_TRUE(Until([&] { return router.loaded == 2; }));
+    EXPECT_TRUE(worker.worker->status().ready);
+    EXPECT_EQ(worker.ready, 1);
+    server->Shutdown(absl::Now());
+  }
 }
 
 }  // namespace
