@@ -1,6 +1,7 @@
 // See frame.h.
 #include "common/transport/frame.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -95,6 +96,24 @@ absl::Status CheckParts(const DispatchView& view, const FrameLimits& limits) {
             StrCat("frame: weight of expert ", entry.expert, " is ", entry.weight));
       }
     }
+  }
+  return absl::OkStatus();
+}
+
+// Codes are -127 to 127. A loop over one block has a fixed length and no branch, so that it compiles to a few
+// vector instructions.
+absl::Status CheckCodes(const Activations& x) {
+  constexpr size_t kBlock = 32;  // divides the columns
+  const size_t codes = static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols);
+  for (size_t begin = 0; begin < codes; begin += kBlock) {
+    const int8_t* const block = x.q + begin;
+    uint8_t found = 0;
+    for (size_t i = 0; i < kBlock; ++i) found |= static_cast<uint8_t>(block[i] == -128);
+    if (found == 0) continue;
+    const size_t at = static_cast<size_t>(std::find(block, block + kBlock, -128) - x.q);
+    return absl::InvalidArgumentError(StrCat("frame: code of row ", at / static_cast<size_t>(x.cols),
+                                             ", column ", at % static_cast<size_t>(x.cols),
+                                             " is -128, must be at least -127"));
   }
   return absl::OkStatus();
 }
@@ -242,6 +261,7 @@ absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, cons
             StrCat("frame: scale is ", scale, ", must be finite and at least 0"));
       }
     }
+    MOEPOOL_RETURN_IF_ERROR(CheckCodes(view.x));
   } else {
     view.x.f32 = reinterpret_cast<float*>(base + layout.x);
   }

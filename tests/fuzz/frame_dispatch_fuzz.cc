@@ -56,6 +56,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return absl::OkStatus();
   });
   const bool computed = refusals == 0 && header.ok() && header->kind == FrameKind::kDispatch;
-  if (computed) MOEPOOL_CHECK(parts == header->parts);
+  if (!computed) return 0;
+  MOEPOOL_CHECK(parts == header->parts);
+  const auto view = DecodeDispatch(frame.bytes, worker->limits);
+  MOEPOOL_CHECK(view.ok());
+  if (view->x.q == nullptr) return 0;
+  const std::span codes(view->x.q, static_cast<size_t>(view->x.rows) * view->x.cols);
+  MOEPOOL_CHECK(std::find(codes.begin(), codes.end(), -128) == codes.end());
   return 0;
 }

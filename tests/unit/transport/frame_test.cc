@@ -304,6 +304,8 @@ TEST(FrameTest, EachCorruptedFieldOfADispatchIsNamed) {
            {"scale", Set(scale + 4, kNan), {"scale is nan"}},
            {"scale", Set(scale + 8 * 4, kInfinity), {"scale is inf"}},
            {"scale", Set(scale, -0.5f), {"scale is -0.5", "at least 0"}},
+           {"code", Set<int8_t>(x, -128), {"row 0, column 0 is -128", "at least -127"}},
+           {"code", Set<int8_t>(x + 287, -128), {"row 2, column 95 is -128"}},
            {"row", Set<uint32_t>(part(2, kRow), 3), {"row of a part is 3", "rows are 3"}},
            {"level", Set<uint16_t>(part(0, kLevel), 4), {"level of a part is 4", "the tree has 3"}},
            {"index", Set<uint16_t>(part(1, kIndex), 1), {"node of an expert is 0", "its part is 1"}},
