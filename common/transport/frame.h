@@ -17,7 +17,7 @@
 namespace moepool {
 
 inline constexpr uint32_t kFrameMagic = 0x3158504D;  // "MPX1"
-inline constexpr uint16_t kFrameVersion = 1;
+inline constexpr uint16_t kFrameVersion = 2;         // raise kPoolProtocolVersion with it
 inline constexpr size_t kMaxReplyFrameBytes = 256 * 1024;
 inline constexpr size_t kMaxDispatchFrameBytes = 256u << 20;
 
@@ -45,8 +45,8 @@ struct FrameHeader {
   uint32_t entries = 0;     // dispatch: (expert, weight) pairs of all parts
   uint32_t first_part = 0;  // reply: number of the first part in this frame
   uint32_t hidden = 0;
-  uint32_t budget_us =
-      0;  // dispatch: time until its deadline when sent; 0: none.  reply: time it took to compute
+  // dispatch: time until its deadline when sent; 0: none.  reply: time it took to compute
+  uint32_t budget_us = 0;
   WireDType in = WireDType::kF32;
   WireDType out = WireDType::kF32;
   uint16_t code = 0;        // refusal: absl::StatusCode

@@ -6,8 +6,8 @@
 
 namespace moepool {
 
-// In Hello; a router refuses another one.
-inline constexpr uint32_t kPoolProtocolVersion = 1;
+// In Hello; a router refuses another one. Raised with every change of what messages or frames mean.
+inline constexpr uint32_t kPoolProtocolVersion = 2;
 
 struct ExpertRef {
   int32_t layer = 0;

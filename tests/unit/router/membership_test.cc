@@ -2,6 +2,7 @@
 #include <set>
 #include <string>
 
+#include "common/base/str.h"
 #include "gmock/gmock.h"
 #include "tests/unit/router/membership_testing.h"
 
@@ -14,10 +15,11 @@ TEST_F(MembershipTest, RefusesAnotherProtocolModelOrNumericClassWithBothValues) 
   Make();
   auto link = std::make_shared<FakeWorker>();
   WorkerDescription other = Describe("a");
-  other.protocol_version = 7;
+  other.protocol_version = kPoolProtocolVersion - 1;
   auto status = pool_->Join(other, link).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("7"));
+  EXPECT_EQ(std::string(status.message()), StrCat("worker a speaks pool protocol ", kPoolProtocolVersion - 1,
+                                                  ", the router ", kPoolProtocolVersion));
 
   other = Describe("a");
   other.model_digest = std::string(32, 'e');

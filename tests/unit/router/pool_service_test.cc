@@ -13,6 +13,7 @@
 #include "common/rpc/rpc_channel.h"
 #include "common/rpc/rpc_server.h"
 #include "common/transport/grpc_transport.h"
+#include "common/transport/pool_protocol.h"
 #include "common/transport/reply_inbox.h"
 #include "expert_worker/worker.h"
 #include "gmock/gmock.h"
@@ -216,7 +217,7 @@ TEST(PoolServiceTest, StreamsThatBreakTheProtocolAreRefusedAndALostOneIsALoss) {
     auto stream = stub->Join(&context);
     experts::v1::WorkerMessage message;
     experts::v1::Hello* hello = message.mutable_hello();
-    hello->set_protocol_version(1);
+    hello->set_protocol_version(kPoolProtocolVersion);
     const ModelDigest digest = *model.source->Digest();
     hello->set_model_digest(digest.data(), digest.size());
     hello->set_name("raw");

@@ -240,7 +240,7 @@ std::function<void(Frame*)> Set(size_t offset, T value) {
 std::vector<Corruption> HeaderCorruptions() {
   return {
       {"magic", Set<uint32_t>(offsetof(FrameHeader, magic), 5), {"magic is 5", std::to_string(kFrameMagic)}},
-      {"version", Set<uint16_t>(offsetof(FrameHeader, version), 2), {"version is 2", "expected 1"}},
+      {"version", Set<uint16_t>(offsetof(FrameHeader, version), 1), {"version is 1", "expected 2"}},
       {"kind", Set<uint16_t>(offsetof(FrameHeader, kind), 9), {"kind is 9", "3"}},
       {"length", Set<uint64_t>(offsetof(FrameHeader, length), 99), {"length is 99", "received"}},
       {"flags", Set<uint32_t>(offsetof(FrameHeader, flags), 1), {"flags is 1", "expected 0"}},
