@@ -29,13 +29,31 @@ alive_pid() {  # NAME
   printf '%s\n' "$pid"
 }
 
+# Runs a command that starts processes, in a new session: Ctrl-C in this terminal and its closing leave these alone. One
+# session for all of them, because the kernel may schedule each as a group of its own, and a process that yields lets
+# only its own group go first: router and workers in sessions of their own decode at 55 to 70 % of the speed.
+run_in_session() {  # COMMAND...
+  local launcher status=0
+  setsid "$@" < /dev/null &
+  launcher=$!
+  # shellcheck disable=SC2064  # this launcher
+  trap "kill -TERM $launcher 2> /dev/null; wait $launcher || true; exit 130" INT TERM HUP
+  wait "$launcher" || status=$?
+  trap - INT TERM HUP
+  return "$status"
+}
+
 start_process() {  # NAME COMMAND...
-  local name=$1 pid
+  local name=$1 pid terminated=""
   shift
-  # A session of its own: Ctrl-C in this terminal and its closing leave the cluster alone. 9 is the lock.
-  setsid "$@" > "$run/$name.ready" 2> "$run/$name.log" < /dev/null 9>&- &
+  trap 'terminated=1' TERM  # not between the start and the note of it
+  set -m                    # a process group of its own
+  "$@" > "$run/$name.ready" 2> "$run/$name.log" < /dev/null 9>&- &  # 9 is the lock
   pid=$!
+  set +m
   printf '%s %s %s\n' "$(< /proc/sys/kernel/random/boot_id)" "$pid" "$(start_ticks "$pid")" > "$run/$name.pid"
+  trap - TERM
+  [[ -z $terminated ]] || exit 143
 }
 
 await_ready() {  # NAME

@@ -64,6 +64,7 @@ while (($#)); do
     --router-address) router_address=$value ;;
     --metrics-address) metrics_address=$value ;;
     --status | --stop) action=${option#--} ;;
+    --start) action=start ;;  # by this script itself, in the session of the cluster
     --help | -h) usage && exit 0 ;;
     --)
       prompt="$*"
@@ -140,6 +141,11 @@ start_cluster() {
   cluster_key > "$run/cluster"
 }
 
+if [[ $action == start ]]; then
+  start_cluster
+  exit 0
+fi
+
 mkdir -p -- "$run"
 # One at a time; the lock goes with this process and is not handed to the cluster.
 exec 9> "$run/lock"
@@ -170,7 +176,9 @@ else
   # A half-started cluster is not left behind.
   trap stop_processes EXIT
   echo "$router_address" > "$run/router_address"
-  start_cluster
+  run_in_session "${BASH_SOURCE[0]}" --start --workers "$workers" --model "$model" --transport "$transport" \
+    --http-address "$http_address" --grpc-address "$grpc_address" --router-address "$router_address" \
+    --metrics-address "$metrics_address"
   trap - EXIT
 fi
 flock -u 9
