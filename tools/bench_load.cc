@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/base/str.h"
+#include "tools/bench_sequences.h"
 
 namespace moepool {
 namespace {
@@ -53,6 +54,7 @@ LoadReport Evaluate(const std::vector<RequestOutcome>& outcomes, int output_toke
   LoadReport report;
   std::vector<RequestTimes> requests;
   std::vector<double> ttft_ms, tpot_ms, itl_ms, e2e_ms;
+  std::vector<Timeline> timelines;
   double begin_s = 0;
   double end_s = 0;
   for (const RequestOutcome& outcome : outcomes) {
@@ -83,6 +85,7 @@ LoadReport Evaluate(const std::vector<RequestOutcome>& outcomes, int output_toke
     if (times.tpot_ms.has_value()) tpot_ms.push_back(*times.tpot_ms);
     requests.push_back(times);
     report.output_tokens += generated.tokens;
+    timelines.push_back({outcome.begin_s, generated.events_s});
   }
   report.completed = requests.size();
   report.duration_s = end_s - begin_s;
@@ -91,6 +94,15 @@ LoadReport Evaluate(const std::vector<RequestOutcome>& outcomes, int output_toke
   report.itl_ms = Describe(std::move(itl_ms));
   report.e2e_ms = Describe(std::move(e2e_ms));
   report.met = CountMet(requests, objective);
+  if (report.errors.empty() && report.completed > 0) {
+    size_t events = 0;
+    for (const Timeline& timeline : timelines) events += timeline.ids_s.size();
+    const absl::StatusOr<double> events_per_s = TogetherTokensPerSecond(timelines);
+    if (events_per_s.ok()) {
+      report.together_tokens_per_s =
+          *events_per_s * static_cast<double>(report.output_tokens) / static_cast<double>(events);
+    }
+  }
   return report;
 }
 
@@ -100,11 +112,11 @@ json ToJson(const LoadReport& report, const Objective& objective) {
   const auto rate = [&](auto count) {
     return report.duration_s > 0 ? static_cast<double>(count) / report.duration_s : 0.0;
   };
-  const auto bound = [](const std::optional<double>& ms) { return ms.has_value() ? json(*ms) : json(); };
+  const auto or_null = [](const std::optional<double>& x) { return x.has_value() ? json(*x) : json(); };
   json slo;
   if (objective.ttft_ms.has_value() || objective.tpot_ms.has_value()) {
-    slo = {{"ttft_ms", bound(objective.ttft_ms)},
-           {"tpot_ms", bound(objective.tpot_ms)},
+    slo = {{"ttft_ms", or_null(objective.ttft_ms)},
+           {"tpot_ms", or_null(objective.tpot_ms)},
            {"met", report.met},
            {"goodput_per_s", rate(report.met)}};
   }
@@ -115,6 +127,7 @@ json ToJson(const LoadReport& report, const Objective& objective) {
           {"output_tokens", report.output_tokens},
           {"output_tokens_per_s", rate(report.output_tokens)},
           {"requests_per_s", rate(report.completed)},
+          {"together_tokens_per_s", or_null(report.together_tokens_per_s)},
           {"ttft_ms", ToJson(report.ttft_ms)},
           {"tpot_ms", ToJson(report.tpot_ms)},
           {"itl_ms", ToJson(report.itl_ms)},

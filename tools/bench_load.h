@@ -47,6 +47,9 @@ struct LoadReport {
   double duration_s = 0;                 // first begin to last end
   int64_t output_tokens = 0;             // of the completed
   std::optional<Distribution> ttft_ms, tpot_ms, itl_ms, e2e_ms;
+  // While all of the requests decode, by TogetherTokensPerSecond; none where one failed, or where there is no
+  // such time. Events count as equally many tokens, since a text holds back what is no whole character yet.
+  std::optional<double> together_tokens_per_s;
   size_t met = 0;  // completed requests that kept to the objective
 };
 // A request that made other than `output_tokens` tokens has failed.

@@ -1,4 +1,6 @@
 // `moepool bench serve`: what the clients of a server see under load.
+#include <sys/resource.h>
+
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -35,6 +37,16 @@ struct Flags {
   bool json = false;
 };
 
+// Of this process so far, which on one host is taken from the server that is measured.
+double CpuSeconds() {
+  rusage usage = {};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
 void Print(const json& whole) {
   std::printf("%s %s   %s loop   %d requests of %d tokens in, %d out: %d completed, %d failed, %.1f s\n",
               whole["protocol"].get_ref<const std::string&>().c_str(),
@@ -45,8 +57,9 @@ void Print(const json& whole) {
   for (const auto& [message, count] : whole["errors"].items()) {
     std::printf("  failed %d: %s\n", count.get<int>(), message.c_str());
   }
-  std::printf("  %.1f output tokens/s   %.2f requests/s\n", whole["output_tokens_per_s"].get<double>(),
-              whole["requests_per_s"].get<double>());
+  std::printf("  %.1f output tokens/s   %.2f requests/s   %.2f s of CPU time for the clients\n",
+              whole["output_tokens_per_s"].get<double>(), whole["requests_per_s"].get<double>(),
+              whole["client_cpu_s"].get<double>());
   const std::pair<const char*, const char*> times[] = {{"ttft_ms", "time to first token"},
                                                        {"tpot_ms", "time per output token"},
                                                        {"itl_ms", "between events"},
@@ -95,8 +108,10 @@ absl::Status Run(const Flags& flags) {
   load.clients = flags.clients;
   load.rate_per_s = flags.rate_per_s;
   load.seed = flags.seed;
-  const LoadReport report = Evaluate(RunLoad(load, [&](size_t i) { return send(warmup + i); }),
-                                     flags.output_tokens, flags.objective);
+  const double cpu_before_s = CpuSeconds();
+  const std::vector<RequestOutcome> outcomes = RunLoad(load, [&](size_t i) { return send(warmup + i); });
+  const double cpu_s = CpuSeconds() - cpu_before_s;
+  const LoadReport report = Evaluate(outcomes, flags.output_tokens, flags.objective);
   if (report.completed == 0) {
     return absl::UnavailableError(
         StrCat("none of ", flags.requests, " requests was completed: ", report.errors.begin()->first));
@@ -111,7 +126,8 @@ absl::Status Run(const Flags& flags) {
                 {"requests", flags.requests},
                 {"input_tokens", flags.input_tokens},
                 {"output_tokens_each", flags.output_tokens},
-                {"seed", flags.seed}};
+                {"seed", flags.seed},
+                {"client_cpu_s", cpu_s}};
   whole.update(ToJson(report, flags.objective));
   flags.json ? static_cast<void>(std::puts(whole.dump(2).c_str())) : Print(whole);
   return absl::OkStatus();

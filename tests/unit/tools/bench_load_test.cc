@@ -58,11 +58,27 @@ TEST(EvaluateTest, FiguresOfTwoRequestsAndFailures) {
   EXPECT_TRUE(ToJson(report, {})["slo"].is_null());
 }
 
+TEST(EvaluateTest, RateWhileAllDecode) {
+  // Both decode from 2 to 6, at 1 and half an event a second; the first request's ramp does not count.
+  std::vector<RequestOutcome> outcomes = {Answer(0, {0.9, 1, 2, 3, 4, 5, 6}, 6, 7),
+                                          Answer(0, {2, 4, 6}, 6, 7)};
+  const LoadReport report = Evaluate(outcomes, 7, {});
+  ASSERT_TRUE(report.together_tokens_per_s.has_value());
+  EXPECT_DOUBLE_EQ(*report.together_tokens_per_s, 1.5 * 14 / 10);
+  EXPECT_DOUBLE_EQ(ToJson(report, {})["together_tokens_per_s"].get<double>(), 1.5 * 14 / 10);
+
+  outcomes.push_back(Answer(6, {7, 8}, 8, 7));  // comes when the others have ended
+  EXPECT_FALSE(Evaluate(outcomes, 7, {}).together_tokens_per_s.has_value());
+  outcomes.back() = Failure(0, 1, "gone");
+  EXPECT_TRUE(ToJson(Evaluate(outcomes, 7, {}), {})["together_tokens_per_s"].is_null());
+}
+
 TEST(EvaluateTest, NothingCompleted) {
   const LoadReport report = Evaluate({Failure(1, 2, "gone")}, 3, {});
   EXPECT_EQ(report.completed, 0u);
   const nlohmann::json json = ToJson(report, {});
   EXPECT_TRUE(json["ttft_ms"].is_null());
+  EXPECT_TRUE(json["together_tokens_per_s"].is_null());
   EXPECT_EQ(json["errors"]["gone"], 1);
   EXPECT_EQ(ToJson(Evaluate({}, 3, {}), {})["output_tokens_per_s"], 0.0);
 }
