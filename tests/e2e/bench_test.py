@@ -65,7 +65,7 @@ class BenchTest(E2eTest):
             self.check_summary(batching[name])
             self.assertLessEqual(batching[name]["max"], 1)
 
-    PHASES = ("--prefill", "40", "--decode", "9", "--streams", "3", "--stream-tokens", "20", "--batching",
+    PHASES = ("--prefill", "40", "--decode", "9", "--streams", "3", "--stream-tokens", "1000", "--batching",
               "--batching-requests", "6", "--batching-running", "2", "--batching-min", "4", "--batching-max", "12")
 
     def test_engine_in_this_process(self):
@@ -96,6 +96,10 @@ class BenchTest(E2eTest):
                         self.check_distribution(report[name], 12)
                     self.check_distribution(report["itl_ms"])
                     self.assertEqual(report["slo"]["met"], 12)
+                    self.assertGreater(report["client_cpu_s"], 0)
+                    # Of 12 requests of 3 clients, the last come when the first have ended.
+                    if "--clients" in load:
+                        self.assertIsNone(report["together_tokens_per_s"])
         served = pool.metric("moepool_sequences_finished_total")
         self.bench("serve", "--protocol", "grpc", "--target", targets["grpc"], *lengths, "--requests", "2",
                    "--warmup-requests", "1")
