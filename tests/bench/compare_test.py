@@ -15,7 +15,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from comparison import cluster, peers, report, rows  # noqa: E402
-from comparison.children import Children, MeasurementError  # noqa: E402
+from comparison.children import Children, MeasurementError, wait_until  # noqa: E402
 from comparison.goals import Goal, fraction, goals, verdict  # noqa: E402
 from comparison.shapes import BYTES_OF_256, SHAPES  # noqa: E402
 from comparison.store import Store  # noqa: E402
@@ -197,7 +197,16 @@ class ChildrenTest(unittest.TestCase):
             with self.assertRaisesRegex(MeasurementError, "no program at /no/where"):
                 children.run(["/no/where"], PATIENCE_S)
             left = children.start(["/bin/sleep", "1000"])
+            # A group of its own, but no session, which would be scheduled apart from the others.
+            self.assertEqual((os.getpgid(left.pid), os.getsid(left.pid)), (left.pid, os.getsid(0)))
         self.assertEqual(left.returncode, -signal.SIGKILL)
+
+    def test_output_that_nobody_reads_stops_nobody(self):
+        with Children([self.cpu], self._folder.name) as children:
+            talker = children.start(["/bin/sh", "-c", "head -c 1000000 /dev/zero; exec sleep 1000"])
+            wait_until(lambda: talker.log_path.stat().st_size > 1000000, "a million bytes in the log", PATIENCE_S, [talker])
+            reader = children.start(["/bin/echo", "line"], read=True)
+            self.assertEqual(reader.stdout.readline(), b"line\n")
 
 
 class RunTest(unittest.TestCase):

@@ -1,5 +1,6 @@
 """Child processes of the comparison: each on the same CPUs, with a time limit and a log, none left behind."""
 
+import http.client
 import os
 import pathlib
 import shutil
@@ -32,6 +33,17 @@ def wait_until(condition, what, timeout_s, children, every_s=0.005):
         time.sleep(every_s)
 
 
+def http_ok(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def port_answers(port):
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -59,9 +71,10 @@ class Children:
         for child in self._running.copy():
             self._drop(child)
 
-    def start(self, command, env=None):
-        """Starts a process whose standard output is read by the caller. Its stderr goes to `child.log_path`, and what it
-        writes beside it, as some peers do, into the same folder: paths in `command` are to be absolute."""
+    def start(self, command, env=None, read=False):
+        """Starts a process whose output goes to `child.log_path`, but for standard output where the caller is to `read` it
+        from a pipe. What it writes beside these, as some peers do, goes into the same folder: paths in `command` are to be
+        absolute."""
         command = [str(word) for word in command]
         if not (os.access(command[0], os.X_OK) or shutil.which(command[0])):
             raise MeasurementError(f"no program at {command[0]}")
@@ -73,8 +86,9 @@ class Children:
         with open(log_path, "wb") as log:
             log.write((" ".join(command) + "\n").encode())
             log.flush()
-            child = subprocess.Popen(bound, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                                     cwd=self._logs, process_group=0, env={**os.environ, **(env or {})})
+            # preexec_fn, since process_group came with Python 3.11; there is no other thread here that it could harm.
+            child = subprocess.Popen(bound, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if read else log, stderr=log,
+                                     cwd=self._logs, preexec_fn=os.setpgrp, env={**os.environ, **(env or {})})
         child.args = command
         child.log_path = log_path
         self._running.append(child)
@@ -82,7 +96,7 @@ class Children:
 
     def run(self, command, timeout_s, env=None):
         """Standard output of a program that ends by itself. MeasurementError: late, or not 0."""
-        child = self.start(command, env)
+        child = self.start(command, env, read=True)
         try:
             output, _ = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:

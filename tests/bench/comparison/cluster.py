@@ -92,8 +92,8 @@ class Moepool:
         self._benches += 1
         return self.tool("bench", kind, *args, "--seed", self._benches, "--json")
 
-    def start(self, program, *args):
-        return self._children.start([self._folder / program, *args], env=self._env())
+    def start(self, program, *args, read):
+        return self._children.start([self._folder / program, *args], env=self._env(), read=read)
 
     def stop(self, child):
         self._children.stop(child)
@@ -128,13 +128,13 @@ class Cluster:
             threads = ["--threads", moepool.threads]
             router = self._start("moepool-router", "--model", model, "--address", "127.0.0.1:0",
                                  "--metrics-address", "127.0.0.1:0", "--kv-memory", KV_MEMORY,
-                                 "--min-workers", WORKERS, *threads, *router_flags)
+                                 "--min-workers", WORKERS, *threads, *router_flags, ready_line=True)
             self.router = self._ready(router)["address"]
             for _ in range(WORKERS):
                 self._start("moepool-expert-worker", "--router", self.router, "--model", model, "--transport", transport,
                             *threads)
             gateway = self._start("moepool-gateway", "--router", self.router, "--http-address", "127.0.0.1:0",
-                                  "--grpc-address", "127.0.0.1:0")
+                                  "--grpc-address", "127.0.0.1:0", ready_line=True)
             self.http_port = int(self._ready(gateway)["http_address"].rpartition(":")[2])
             wait_until(lambda: http_ok(self.http_port, "/ready"), "experts on the workers", START_S, self._children)
         except BaseException:
@@ -157,8 +157,8 @@ class Cluster:
         """As Moepool.bench_engine, of these processes."""
         return self._moepool.bench_engine("--router", self.router, *args)
 
-    def _start(self, program, *args):
-        child = self._moepool.start(program, *args)
+    def _start(self, program, *args, ready_line=False):
+        child = self._moepool.start(program, *args, read=ready_line)
         self._children.append(child)
         return child
 
