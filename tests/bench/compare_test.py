@@ -19,7 +19,6 @@ from comparison.children import Children, MeasurementError, wait_until  # noqa: 
 from comparison.goals import Goal, fraction, goals, verdict  # noqa: E402
 from comparison.shapes import BYTES_OF_256, SHAPES  # noqa: E402
 from comparison.store import Store  # noqa: E402
-from comparison.streams import window_rate  # noqa: E402
 
 SAMPLES = HERE / "samples"
 OURS = ("moepool", "moepool-router", "moepool-expert-worker", "moepool-gateway")
@@ -59,9 +58,10 @@ class ParsingTest(unittest.TestCase):
     def test_llama_bench(self):
         found = peers.parse_llama_bench("a line of log\n" + sample("llama_bench.json"), (512, 2048), 128)
         recorded = json.loads(sample("llama_bench.json"))
-        self.assertEqual(found, {"prefill_512": recorded[1]["avg_ts"], "prefill_2048": recorded[2]["avg_ts"],
-                                 "decode_1": recorded[3]["avg_ts"]})
-        for output, lengths in ((sample("llama_bench.json"), (513,)), ("no JSON", (512,)), ("[1]", (512,)), ("", ())):
+        self.assertEqual(found, {"prefill_512": recorded[0]["samples_ts"][1], "prefill_2048": recorded[1]["samples_ts"][1],
+                                 "decode_1": recorded[2]["samples_ts"][1]})
+        for output, lengths in ((sample("llama_bench.json"), (513,)), ("no JSON", (512,)), ("[1]", (512,)), ("", ()),
+                                ('[{"n_prompt": 512, "n_gen": 0, "samples_ts": []}]', (512,))):
             with self.assertRaises(MeasurementError):
                 peers.parse_llama_bench(output, lengths, 128)
 
@@ -78,12 +78,16 @@ class ParsingTest(unittest.TestCase):
                           "batching_ratio", "continuous_tokens_per_s", "static_tokens_per_s", "continuous_utilisation",
                           "static_utilisation"})
         self.assertTrue(all(value > 0 for value in found.values()), found)
-        self.assertEqual(set(cluster.parse_serve(sample("bench_serve.json"))),
-                         {"output_tokens_per_s", "ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "itl_p99_ms"})
+        served = cluster.parse_serve(sample("bench_serve.json"), 2)
+        self.assertEqual(set(served), {"output_tokens_per_s", "ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "itl_p99_ms",
+                                       "client_cpu_share"})
+        self.assertAlmostEqual(served["client_cpu_share"], 0.01)
+        self.assertEqual(cluster.parse_together(sample("bench_serve.json")), 137.5)
         both_cores = json.loads(sample("bench_kernels.json"))["runs"][1]["limits"]
         self.assertEqual(cluster.parse_limits(sample("bench_kernels.json")),
                          {"read_gb_per_s": both_cores["read_gb_s"], "int8_gops": both_cores["int8_gops"]})
-        for parse in (cluster.parse_engine, cluster.parse_serve, cluster.parse_limits):
+        for parse in (cluster.parse_engine, lambda output: cluster.parse_serve(output, 2), cluster.parse_together,
+                      cluster.parse_limits):
             for output in ("", "{}", "[]", '{"results": [{}]}'):
                 with self.assertRaises(MeasurementError, msg=(parse, output)):
                     parse(output)
@@ -92,7 +96,10 @@ class ParsingTest(unittest.TestCase):
         served = json.loads(sample("bench_serve.json"))
         served.update(failed=1, errors={"HTTP 503": 1})
         with self.assertRaisesRegex(MeasurementError, "HTTP 503"):
-            cluster.parse_serve(json.dumps(served))
+            cluster.parse_serve(json.dumps(served), 2)
+        served.update(together_tokens_per_s=None)
+        with self.assertRaisesRegex(MeasurementError, "HTTP 503"):
+            cluster.parse_together(json.dumps(served))
 
     def test_ids_that_came_in_a_burst_are_no_figures(self):
         engine = json.loads(sample("bench_engine.json"))
@@ -100,12 +107,6 @@ class ParsingTest(unittest.TestCase):
         decode["exchange"]["layers"] = 360
         with self.assertRaisesRegex(MeasurementError, "360 layers .* not 1016"):
             cluster.parse_engine(json.dumps(engine))
-
-    def test_window(self):
-        # The streams decode together from 2 to 6: tokens at 3, 4, 5, 6 of one, and at 4, 6 of the other.
-        self.assertEqual(window_rate([[1, 2, 3, 4, 5, 6], [2, 4, 6, 8]]), 6 / 4)
-        with self.assertRaises(MeasurementError):
-            window_rate([[1, 2], [3, 4]])
 
 
 class GoalsTest(unittest.TestCase):

@@ -6,8 +6,7 @@ import pathlib
 import select
 import time
 
-from comparison.children import MeasurementError, wait_until
-from comparison.streams import http_ok
+from comparison.children import MeasurementError, http_ok, wait_until
 
 START_S = 300
 BENCH_S = 900
@@ -47,15 +46,30 @@ def parse_engine(output):
         raise MeasurementError(f"moepool bench engine printed something else: {error!r}") from None
 
 
-def parse_serve(output):
-    """{"output_tokens_per_s": ..., "ttft_p50_ms": ..., "itl_p99_ms": ...} from `moepool bench serve --json`."""
+def parse_serve(output, cores):
+    """{"output_tokens_per_s": ..., "ttft_p50_ms": ..., "itl_p99_ms": ...} from `moepool bench serve --json`, and what the
+    client took of the cores that it shares with the server."""
     try:
         report = json.loads(output)
         if report["failed"] or not report["completed"]:
             raise MeasurementError(f"{report['failed']} of {report['requests']} requests failed: {report['errors']}")
         return {"output_tokens_per_s": report["output_tokens_per_s"], "ttft_p50_ms": report["ttft_ms"]["p50"],
                 "ttft_p99_ms": report["ttft_ms"]["p99"], "tpot_p50_ms": report["tpot_ms"]["p50"],
-                "itl_p99_ms": report["itl_ms"]["p99"]}
+                "itl_p99_ms": report["itl_ms"]["p99"],
+                "client_cpu_share": report["client_cpu_s"] / (report["duration_s"] * cores)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"moepool bench serve printed something else: {error!r}") from None
+
+
+def parse_together(output):
+    """Tokens/s in total while all of the streams decode, from `moepool bench serve --json`."""
+    try:
+        report = json.loads(output)
+        rate = report["together_tokens_per_s"]
+        if rate is None:
+            raise MeasurementError(f"{report['requests']} streams never decoded together, of which {report['failed']} "
+                                   f"failed: {report['errors']}")
+        return float(rate)
     except (ValueError, KeyError, TypeError) as error:
         raise MeasurementError(f"moepool bench serve printed something else: {error!r}") from None
 
@@ -112,9 +126,17 @@ class Moepool:
         return parse_engine(self._bench("engine", *args, "--reps", 1, "--warmup", warmup))
 
     def bench_serve(self, port, protocol, clients, requests, tokens_in, tokens_out):
-        return parse_serve(self._bench(
-            "serve", "--target", f"127.0.0.1:{port}", "--protocol", protocol, "--clients", clients, "--requests", requests,
-            "--warmup-requests", 1, "--input-tokens", tokens_in, "--output-tokens", tokens_out))
+        return parse_serve(self._serve(port, protocol, clients, requests, 1, tokens_in, tokens_out), self.threads)
+
+    def bench_served_streams(self, port, protocol, streams, tokens_in, tokens_out):
+        """{"streams_8": tokens/s in total, ...} of a server, ours or a peer's; the second of two runs each."""
+        return {f"streams_{n}": parse_together(self._serve(port, protocol, n, n, n, tokens_in, tokens_out))
+                for n in streams}
+
+    def _serve(self, port, protocol, clients, requests, warmup, tokens_in, tokens_out):
+        return self._bench("serve", "--target", f"127.0.0.1:{port}", "--protocol", protocol, "--clients", clients,
+                           "--requests", requests, "--warmup-requests", warmup, "--input-tokens", tokens_in,
+                           "--output-tokens", tokens_out)
 
 
 class Cluster:

@@ -3,30 +3,27 @@
 import json
 import pathlib
 
-from comparison.children import MeasurementError, free_port, port_answers, wait_until
-from comparison.streams import http_ok, measure_streams
+from comparison.children import MeasurementError, free_port, http_ok, port_answers, wait_until
 
 LOAD_S = 300
 BENCH_S = 900
-# Prefilled and not counted, instead of the bench's own warm-up, which would prefill everything twice.
-WARM_TOKENS = 64
 
 
 def parse_llama_bench(output, lengths, decode_tokens):
-    """{"prefill_512": tokens/s, ..., "decode_1": tokens/s} from `llama-bench -o json`."""
+    """{"prefill_512": tokens/s, ..., "decode_1": tokens/s} from `llama-bench -o json`: of each, the last repetition."""
     try:
         rows = json.loads(output[output.index("["):])
-        speeds = {(r["n_prompt"], r["n_gen"]): r["avg_ts"] for r in rows}
+        speeds = {(r["n_prompt"], r["n_gen"]): r["samples_ts"][-1] for r in rows}
         found = {f"prefill_{n}": speeds[n, 0] for n in lengths}
         if decode_tokens:
             found["decode_1"] = speeds[0, decode_tokens]
         return found
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise MeasurementError(f"llama-bench printed no such row: {error!r}") from None
 
 
 def parse_batched_bench(output, streams):
-    """{"streams_8": tokens/s in total, ...} from the table of llama-batched-bench."""
+    """{"streams_8": tokens/s in total, ...} from the table of llama-batched-bench: of each, the last row."""
     found = {}
     for line in output.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -60,30 +57,20 @@ class Peer:
         return self._children.run([self._folder / program, *args], BENCH_S, env={"LD_LIBRARY_PATH": str(self._folder)})
 
     def bench(self, model, lengths=(), decode_tokens=0, extra=()):
-        """Prefill of each length and decode of one stream."""
+        """Prefill of each length and decode of one stream, the second of two whole runs each, as ours. In place of the
+        bench's own warm-up, which is as long for the one peer's prompts, and a single token for the other's."""
         flags = ["-rtr", 1, "-fa", 1, "-w", 0] if self._fork else ["--no-warmup"]
-        prompts = ",".join(map(str, (WARM_TOKENS, *lengths)))
+        prompts = ",".join(map(str, lengths)) or 0
         output = self._run("llama-bench", "-m", model, "-t", self._threads, "-p", prompts, "-n", decode_tokens,
-                           "-r", 1, "-o", "json", *flags, *extra)
+                           "-r", 2, "-o", "json", *flags, *extra)
         return parse_llama_bench(output, lengths, decode_tokens)
 
     def streams(self, model, streams, prompt, tokens, extra=()):
-        """Decode of several streams, tokens/s in total."""
-        if self._fork:
-            return self._server_streams(model, streams, prompt, tokens)
+        """Decode of several streams, tokens/s in total, the second of two runs each."""
+        twice = ",".join(f"{n},{n}" for n in streams)
         output = self._run("llama-batched-bench", "-m", model, "-t", self._threads, "-npp", prompt, "-ntg", tokens,
-                           "-npl", ",".join(map(str, streams)), "-c", max(streams) * (prompt + tokens),
-                           "-b", 2048, "-ub", 512, *extra)
+                           "-npl", twice, "-c", max(streams) * (prompt + tokens), "-b", 2048, "-ub", 512, *extra)
         return parse_batched_bench(output, streams)
-
-    def _server_streams(self, model, streams, prompt, tokens):
-        """Through the fork's server: its batched bench feeds every stream the same token, so that all rows pick the same
-        experts, which no real batch does."""
-        server = Server(self, model, max(streams), prompt + tokens)
-        try:
-            return {f"streams_{n}": measure_streams(server.port, n, prompt, tokens, seed=n) for n in streams}
-        finally:
-            server.stop()
 
     def serve(self, model, clients, tokens):
         return Server(self, model, clients, tokens)

@@ -24,9 +24,10 @@ STREAMS = (8, 16, 32)
 DECODE_TOKENS = 128
 STREAM_PROMPT, STREAM_TOKENS = 16, 32
 CLIENTS, REQUESTS, TOKENS_IN, TOKENS_OUT = 16, 32, 128, 64
-LOADS = (1, 2, 4, 8, 16, 32)  # clients
+LOADS = (1, 2, 4, 8, 16)  # clients
 
 ENGINE_ROWS = ("decode", "streams", "prefill")
+TOGETHER_ROWS = ("decode", "prefill")  # these share a process of the peer; any other row stands alone, and fails alone
 ROWS = (*ENGINE_ROWS, "tiny", "smollm", "rpc", "serve", "distribution", "batching", "memory", "startup", "load")
 # "load" has no goal: it is for the plot of latency by load.
 DEFAULT_ROWS = ROWS[:-1]
@@ -39,6 +40,10 @@ class Session:
     against: str
     rows: tuple
     reps: int
+
+    @property
+    def has_goals(self):
+        return self.rows != ("load",)
 
 
 def plan(rows, types, reps, full, smollm, models):
@@ -96,11 +101,11 @@ class Measurer:
     def measure(self, session, rows):
         """One repetition: yields (row, ours, theirs); `theirs` is None where there is no peer to compare with."""
         peer = self._peers.get(session.against)
-        engine = [row for row in rows if row in ENGINE_ROWS]
-        if engine:
-            yield from self._engine(peer, engine)
+        together = [row for row in rows if row in TOGETHER_ROWS]
+        if together:
+            yield from self._decode_and_prefill(peer, together)
         for row in rows:
-            if row not in ENGINE_ROWS:
+            if row not in TOGETHER_ROWS:
                 ours, theirs = getattr(self, f"_{row}")(session, peer)
                 yield row, ours, theirs
 
@@ -110,6 +115,7 @@ class Measurer:
         return self._cluster
 
     def _bench_ours(self, prefill=(), decode=0, streams=()):
+        """By the engine's bench, at the router."""
         flags = []
         if prefill:
             flags += ["--prefill", numbers(prefill)]
@@ -131,15 +137,35 @@ class Measurer:
         ours = self._bench_ours(**what)
         return ours, self._bench_peer(peer, **what) if peer else None
 
-    def _engine(self, peer, rows):
+    def _decode_and_prefill(self, peer, rows):
         ours, theirs = self._both(peer, prefill=PREFILL if "prefill" in rows else (),
-                                  decode=DECODE_TOKENS if "decode" in rows else 0,
-                                  streams=STREAMS if "streams" in rows else ())
+                                  decode=DECODE_TOKENS if "decode" in rows else 0)
         for row in rows:
             def of_row(found):
                 return {name: value for name, value in found.items()
                         if name.startswith(row) or (row == "decode" and name.startswith("exchange"))}
             yield row, of_row(ours), theirs and of_row(theirs)
+
+    def _streams(self, session, peer):
+        """Against ik_llama.cpp, ours through the gateway and its server by the same client: its batched bench feeds every
+        stream the same token, so that all rows pick the same experts, which no real batch does."""
+        if session.against != IK:
+            return self._both(peer, streams=STREAMS)
+
+        def bench(port, protocol):
+            return self._moepool.bench_served_streams(port, protocol, STREAMS, STREAM_PROMPT, STREAM_TOKENS)
+        ours = bench(self._ours().http_port, "moepool")
+        return ours, self._of_server(peer, max(STREAMS), STREAM_PROMPT + STREAM_TOKENS, bench)
+
+    def _of_server(self, peer, slots, tokens_a_slot, bench):
+        """What bench(port, protocol) makes of the peer's server; None without a peer."""
+        if not peer:
+            return None
+        server = peer.serve(self._file, slots, tokens_a_slot)
+        try:
+            return bench(server.port, "llama")
+        finally:
+            server.stop()
 
     def _tiny(self, _, peer):
         return self._both(peer, prefill=(512,), decode=DECODE_TOKENS, streams=(16,))
@@ -174,13 +200,7 @@ class Measurer:
                 found.update({name + suffix: value for name, value in served.items()})
             return found
         ours = bench(self._ours().http_port, "moepool")
-        if not peer:
-            return ours, None
-        server = peer.serve(self._file, max(clients for clients, _ in loads.values()), TOKENS_IN + TOKENS_OUT)
-        try:
-            return ours, bench(server.port, "llama")
-        finally:
-            server.stop()
+        return ours, self._of_server(peer, max(clients for clients, _ in loads.values()), TOKENS_IN + TOKENS_OUT, bench)
 
     def _distribution(self, *_):
         """One stream over shared memory, in one process, and over gRPC."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Stands for every program that compare.py starts, under whose name it is linked; prints what these printed once.
 
-The state folder beside it, `state`, counts calls of each program; a file state/fail-PROGRAM makes that program fail, and
-state/hang-PROGRAM makes it wait until it is killed.
+The state folder beside it, `state`, counts calls of each program; a file state/fail-PROGRAM makes that program fail where
+its arguments hold the file's text, and state/hang-PROGRAM makes it wait until it is killed.
 """
 
 import http.server
@@ -27,7 +27,7 @@ def sample(name):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Healthy and ready, whatever is asked; a completion of n_predict tokens."""
+    """Healthy and ready, whatever is asked."""
 
     def log_message(self, *_):
         pass
@@ -36,23 +36,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.end_headers()
-        for i in range(request["n_predict"] + 1):
-            time.sleep(0.002)  # a decode step
-            event = {"content": "x", "stop": i == request["n_predict"]}
-            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-            self.wfile.flush()
-
-
-class Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 64  # as many clients may connect at once
-
 
 def serve(port, ready=None):
-    server = Server(("127.0.0.1", port), Handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
     if ready:
         print(json.dumps({"ready": True, ready: f"127.0.0.1:{server.server_address[1]}"}), flush=True)
     server.serve_forever()
@@ -74,7 +60,8 @@ def moepool():
 def main():
     with open(HERE / "state" / f"calls-{NAME}", "a", encoding="utf-8") as calls:
         calls.write(f"{os.getpid()} {' '.join(ARGS)}\n")
-    if (HERE / "state" / f"fail-{NAME}").exists():
+    failing = HERE / "state" / f"fail-{NAME}"
+    if failing.exists() and failing.read_text(encoding="utf-8") in " ".join(ARGS):
         sys.exit("told to fail")
     while (HERE / "state" / f"hang-{NAME}").exists():
         time.sleep(0.01)
