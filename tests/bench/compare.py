@@ -21,7 +21,8 @@ from comparison.cluster import Moepool  # noqa: E402
 from comparison.goals import goals, verdict  # noqa: E402
 from comparison.peers import Peer  # noqa: E402
 from comparison.report import fill_markdown, text_table  # noqa: E402
-from comparison.rows import DEFAULT_ROWS, IK, LLAMA_CPP, MACHINE, MODELS, ROWS, SMALL_MODELS, Measurer, plan  # noqa: E402
+from comparison.rows import (DEFAULT_ROWS, IK, LLAMA_CPP, MACHINE, MODELS, ROWS, SMALL_MODELS, TOGETHER_ROWS,  # noqa: E402
+                             Measurer, plan)
 from comparison.shapes import MATRIX_TYPES, SHAPES  # noqa: E402
 from comparison.store import Store  # noqa: E402
 
@@ -59,14 +60,15 @@ def parse_args(argv):
     parser.add_argument("--types", type=words(tuple(MATRIX_TYPES)), default=tuple(MATRIX_TYPES), help=",".join(MATRIX_TYPES))
     parser.add_argument("--reps", type=int, help="pairs of each row; 3, with --full 5")
     parser.add_argument("--full", action="store_true", help="every row in every type, all repetitions")
-    parser.add_argument("--minutes", type=float, help="begin nothing after so long; 58, with --full no limit")
+    parser.add_argument("--minutes", type=float, help="begin nothing that would take longer in all; 58, with --full no limit")
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "build/compare",
                         help="folder of results and logs; model files are made and deleted there")
     parser.add_argument("--smollm", type=pathlib.Path, default=SMOLLM, help="SmolLM2-135M-Instruct Q4_1")
     parser.add_argument("--cpus", help="CPUs of all processes, such as 0,1; the first two that there are")
     parser.add_argument("--small", action="store_true", help="tiny models in place of the large: tries the set-up only")
     parser.add_argument("--report", action="store_true", help="measure nothing: print what is in --results")
-    parser.add_argument("--markdown", type=pathlib.Path, metavar="FILE", help="and fill in the tables of this page")
+    parser.add_argument("--markdown", type=pathlib.Path, metavar="FILE", nargs="+", default=(),
+                        help="and fill in the tables of these pages, from all results that there are")
     options = parser.parse_args(argv)
     options.reps = options.reps or (5 if options.full else 3)
     options.minutes = options.minutes or (float("inf") if options.full else 58)
@@ -90,6 +92,7 @@ class Comparison:
         self._options = options
         self._store = store
         self._until = time.monotonic() + 60 * options.minutes
+        self._took_s = {}  # what a repetition of rows took in this run
         threads = len(options.cpus)
         self._cache = options.results / "cache"
         self._moepool = Moepool(options.bin.absolute(), threads, children, self._cache)
@@ -115,36 +118,51 @@ class Comparison:
             self._peers[session.against].needs(*programs)
 
     def run(self):
-        for model, dtype in dict.fromkeys((s.model, s.dtype) for s in self.sessions):
-            # Repetition by repetition, so that an early end leaves figures of every row.
-            work = [(session, rep) for rep in range(self._options.reps) for session in self.sessions
-                    if (session.model, session.dtype) == (model, dtype) and rep < session.reps and self._pending(session, rep)]
-            if self._late():
-                say(f"{self._options.minutes:.0f} minutes are over; the same command goes on from here")
-                return
-            if not work:
-                say(f"{model} {dtype}: all measured")
+        for number, model, dtype in self._visits():
+            work = [(session, rep, group) for session, rep in self._work(number, model, dtype)
+                    for group in self._groups(self._pending(session, rep))]
+            if not any(self._fits(session, group) for session, _, group in work):
                 continue
-            path = self._make(model, dtype)
+            path = self._file(model, dtype)
             try:
+                self._make(model, dtype, path)
                 self._measure_limits(model, dtype, path.stat().st_size)
                 self._measure(path, work)
+            except MeasurementError as error:  # of the model; those of rows are caught where they are measured
+                say(f"FAILED: {model} {dtype}: {error}")
+                for session, rep, group in work:
+                    self._fail(session, rep, group, error)
             finally:
-                if path.parent == self._options.results:
+                if model in SHAPES:
                     path.unlink(missing_ok=True)
                 shutil.rmtree(self._cache, ignore_errors=True)
+        if any(self._pending(session, rep) for session in self.sessions for rep in range(session.reps)):
+            say("not all is measured; the same command goes on from here")
 
-    def _late(self):
-        return time.monotonic() >= self._until
+    def _visits(self):
+        """(pass, model, type): all models once for each repetition, so that an early end leaves figures of every goal, and
+        once more for what has none."""
+        files = dict.fromkeys((s.model, s.dtype) for s in self.sessions)
+        return [(number, *file) for number in range(self._options.reps + 1) for file in files]
+
+    def _work(self, number, model, dtype):
+        """(session, repetition) of a visit; those without a goal have all their repetitions in the last pass."""
+        last = number == self._options.reps
+        return [(session, rep) for session in self.sessions if (session.model, session.dtype) == (model, dtype)
+                for rep in range(session.reps) if session.has_goals != last and (last or rep == number)]
+
+    def _fits(self, session, rows):
+        """Whether there is time for what a repetition of these rows took before; what was not measured yet may be begun."""
+        return time.monotonic() + self._took_s.get((session, tuple(rows)), 0) < self._until
 
     def _measure(self, path, work):
         measurer = Measurer(self._moepool, self._peers, path)
         try:
-            for session, rep in work:
-                for group in self._groups(self._pending(session, rep)):
-                    if self._late():
-                        return
+            for session, rep, group in work:
+                if self._fits(session, group):
+                    began = time.monotonic()
                     self._measure_rows(measurer, session, rep, group)
+                    self._took_s[session, tuple(group)] = time.monotonic() - began
         finally:
             measurer.close()
 
@@ -160,14 +178,16 @@ class Comparison:
             say(f"  FAILED: {error}")
             measurer.close()
             done = {r["row"] for r in self._store.measured(**key)}
-            for row in rows:
-                if row not in done:
-                    self._store.add({"row": row, **key, "error": str(error), "time": int(time.time())})
+            self._fail(session, rep, [row for row in rows if row not in done], error)
+
+    def _fail(self, session, rep, rows, error):
+        for row in rows:
+            self._store.add({"row": row, "model": session.model, "type": session.dtype, "against": session.against,
+                             "rep": rep, "error": str(error), "time": int(time.time())})
 
     @staticmethod
     def _groups(rows):
-        """Decode and prefill share a process of the peer; any other row stands alone, and fails alone."""
-        shared = [row for row in rows if row in ("decode", "prefill")]
+        shared = [row for row in rows if row in TOGETHER_ROWS]
         return ([shared] if shared else []) + [[row] for row in rows if row not in shared]
 
     def _pending(self, session, rep):
@@ -189,10 +209,13 @@ class Comparison:
             say(f"limits: FAILED: {error}")
             self._store.add({**key, "error": str(error), "time": int(time.time())})
 
-    def _make(self, model, dtype):
-        """The model's file, made if it is synthetic. MeasurementError: no room for it and its repacked copy."""
+    def _file(self, model, dtype):
+        return self._options.results / f"{model}-{dtype}.gguf" if model in SHAPES else self._options.smollm.absolute()
+
+    def _make(self, model, dtype, path):
+        """Makes the model's file, if it is synthetic. MeasurementError: no room for it and its repacked copy."""
         if model not in SHAPES:
-            return self._options.smollm.absolute()
+            return
         shape = SHAPES[model]
         self._options.results.mkdir(parents=True, exist_ok=True)
         needed = int(2 * shape.file_bytes(dtype)) + SPARE_BYTES
@@ -200,10 +223,8 @@ class Comparison:
         if free < needed:
             raise MeasurementError(f"{self._options.results} has {free >> 20} MiB free; {model} {dtype} and its repacked copy "
                                    f"take {needed >> 20} MiB")
-        path = self._options.results / f"{model}-{dtype}.gguf"
         say(f"making {path.name}")
         self._moepool.tool("synth", *shape.synth_flags(dtype), "--out", path)
-        return path
 
 
 def brief(found):
@@ -217,8 +238,9 @@ def report(options, store, sessions):
     shown = [v for v in verdicts if v.value is not None or
              (v.goal.row, v.goal.model, v.goal.dtype, v.goal.against) in planned]
     print(text_table(shown))
-    if options.markdown:
-        fill_markdown(options.markdown, shown, store, options.models[LLAMA_CPP], options.types)
+    every = [verdict(goal, store) for goal in goals(tuple(MATRIX_TYPES), options.models)]
+    for page in options.markdown:
+        fill_markdown(page, [v for v in every if v.value is not None], store, options.models[LLAMA_CPP])
     return all(v.word == "met" for v in shown)
 
 

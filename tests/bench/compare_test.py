@@ -288,6 +288,24 @@ class RunTest(unittest.TestCase):
         self.assertEqual(made.returncode, 2)
         self.assertIn(f"no folder {self.folder / 'nowhere'}", made.stderr)
 
+    def test_model_that_cannot_be_made_leaves_the_others(self):
+        failing = self.state / "fail-moepool"
+        failing.write_text("synth --name mix16-tiny", encoding="utf-8")
+        made = self.compare("--reps", "1", "--rows", "decode")
+        self.assertEqual(made.returncode, 1, made.stderr)
+        self.assertRegex(made.stdout, "not measured: decode mix16-tiny q4_0 decode_1: .*told to fail")
+        self.assertEqual({r["model"] for r in self.records() if "error" not in r}, {"moe16-tiny"})
+        failing.unlink()
+        self.assertIn("0 not measured", self.compare("--reps", "1", "--rows", "decode").stdout)
+        self.check_nothing_left()
+
+    def test_every_goal_has_a_figure_before_any_has_two(self):
+        self.compare("--reps", "2", "--rows", "tiny,decode,load")
+        order = [(r["rep"], r["row"], r["model"]) for r in self.records() if r["row"] != "limits"]
+        self.assertEqual(order, [(rep, *row) for rep in range(2) for row in
+                                 (("tiny", "moe16-tiny"), ("decode", "moe16-tiny"), ("decode", "mix16-tiny"))] +
+                         [(0, "load", "moe16-tiny"), (0, "load", "mix16-tiny")])
+
     def test_interrupt_leaves_nothing_and_resumes(self):
         hanging = self.state / "hang-llama-batched-bench"
         hanging.touch()
@@ -310,17 +328,24 @@ class RunTest(unittest.TestCase):
         self.assertEqual(self.calls("moepool"), [])
         self.assertIn("0 not measured", self.compare("--reps", "1", "--rows", "tiny").stdout)
 
-    def test_page(self):
-        page = self.folder / "page.md"
-        page.write_text("before\n<!-- goals -->\nold\n<!-- end -->\n<!-- roofline q4_0 -->\n<!-- end -->\nafter\n",
-                        encoding="utf-8")
-        self.compare("--reps", "1", "--rows", "decode", "--markdown", str(page))
+    def test_pages(self):
+        page, short = self.folder / "page.md", self.folder / "short.md"
+        page.write_text("before\n<!-- goals -->\nold\n<!-- end -->\n<!-- when -->\n<!-- end -->\n"
+                        "<!-- roofline q4_0 -->\n<!-- end -->\nafter\n", encoding="utf-8")
+        short.write_text("<!-- summary -->\n<!-- end -->\n", encoding="utf-8")
+        self.compare("--reps", "1", "--rows", "decode,streams,serve", "--markdown", str(page), str(short))
         text = page.read_text(encoding="utf-8")
-        self.assertRegex(text, r"(?s)^before\n<!-- goals -->\n\| model .*decode, 1 stream.*<!-- end -->\n<!-- roofline")
+        self.assertRegex(text, r"(?s)^before\n<!-- goals -->\n\| model .*decode, 1 stream.*<!-- end -->\n<!-- when -->\n"
+                               r"Measured from .*, 6 rows\.\n<!-- end -->\n<!-- roofline")
         self.assertNotIn("old", text)
         self.assertTrue(text.endswith("<!-- end -->\nafter\n"))
-        made = self.compare("--report", "--markdown", str(page))
-        self.assertEqual(text, page.read_text(encoding="utf-8"), made.stderr)
+        summary = short.read_text(encoding="utf-8")
+        for line in ("moe16-tiny Q4_0 | llama.cpp", "mix16-tiny Q4_0 | ik_llama.cpp"):
+            self.assertRegex(summary, rf"\| {line} \| [0-9.,]+ / 127 = [0-9.]+ \| .* = 1.00 \|")
+        # Whatever was asked for, pages say all that there is.
+        for asked in ((), ("--types", "q8_0"), ("--rows", "tiny")):
+            made = self.compare("--report", *asked, "--markdown", str(page), str(short))
+            self.assertEqual((text, summary), (page.read_text(encoding="utf-8"), short.read_text(encoding="utf-8")), made.stderr)
 
 
 if __name__ == "__main__":

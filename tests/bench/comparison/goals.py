@@ -38,6 +38,7 @@ class Verdict:
     theirs: float = None
     spread: tuple = ()
     missing: str = ""
+    pairs: int = 0
 
     @property
     def word(self):
@@ -127,4 +128,5 @@ def verdict(goal, store):
         if not limits:
             return Verdict(goal, ours=statistics.median(ours), missing=store.last_error(row="limits") or "no limits")
         values = [fraction(goal, rate, limits) for rate in ours]
-    return Verdict(goal, statistics.median(values), statistics.median(ours), theirs, (min(values), max(values)))
+    return Verdict(goal, statistics.median(values), statistics.median(ours), theirs, (min(values), max(values)),
+                   pairs=len(values))

@@ -1,10 +1,11 @@
 """The results for people: the goal table on a terminal and in docs/performance.md, and the roofline."""
 
 import statistics
+import time
 
 from comparison.goals import limits_of
 from comparison.rows import DECODE_TOKENS, LLAMA_CPP, MACHINE, PREFILL, STREAM_PROMPT, STREAM_TOKENS, STREAMS
-from comparison.shapes import SHAPES
+from comparison.shapes import MATRIX_TYPES, SHAPES
 
 WORDS = {
     "decode_1": "decode, 1 stream", "output_tokens_per_s": "served, tokens/s out", "ttft_p50_ms": "served, median TTFT, ms",
@@ -38,19 +39,22 @@ def value_words(goal, value):
     return f"{value:.2f}×"
 
 
+def model_words(goal):
+    return f"{goal.model} {goal.dtype.upper()}"
+
+
 def cells(verdict):
     goal = verdict.goal
     against = {"ratio": goal.against, "value": "", "read_bandwidth": "read bandwidth", "int8_peak": "int8 peak"}[goal.of]
-    model = goal.model if goal.dtype == "q4_1" else f"{goal.model} {goal.dtype.upper()}"
     ours = "" if goal.of == "value" else number(verdict.ours)
     spread = " to ".join(value_words(goal, end) for end in verdict.spread)
     prefix = "rpc: " if goal.row == "rpc" else ""
-    return [model, prefix + metric_words(goal.metric), against, ours, number(verdict.theirs),
-            value_words(goal, verdict.value), spread, ("≤ " if goal.at_most else "≥ ") + value_words(goal, goal.bound),
-            verdict.word]
+    return [model_words(goal), prefix + metric_words(goal.metric), against, ours, number(verdict.theirs),
+            value_words(goal, verdict.value), spread, str(verdict.pairs), ("≤ " if goal.at_most else "≥ ") +
+            value_words(goal, goal.bound), verdict.word]
 
 
-HEADS = ["model", "what", "to", "ours", "theirs", "measured", "range", "goal", ""]
+HEADS = ["model", "what", "to", "ours", "theirs", "measured", "range", "pairs", "goal", ""]
 
 
 def text_table(verdicts):
@@ -71,8 +75,7 @@ def markdown_table(heads, rows):
 
 
 def goal_markdown(verdicts):
-    shown = [v for v in verdicts if v.value is not None]
-    return markdown_table(HEADS, [[*cells(v)[:-1], f"**{v.word}**" if v.word == "MISSED" else v.word] for v in shown])
+    return markdown_table(HEADS, [[*cells(v)[:-1], f"**{v.word}**" if v.word == "MISSED" else v.word] for v in verdicts])
 
 
 def phases(shape, dtype):
@@ -141,14 +144,56 @@ def facts_markdown(store, model, dtype):
     add("memory of all processes / weights / KV", "memory", "held_bytes", "weight_bytes", "kv_bytes", unit=" GiB",
         scale=1 << 30)
     add("reading the file / first start / second start", "startup", "read_s", "first_start_s", "second_start_s", unit=" s")
+    shares = client_shares(store, model, dtype)
+    if shares:
+        rows.append(["CPU time of the load generator while served, of both cores, " + " / ".join(shares),
+                     " / ".join(f"{100 * share:.1f} %" for share in shares.values())])
     return markdown_table(["", ""], rows) if rows else ""
 
 
-def fill_markdown(path, verdicts, store, model, types):
-    """Replaces what stands between <!-- NAME --> and <!-- end --> on a page, for the tables that there are."""
+def client_shares(store, model, dtype):
+    """{whom it asked: median share}."""
+    shares = {}
+    for name, side in (("moepool", "ours"), (LLAMA_CPP, "theirs")):
+        values = [r[side]["client_cpu_share"] for r in store.measured(row="serve", model=model, type=dtype, against=LLAMA_CPP)
+                  if r[side] and "client_cpu_share" in r[side]]
+        if values:
+            shares[name] = statistics.median(values)
+    return shares
+
+
+SUMMARY_COLUMNS = ("decode_1", "streams_8", "streams_16", "streams_32", "prefill_512", "prefill_2048", "output_tokens_per_s")
+
+
+def summary_markdown(verdicts):
+    """A line for each file and peer: ours, theirs and the ratio of the figures that files have in common."""
+    lines = {}
+    for v in verdicts:
+        goal = v.goal
+        if goal.of == "ratio" and goal.row != "rpc" and goal.metric in SUMMARY_COLUMNS:
+            line = lines.setdefault((model_words(goal), goal.against), {})
+            line[goal.metric] = f"{number(v.ours)} / {number(v.theirs)} = {v.value:.2f}"
+    metrics = [metric for metric in SUMMARY_COLUMNS if any(metric in line for line in lines.values())]
+    return markdown_table(["model", "peer", *map(metric_words, metrics)],
+                          [[*key, *(line.get(metric, "") for metric in metrics)] for key, line in lines.items()])
+
+
+def when_markdown(store):
+    times = [r["time"] for r in store.measured() if "time" in r]
+    if not times:
+        return ""
+    first, last = (time.gmtime(end) for end in (min(times), max(times)))
+    return (f"Measured from {time.strftime('%Y-%m-%d %H:%M', first)} to {time.strftime('%Y-%m-%d %H:%M', last)} UTC, "
+            f"{len(times) - len(store.measured(row='limits'))} rows.")
+
+
+def fill_markdown(path, verdicts, store, model):
+    """Replaces what stands between <!-- NAME --> and <!-- end --> on a page, by what all results in the store say."""
     page = path.read_text(encoding="utf-8")
-    tables = {"goals": goal_markdown(verdicts), "facts": facts_markdown(store, model, types[0])}
-    tables.update({f"roofline {dtype}": roofline_markdown(store, model, dtype) for dtype in types})
+    main = next((dtype for dtype in MATRIX_TYPES if store.measured(model=model, type=dtype, against=MACHINE)), "q4_0")
+    tables = {"goals": goal_markdown(verdicts), "summary": summary_markdown(verdicts), "when": when_markdown(store),
+              "facts": facts_markdown(store, model, main)}
+    tables.update({f"roofline {dtype}": roofline_markdown(store, model, dtype) for dtype in MATRIX_TYPES})
     for name, table in tables.items():
         head, mark, rest = page.partition(f"<!-- {name} -->\n")
         if mark:
