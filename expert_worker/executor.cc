@@ -1,14 +1,22 @@
 #include "expert_worker/executor.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 
 #include "absl/time/clock.h"
+#include "common/base/awake_wait.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/base/trace.h"
 
 namespace moepool {
+namespace {
+
+// Goes on from dispatch to dispatch, and ends by itself where their router does.
+constexpr std::chrono::milliseconds kSleepAtOnceTime(100);
+
+}  // namespace
 
 Executor::Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits)
     : backend_(backend), store_(store), limits_(limits) {}
@@ -79,6 +87,7 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
   TraceSpan decode("decode frame");
   const absl::StatusOr<DispatchView> view = DecodeDispatch(frame, limits_);
   decode.End();
+  if (view.ok() && (header->flags & kSleepAtOnce) != 0) SleepAtOnceFor(kSleepAtOnceTime);
   const absl::Status status = view.ok() ? Run(*view) : view.status();
   const absl::Duration computed = absl::Now() - begin;
   {

@@ -17,6 +17,7 @@
 #include "common/model/config.h"
 #include "common/model/gate_policy.h"
 #include "common/transport/frame.h"
+#include "router/contention.h"
 #include "router/pool.h"
 
 namespace moepool {
@@ -87,8 +88,8 @@ class Dispatcher {
   };
 
   void Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip);
-  // Finds whether all workers of this host have even shares of the layer. They are then told to keep to their
-  // parts of the cores; where shares are uneven they had better compete for them.
+  // Finds whether the workers of this host have even shares of the layer's work. They are then told to keep
+  // to their parts of the cores; where shares are uneven they had better compete for them.
   void PlanHost();
   absl::Status Send(int layer, WireDType wire, const Activations& x, size_t member);
   absl::Status Receive(size_t member);
@@ -115,6 +116,8 @@ class Dispatcher {
   std::shared_ptr<const RoutingTable> table_;
   std::vector<Share> shares_;         // [members]
   size_t host_workers_ = 0;           // FrameHeader::host_workers
+  bool all_on_host_ = false;          // every worker asked is one of this host
+  bool asleep_ = false;               // FrameHeader::flags of them
   std::vector<PlannedPart> parts_;    // of all rows
   std::vector<PlannedAdd> adds_;      // part numbers of their row
   std::vector<CombineRow> rows_;      // of those that are not skipped
@@ -124,10 +127,12 @@ class Dispatcher {
   std::vector<uint8_t> part_fault_;   // [parts]
   std::vector<int32_t> row_experts_;  // scratch
   std::vector<int> row_owners_;       // scratch
+  std::vector<uint8_t> expert_seen_;  // scratch
   std::vector<uint8_t> frame_;        // scratch
   int layer_ = 0;
   absl::Time sending_;  // begins
   absl::Time begun_;    // all is sent
+  HostContention contention_;
   DispatchTotals totals_;
 };
 

@@ -6,7 +6,6 @@
 #include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "common/backend/backend.h"
 #include "common/base/aligned_bytes.h"
 #include "common/base/config.h"
+#include "common/base/processors.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/base/thread_pool.h"
@@ -234,7 +234,7 @@ absl::Status Run(Flags flags) {
   }
   if (flags.threads.empty()) {
     flags.threads = {1};
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    const int cores = ProcessorCount();
     if (cores > 1) flags.threads.push_back(cores);
   }
   json runs = json::array();

@@ -7,14 +7,18 @@
 
 namespace moepool {
 
-// How long who waits stays awake. Longer than a layer takes anyone in the decode of a large model, so that
-// nobody sleeps while a step is under way; short enough that an idle process uses no processor.
-inline constexpr std::chrono::milliseconds kStayAwake(2);
+// How long who waits stays awake. Longer than a layer takes anyone in the decode of 32 sequences of a large
+// model, so that nobody sleeps while a step is under way; short enough that an idle process uses no
+// processor.
+inline constexpr std::chrono::milliseconds kStayAwake(8);
 
 // One wait, turn by turn: pauses on this core, then offers of the core to whoever has work for it, which cost
-// a fraction of a microsecond where nobody has. Where others keep the core for long, they are no partners of
-// this step but strangers; a sleeper that is woken goes before them, one that offers its core does not. So
-// for some time afterwards the threads of this process sleep rather than yield.
+// a fraction of a microsecond where nobody has. Offers reach threads of the same scheduling group (session,
+// container, unit) alone, and strangers take them too, so there is a time to sleep instead:
+//   - where the process has no partners (below), once an offer has been taken for long: by strangers;
+//   - where it has, when the router finds that turns take long (router/contention.h): partners keep a core
+//     for as long as they compute, and that is no loss.
+// A sleeper that is woken goes before those who have had their time, one that offers its core does not.
 class AwakeWait {
  public:
   // False where it is time to sleep.
@@ -36,5 +40,18 @@ bool WaitAwake(const Ready& ready) {
   }
   return true;
 }
+
+// Has the threads of this process sleep at once where they would wait awake, from now until `time` has
+// passed.
+void SleepAtOnceFor(std::chrono::milliseconds time);
+
+// For as long as one lives, other processes of this host compute for this one, or this one for them.
+class HasPartners {
+ public:
+  HasPartners();
+  ~HasPartners();
+  HasPartners(const HasPartners&) = delete;
+  HasPartners& operator=(const HasPartners&) = delete;
+};
 
 }  // namespace moepool

@@ -7,11 +7,12 @@
 #include <vector>
 
 #include "common/base/mutex.h"
+#include "common/base/processors.h"
 
 namespace moepool {
 
 absl::Status ParallelStatus(int64_t n, int threads, absl::FunctionRef<absl::Status(int64_t)> body) {
-  if (threads <= 0) threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (threads <= 0) threads = ProcessorCount();
   std::atomic<int64_t> next = 0;
   std::atomic<bool> failed = false;
   Mutex mutex;

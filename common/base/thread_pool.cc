@@ -15,6 +15,7 @@
 
 #include "common/base/awake_wait.h"
 #include "common/base/mutex.h"
+#include "common/base/processors.h"
 #include "common/base/status_macros.h"
 
 namespace moepool {
@@ -23,24 +24,15 @@ namespace {
 // The processor that the calling thread runs on; -1 where the system does not say.
 int CurrentCpu() { return sched_getcpu(); }
 
-// The processors that the calling thread may run on.
-std::vector<int> AllowedCpus() {
-  std::vector<int> cpus;
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return cpus;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &allowed)) cpus.push_back(cpu);
-  }
-  return cpus;
-}
-
-// Moves the calling thread to one of `cpus`, and leaves it free to be moved again.
+// Moves the calling thread to one of `cpus` that it may run on, and leaves it free to be moved again.
 void MoveTo(std::span<const int> cpus) {
   cpu_set_t allowed;
-  if (cpus.empty() || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
   cpu_set_t wanted;
   CPU_ZERO(&wanted);
   for (const int cpu : cpus) CPU_SET(cpu, &wanted);
+  CPU_AND(&wanted, &wanted, &allowed);  // which may have been narrowed since the pool was made
+  if (CPU_COUNT(&wanted) == 0) return;
   sched_setaffinity(0, sizeof(wanted), &wanted);  // moves at once
   sched_setaffinity(0, sizeof(allowed), &allowed);
 }
@@ -52,8 +44,14 @@ struct ThreadPool::Impl {
 
   void Work(int thread);
   // Two threads of the pool on one processor would take turns there while, to the scheduler, those who wait
-  // awake (awake_wait.h) keep the others as busy. A thread that meets an earlier one of the pool moves.
+  // awake (awake_wait.h) keep the others as busy. A thread that meets an earlier one of the pool moves, and
+  // so does one outside the pool's part.
   void SpreadOut(int thread);
+  std::span<const int> Part() const {
+    const uint64_t packed = part.load(std::memory_order_relaxed);
+    return std::span(allowed).subspan(packed >> 32, static_cast<uint32_t>(packed));
+  }
+  void SetPart(uint64_t begin, uint64_t size) { part.store(begin << 32 | size, std::memory_order_relaxed); }
   void RunChunks(uint32_t generation);
   void Publish(int64_t n, int threads, const Body* body);
 
@@ -67,8 +65,10 @@ struct ThreadPool::Impl {
   std::atomic<bool> caller_sleeps{false};
   std::atomic<bool> stop{false};
 
-  const std::vector<int> allowed = AllowedCpus();
-  std::vector<std::atomic<int>> cpus;  // [threads] where each last took up a job
+  const std::vector<int> allowed = AllowedProcessors();
+  const bool whole_machine = AllProcessorsAllowed();
+  std::atomic<uint64_t> part{allowed.size()};  // of `allowed`: where it begins << 32 | its size
+  std::vector<std::atomic<int>> cpus;          // [threads] where each last took up a job
 
   Mutex mutex;
   CondVar wake;      // a new ticket, or stop
@@ -103,9 +103,10 @@ void ThreadPool::Impl::SpreadOut(int thread) {
     }
     return false;
   };
-  if (cpu >= 0 && taken(cpu)) {
+  const std::span<const int> part = Part();
+  if (cpu >= 0 && (taken(cpu) || std::find(part.begin(), part.end(), cpu) == part.end())) {
     std::vector<int> others;
-    std::copy_if(allowed.begin(), allowed.end(), std::back_inserter(others),
+    std::copy_if(part.begin(), part.end(), std::back_inserter(others),
                  [&](int other) { return !taken(other); });
     MoveTo(others);
   }
@@ -150,8 +151,7 @@ void ThreadPool::Impl::Publish(int64_t n, int threads, const Body* run) {
 }
 
 ThreadPool::ThreadPool(int threads) : threads_(threads), impl_(std::make_unique<Impl>()) {
-  if (threads_ <= 0) threads_ = static_cast<int>(std::thread::hardware_concurrency());
-  if (threads_ <= 0) threads_ = 1;
+  if (threads_ <= 0) threads_ = ProcessorCount();
   impl_->cpus = std::vector<std::atomic<int>>(threads_);
   for (std::atomic<int>& cpu : impl_->cpus) cpu.store(-1, std::memory_order_relaxed);
   for (int i = 1; i < threads_; ++i) impl_->workers.emplace_back([this, i] { impl_->Work(i); });
@@ -166,16 +166,17 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : impl_->workers) worker.join();
 }
 
-void ThreadPool::MoveCaller(int slot, int slots) {
-  const std::vector<int>& allowed = impl_->allowed;
-  if (allowed.empty()) return;  // the system did not say
-  const auto at = [&](int part) {
-    return static_cast<size_t>(part) * allowed.size() / static_cast<size_t>(slots);
-  };
-  const size_t begin = at(slot);
-  const std::span<const int> part =
-      std::span(allowed).subspan(begin, std::max<size_t>(at(slot + 1), begin + 1) - begin);
+int ThreadPool::UsePart(int slot, int slots) {
+  const size_t all = impl_->allowed.size();
+  // Who has been given processors of its own has its part already; and the system may not have said.
+  if (all == 0 || !impl_->whole_machine) return threads_;
+  const auto at = [&](int part) { return static_cast<size_t>(part) * all / static_cast<size_t>(slots); };
+  // Where there are more parts than processors, several share one.
+  const size_t size = std::max(at(slot + 1), at(slot) + 1) - at(slot);
+  impl_->SetPart(at(slot), size);
+  const std::span<const int> part = impl_->Part();
   if (std::find(part.begin(), part.end(), CurrentCpu()) == part.end()) MoveTo(part);
+  return std::min(threads_, static_cast<int>(size));
 }
 
 void ThreadPool::ParallelFor(int64_t n, int threads, absl::FunctionRef<void(int64_t)> body) {

@@ -13,7 +13,7 @@ namespace moepool {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller: 1 starts none. 0 means one for each core.
+  // `threads` counts the caller: 1 starts none. 0 means one for each processor that this process may run on.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -25,8 +25,10 @@ class ThreadPool {
   // The same on `threads` of the pool's at most, at least the caller's.
   void ParallelFor(int64_t n, int threads, absl::FunctionRef<void(int64_t)> body);
 
-  // Moves the calling thread to its part of the processors, where it is elsewhere: part `slot` of `slots`.
-  void MoveCaller(int slot, int slots);
+  // From the next loop on, has the threads keep to part `slot` of `slots` of the machine's processors, and
+  // moves the calling one there if it is elsewhere.  Part 0 of 1 is all of them, and so is every part where
+  // the process may run on some only.  Returns how many threads the part can use, at least 1.
+  int UsePart(int slot, int slots);
 
   int threads() const { return threads_; }
 

@@ -54,7 +54,8 @@ absl::Status CheckHeader(const FrameHeader& h, const FrameLimits& limits, FrameK
   if (h.kind != kind) {
     return Bad("kind", static_cast<uint64_t>(h.kind), "expected", static_cast<uint64_t>(kind));
   }
-  if (h.flags != 0) return Bad("flags", h.flags, "expected", 0);
+  const uint32_t flags = kind == FrameKind::kDispatch ? kSleepAtOnce : 0;
+  if ((h.flags & ~flags) != 0) return Bad("flags", h.flags, "known are", flags);
   if (h.adapter_id != 0) return Bad("adapter id", h.adapter_id, "expected", 0);
   if (h.model_digest != limits.model_digest) {
     return absl::FailedPreconditionError(StrCat("frame: model digest is ", absl::Hex(h.model_digest),
@@ -179,6 +180,7 @@ void EncodeReplyHead(const FrameHeader& dispatch, uint32_t first_part, std::span
                      std::vector<uint8_t>* head) {
   FrameHeader h = dispatch;
   h.kind = FrameKind::kReply;
+  h.flags = 0;
   h.rows = 0;
   h.entries = 0;
   h.parts = static_cast<uint32_t>(faults.size());
@@ -201,6 +203,7 @@ void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std:
   const std::string_view text = ToStd(status.message()).substr(0, kMaxRefusalText);
   FrameHeader h = dispatch;
   h.kind = FrameKind::kRefusal;
+  h.flags = 0;
   h.rows = h.parts = h.entries = h.first_part = 0;
   h.code = static_cast<uint16_t>(status.code());
   h.text_bytes = static_cast<uint32_t>(text.size());

@@ -24,6 +24,10 @@ inline constexpr size_t kMaxDispatchFrameBytes = 256u << 20;
 enum class FrameKind : uint16_t { kDispatch = 1, kReply = 2, kRefusal = 3 };
 enum class WireDType : uint8_t { kF32 = 0, kInt8Block32 = 1 };
 
+// FrameHeader::flags: this host's processes get in one another's way by staying awake while they wait, and
+// the receiver is to sleep instead (common/base/awake_wait.h) until some time after the last such dispatch.
+inline constexpr uint32_t kSleepAtOnce = 1;
+
 struct FrameHeader {
   uint32_t magic = kFrameMagic;
   uint16_t version = kFrameVersion;
@@ -34,7 +38,7 @@ struct FrameHeader {
   uint64_t dispatch_id = 0;   // never used twice by an incarnation
   uint64_t model_digest = 0;  // first 8 bytes of the digest
   uint64_t epoch = 0;         // of the placement
-  uint32_t flags = 0;         // none defined: 0
+  uint32_t flags = 0;         // dispatch: kSleepAtOnce or 0.  others: 0
   uint16_t adapter_id = 0;    // reserved: 0
   uint8_t host_workers = 0;   // dispatch: all of this host, computing even shares of this layer; 0: not so
   uint8_t host_slot = 0;      // dispatch: which of them the receiver is, in every layer the same

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/awake_wait.h"
 #include "common/transport/expert_transport.h"
 
 namespace moepool {
@@ -87,6 +88,7 @@ class RingReceiver {
   FrameBytes partial_;
   uint8_t* partial_data_ = nullptr;
   uint64_t partial_bytes_ = 0;  // of it that have arrived
+  const HasPartners has_partners_;
 };
 
 }  // namespace moepool

@@ -255,16 +255,15 @@ void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const Expe
   hidden_ = batch.x.cols;
   // Callers that each take the whole machine would take turns on its cores, and meet threads that have lost
   // theirs at the end of every loop.
-  threads_ = std::max(1, device_->pool.threads() / std::max(1, batch.host_callers));
-  if (batch.host_callers > 1 && batch.host_slot < batch.host_callers) {
-    device_->pool.MoveCaller(batch.host_slot, batch.host_callers);
-  }
+  const bool shares_host = batch.host_callers > 1 && batch.host_slot < batch.host_callers;
+  threads_ =
+      shares_host ? device_->pool.UsePart(batch.host_slot, batch.host_callers) : device_->pool.UsePart(0, 1);
   leaf_stride_ = RoundUp(hidden_, kGroupRows);
   SortPairs(experts, batch);
   PlanAdds(batch);
   leaves_.Get(part_slot_.back() * leaf_stride_);
   PlanRuns(experts, batch.x);
-  prepared_.Prepare(device_, batch.x, batch.x.q != nullptr);
+  prepared_.Prepare(device_, batch.x, batch.x.q != nullptr, threads_);
 
   const auto run_of = [this](int64_t chunk, int64_t ExpertRun::*first) -> const ExpertRun& {
     const auto after = std::upper_bound(runs_.begin(), runs_.end(), chunk,

@@ -164,7 +164,7 @@ void CpuTrunkOps::MatMuls(std::span<const Product> products, const Activations& 
     chunks_.emplace_back(w, x.rows, device_->pool.threads(), 1);
     first_chunk_.push_back(first_chunk_.back() + chunks_.back().count());
   }
-  prepared_.Prepare(device_, x, quantized);
+  prepared_.Prepare(device_, x, quantized, device_->pool.threads());
   int32_t* const identity = identity_.Get(x.rows);
   for (int32_t i = 0; i < x.rows; ++i) identity[i] = i;
   device_->pool.ParallelFor(first_chunk_.back(), [&](int64_t i) {

@@ -14,7 +14,7 @@ int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-void PreparedRows::Prepare(CpuDevice* device, const Activations& x, bool quantized) {
+void PreparedRows::Prepare(CpuDevice* device, const Activations& x, bool quantized, int threads) {
   rows_ = {};
   rows_.f32 = x.f32;
   rows_.cols = x.cols;
@@ -27,7 +27,7 @@ void PreparedRows::Prepare(CpuDevice* device, const Activations& x, bool quantiz
                                       prepared + row * blocks);
   };
   if (x.rows >= kParallelRows) {
-    device->pool.ParallelFor(DivideUp(x.rows, kParallelRows), [&](int64_t i) {
+    device->pool.ParallelFor(DivideUp(x.rows, kParallelRows), threads, [&](int64_t i) {
       const int64_t end = std::min<int64_t>(x.rows, (i + 1) * kParallelRows);
       for (int64_t row = i * kParallelRows; row < end; ++row) prepare(row);
     });

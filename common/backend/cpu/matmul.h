@@ -14,7 +14,7 @@ namespace moepool {
 class PreparedRows {
  public:
   // `quantized`: prepares x.q and x.scale. Pointers of x must stay valid.
-  void Prepare(CpuDevice* device, const Activations& x, bool quantized);
+  void Prepare(CpuDevice* device, const Activations& x, bool quantized, int threads);
   ActivationRows Select(const int32_t* index, int64_t count) const;
 
  private:

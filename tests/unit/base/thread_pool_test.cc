@@ -13,6 +13,7 @@
 
 #include "common/base/awake_wait.h"
 #include "common/base/mutex.h"
+#include "common/base/processors.h"
 
 namespace moepool {
 namespace {
@@ -48,20 +49,31 @@ TEST_P(ThreadPoolTest, LateThreadsDoNotDisturbLaterJobs) {
   EXPECT_EQ(total.load(), expected);
 }
 
-TEST(ThreadPoolTest, ZeroMeansOneAThreadOfTheMachine) {
-  ThreadPool pool(0);
-  EXPECT_GE(pool.threads(), 1);
+TEST(ThreadPoolTest, ZeroMeansOneForEachProcessorAllowed) {
+  EXPECT_EQ(ThreadPool(0).threads(), static_cast<int>(AllowedProcessors().size()));
+  std::thread([] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(AllowedProcessors().back(), &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+    EXPECT_EQ(ThreadPool(0).threads(), 1);
+  }).join();
 }
 
-// Long enough apart that the threads sleep when the job comes, and at once, when they are awake.
+// Each body of a job waits until all have begun, so that the job ends only if everyone is there. Before every
+// second job the threads have had the time to fall asleep.
 TEST_P(ThreadPoolTest, WakesThoseThatSleep) {
-  ThreadPool pool(GetParam());
-  std::atomic<int64_t> total{0};
-  for (int job = 0; job < 20; ++job) {
-    std::this_thread::sleep_for(job % 2 == 0 ? 3 * kStayAwake : std::chrono::milliseconds(0));
-    pool.ParallelFor(100, [&](int64_t i) { total.fetch_add(i); });
+  const int threads = GetParam();
+  ThreadPool pool(threads);
+  for (int job = 0; job < 10; ++job) {
+    if (job % 2 == 0) std::this_thread::sleep_for(3 * kStayAwake);
+    std::atomic<int> begun{0};
+    pool.ParallelFor(threads, [&](int64_t) {
+      begun.fetch_add(1);
+      while (begun.load() < threads) std::this_thread::yield();
+    });
+    EXPECT_EQ(begun.load(), threads);
   }
-  EXPECT_EQ(total.load(), 20 * 4950);
 }
 
 TEST_P(ThreadPoolTest, KeepsToTheThreadsAllowed) {
@@ -82,18 +94,54 @@ TEST_P(ThreadPoolTest, KeepsToTheThreadsAllowed) {
   }
 }
 
-TEST(ThreadPoolTest, MovesTheCallerAndLeavesItFree) {
-  ThreadPool pool(1);
+// A thread may be moved on at any time, so that the test asks until the answer is the one wanted; it never is
+// for all parts where nobody moves anyone.
+TEST(ThreadPoolTest, KeepsToItsPartOfTheProcessorsAndLeavesThreadsFree) {
+  const std::vector<int> all = AllowedProcessors();
+  if (!AllProcessorsAllowed()) return;  // every part is all of them
+  const int n = static_cast<int>(all.size());
+  ThreadPool pool(n);
   cpu_set_t before;
   ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
   for (const int slots : {1, 2, 3, 200}) {
     for (const int slot : {0, slots / 2, slots - 1}) {
-      pool.MoveCaller(slot, slots);
+      const int begin = slot * n / slots;
+      const int end = std::max((slot + 1) * n / slots, begin + 1);
+      const auto in_part = [&](int cpu) {
+        return std::find(all.begin() + begin, all.begin() + end, cpu) != all.begin() + end;
+      };
+      bool met = false;
+      for (int i = 0; i < 1000 && !met; ++i) {
+        ASSERT_EQ(pool.UsePart(slot, slots), end - begin);
+        met = in_part(sched_getcpu());
+        std::atomic<bool> inside{true};
+        pool.ParallelFor(64, end - begin, [&](int64_t) {
+          if (!in_part(sched_getcpu())) inside.store(false);
+        });
+        met = met && inside.load();
+      }
+      EXPECT_TRUE(met) << "part " << slot << " of " << slots;
       cpu_set_t after;
       ASSERT_EQ(sched_getaffinity(0, sizeof(after), &after), 0);
       EXPECT_TRUE(CPU_EQUAL(&before, &after));
     }
   }
+}
+
+TEST(ThreadPoolTest, StaysOnProcessorsThatWereTakenAway) {
+  ThreadPool pool(2);
+  std::thread([&] {
+    const std::vector<int> all = AllowedProcessors();
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(all.back(), &one);
+    ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+    const int slots = static_cast<int>(all.size());
+    for (int slot = 0; slot < slots; ++slot) {
+      pool.UsePart(slot, slots);
+      EXPECT_EQ(AllowedProcessors(), std::vector<int>{all.back()});
+    }
+  }).join();
 }
 
 TEST(ThreadPoolTest, StartsAndStopsIdle) {

@@ -243,7 +243,7 @@ std::vector<Corruption> HeaderCorruptions() {
       {"version", Set<uint16_t>(offsetof(FrameHeader, version), 1), {"version is 1", "expected 2"}},
       {"kind", Set<uint16_t>(offsetof(FrameHeader, kind), 9), {"kind is 9", "3"}},
       {"length", Set<uint64_t>(offsetof(FrameHeader, length), 99), {"length is 99", "received"}},
-      {"flags", Set<uint32_t>(offsetof(FrameHeader, flags), 1), {"flags is 1", "expected 0"}},
+      {"flags", Set<uint32_t>(offsetof(FrameHeader, flags), 2), {"flags is 2", "known are"}},
       {"adapter", Set<uint32_t>(offsetof(FrameHeader, adapter_id), 3), {"adapter id is 3", "expected 0"}},
       {"layer", Set<uint32_t>(offsetof(FrameHeader, layer), 3), {"layer is 3", "the model has 3"}},
       {"layer", Set<uint32_t>(offsetof(FrameHeader, layer), 1u << 31), {"layer is 2147483648"}},
