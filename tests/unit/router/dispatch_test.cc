@@ -359,6 +359,36 @@ TEST_F(DispatchTest, OwnTimeLeavesOutWhatIsComputedMeanwhile) {
   }
 }
 
+// Exchanges take far longer than their workers say they compute, as where they get in one another's way. Only
+// workers of this host are told so, and only where nobody else has a part in it.
+TEST_F(DispatchTest, WorkersOfAContendedHostAreToldToSleep) {
+  for (const std::string second : {"shm", "grpc"}) {
+    absl::Time now = absl::UnixEpoch();
+    clock_ = [&now] { return now; };
+    Place(2, 1);
+    transports_[0]->name = "shm";
+    transports_[1]->name = second;
+    for (const auto& transport : transports_) {
+      transport->worker = [&](const Frame& dispatch) {
+        now += absl::Milliseconds(2);
+        Answer answer(dispatch);
+        answer.header.budget_us = 1000;
+        return Script{{answer.All()}};
+      };
+    }
+    for (int i = 0; i < 40; ++i) {
+      for (const auto& transport : transports_) transport->sent.clear();
+      ASSERT_TRUE(Exchange().ok());
+      for (const auto& transport : transports_) {
+        const auto header = DecodeHeader(transport->sent.at(0));
+        ASSERT_TRUE(header.ok());
+        EXPECT_EQ(header->flags, second == "shm" && i >= 32 ? kSleepAtOnce : 0u)
+            << second << ", exchange " << i;
+      }
+    }
+  }
+}
+
 TEST_F(DispatchTest, WorkersInThisProcessHaveNoOwnTime) {
   Place(2, 1);
   transports_[1]->name = "in_process";
