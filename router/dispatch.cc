@@ -170,7 +170,10 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
   part_fault_.assign(parts_.size(), 0);
   sending_ = clock_();
   asleep_ = all_on_host_ && contention_.Asleep(sending_);
-  if (asleep_) SleepAtOnceFor(kSleepAtOnceTime);
+  if (asleep_) {
+    SleepAtOnceFor(kSleepAtOnceTime);
+    ++totals_.asleep;
+  }
   for (size_t m = 0; m < shares_.size(); ++m) {
     if (shares_[m].parts.empty()) continue;
     if (absl::Status sent = Send(layer, wire, x, m); !sent.ok()) return Lose(m, sent);

@@ -43,6 +43,7 @@ struct DispatchTotals {
   uint64_t bytes_out = 0;
   uint64_t bytes_in = 0;
   uint64_t losses = 0;
+  uint64_t asleep = 0;      // layers whose waits slept at once (contention.h)
   double wait_seconds = 0;  // from the last send of a layer to its last part
   TimeHistogram exchange;   // of a layer: first send to last part
   // The same less the longest that a worker says it computed, or the trunk did meanwhile. Not of layers with

@@ -89,6 +89,9 @@ std::vector<MetricFamily> EngineCollector::Collect() const {
           stats.dispatch.losses);
   counter("exchange_wait_seconds_total", "Time from a layer's last dispatch to its last part.",
           stats.dispatch.wait_seconds);
+  counter("exchange_asleep_total",
+          "Exchanges whose processes slept where they waited, as staying awake got in the way.",
+          stats.dispatch.asleep);
   families.push_back(Histogram("exchange_seconds",
                                "Time of a layer from its first dispatch to its last part.",
                                stats.dispatch.exchange));

@@ -386,6 +386,7 @@ TEST_F(DispatchTest, WorkersOfAContendedHostAreToldToSleep) {
             << second << ", exchange " << i;
       }
     }
+    EXPECT_EQ(dispatcher_->totals().asleep, second == "shm" ? 8u : 0u);
   }
 }
 
