@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
@@ -29,9 +30,11 @@ namespace {
 using nlohmann::json;
 
 constexpr int64_t kCols = 2048;
-constexpr int64_t kMatrixGroups = 32;               // of 16 output rows, packed once and copied
-constexpr int64_t kColdBytes = int64_t{160} << 20;  // of weights, far beyond any last-level cache here
-constexpr int64_t kStreamedRows = 8;                // of activations: up to here, weights come from memory
+constexpr int64_t kMatrixGroups = 32;  // of 16 output rows, packed once and copied
+constexpr int64_t kColdBytes = int64_t{160}
+                               << 20;  // of weights or KV cache, far beyond any last-level cache here
+constexpr int64_t kMostCacheBytes = int64_t{1} << 30;  // of KV; what takes more is left out
+constexpr int64_t kStreamedRows = 8;                   // of activations: up to here, weights come from memory
 constexpr int64_t kChunkGroups = 16;
 constexpr int kHeads = 16;
 constexpr int kKvHeads = 4;
@@ -98,6 +101,13 @@ absl::StatusOr<Weights> MakeWeights(DType dtype) {
   return w;
 }
 
+int64_t CacheBlocks(int context) { return (context + kKvBlockTokens - 1) / kKvBlockTokens; }
+
+// Of one sequence and layer, K and V.
+int64_t CacheBytes(KvType type, int context) {
+  return 2 * KvHeadBlockBytes(type, kHeadDim) * kKvHeads * CacheBlocks(context);
+}
+
 class KernelBench {
  public:
   KernelBench(const Flags& flags, const KernelTable& kernels, int threads)
@@ -118,8 +128,13 @@ class KernelBench {
     for (const auto& [type, name] : {std::pair{KvType::kF16, "F16"}, {KvType::kQ8_0, "Q8_0"}}) {
       for (const int context : flags_.contexts) {
         for (const int rows : flags_.rows) {
-          MOEPOOL_ASSIGN_OR_RETURN(json result, Attention(type, name, context, rows));
-          results.push_back(std::move(result));
+          for (const int sequences : {1, rows}) {
+            if (CacheBytes(type, context) * sequences > kMostCacheBytes) continue;
+            MOEPOOL_ASSIGN_OR_RETURN(json result,
+                                     Attention(type, name, context, sequences, rows / sequences));
+            results.push_back(std::move(result));
+            if (rows == 1) break;
+          }
         }
       }
     }
@@ -139,7 +154,7 @@ class KernelBench {
   }
 
   json Product(DType dtype, const Weights& w, int rows);
-  absl::StatusOr<json> Attention(KvType type, const char* name, int context, int rows);
+  absl::StatusOr<json> Attention(KvType type, const char* name, int context, int sequences, int rows);
 
   const Flags& flags_;
   const KernelTable& kernels_;
@@ -179,42 +194,63 @@ json KernelBench::Product(DType dtype, const Weights& w, int rows) {
           {"of_compute", of_compute}};
 }
 
-// Through the backend, which cuts the context into splits and shares them out.
-absl::StatusOr<json> KernelBench::Attention(KvType type, const char* name, int context, int rows) {
+// The last `rows` rows of each sequence, through the backend, which cuts the context into splits and shares
+// them out. As in a step, each call is another layer's, so that the cache comes from memory.
+absl::StatusOr<json> KernelBench::Attention(KvType type, const char* name, int context, int sequences,
+                                            int rows) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
                            MakeBackend({"cpu", kernels_.name, pool_.threads()}));
   AttentionShape shape;
   shape.heads = kHeads;
   shape.kv_heads = kKvHeads;
   shape.head_dim = shape.rope_dims = kHeadDim;
-  const int blocks = (context + kKvBlockTokens - 1) / kKvBlockTokens;
-  const size_t bytes = static_cast<size_t>(KvHeadBlockBytes(type, kHeadDim)) * kKvHeads * blocks;
-  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Buffer> k, backend->Allocate(bytes));
-  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Buffer> v, backend->Allocate(bytes));
-  std::vector<int32_t> table(blocks);
-  for (int i = 0; i < blocks; ++i) table[i] = i;
-  const std::vector<const int32_t*> tables(rows, table.data());
-  std::vector<int32_t> position(rows);
-  double keys = 0;  // that all rows see
-  for (int i = 0; i < rows; ++i) {
-    position[i] = context - rows + i;
-    keys += position[i] + 1;
+  const int64_t layer_bytes = CacheBytes(type, context) * sequences / 2;
+  const int64_t layers = kColdBytes / (2 * layer_bytes) + 1;
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Buffer> k, backend->Allocate(layers * layer_bytes));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Buffer> v, backend->Allocate(layers * layer_bytes));
+  for (Buffer* half : {k.get(), v.get()}) {
+    std::memset(half->data(), 0x2c, half->bytes());  // untouched pages are all the same one
   }
-  const std::vector<float> angles(static_cast<size_t>(rows) * kHeadDim / 2, 0.5f);
-  std::vector<float> qkv = Normal(int64_t{rows} * (kHeads + 2 * kKvHeads) * kHeadDim);
-  std::vector<float> out(static_cast<size_t>(rows) * kHeads * kHeadDim);
-  const AttentionBatch batch = {rows, position.data(), tables.data(), angles.data(), angles.data()};
+  std::vector<int32_t> table(static_cast<size_t>(CacheBlocks(context) * sequences));
+  std::iota(table.begin(), table.end(), 0);
+  std::vector<const int32_t*> tables;
+  std::vector<int32_t> position;
+  double keys = 0;  // that all rows see
+  for (int sequence = 0; sequence < sequences; ++sequence) {
+    for (int row = context - rows; row < context; ++row) {
+      tables.push_back(table.data() + CacheBlocks(context) * sequence);
+      position.push_back(row);
+      keys += row + 1;
+    }
+  }
+  const int64_t all = int64_t{sequences} * rows;
+  // Rotations by one angle, which leave lengths as they are: calls rotate what the one before left.
+  const std::vector<float> cos(static_cast<size_t>(all) * kHeadDim / 2, 0.6f);
+  const std::vector<float> sin(static_cast<size_t>(all) * kHeadDim / 2, 0.8f);
+  std::vector<float> qkv = Normal(all * (kHeads + 2 * kKvHeads) * kHeadDim);
+  std::vector<float> out(static_cast<size_t>(all) * kHeads * kHeadDim);
+  const AttentionBatch batch = {static_cast<int>(all), position.data(), tables.data(), cos.data(),
+                                sin.data()};
+  int64_t call = 0;
   const double seconds = FastestSeconds(flags_.seconds, [&] {
-    backend->Trunk().Attention(shape, batch, {type, k->data(), v->data()}, qkv.data(), out.data());
+    const int64_t offset = call++ % layers * layer_bytes;
+    backend->Trunk().Attention(shape, batch, {type, k->data() + offset, v->data() + offset}, qkv.data(),
+                               out.data());
   });
   const double gflops = 4e-9 * keys * kHeads * kHeadDim / seconds;
+  const double gb_s = 1e-9 * static_cast<double>(2 * layer_bytes) / seconds;
   const double of_compute = gflops / limits_.f32_gflops;
-  Note(Format("attention %-4s %4d rows  context %5d  heads %d/%d of %d  %8.1f us  %8.1f GFLOPS (%3.0f %%)",
-              name, rows, context, kHeads, kKvHeads, kHeadDim, 1e6 * seconds, gflops, 100 * of_compute));
-  return json{{"kernel", "attention"},   {"type", name},        {"rows", rows},
-              {"context", context},      {"heads", kHeads},     {"kv_heads", kKvHeads},
-              {"head_dim", kHeadDim},    {"us", 1e6 * seconds}, {"gflops", gflops},
-              {"of_compute", of_compute}};
+  const double of_read = gb_s / limits_.best_read_gb_s;
+  Note(Format(
+      "attention %-4s %3d x %3d rows  context %5d  heads %d/%d of %d  %8.1f us  %7.1f GB/s (%3.0f %%)  "
+      "%7.1f GFLOPS (%3.0f %%)",
+      name, sequences, rows, context, kHeads, kKvHeads, kHeadDim, 1e6 * seconds, gb_s, 100 * of_read, gflops,
+      100 * of_compute));
+  return json{{"kernel", "attention"}, {"type", name},        {"sequences", sequences},
+              {"rows", rows},  // of each
+              {"context", context},    {"heads", kHeads},     {"kv_heads", kKvHeads},
+              {"head_dim", kHeadDim},  {"us", 1e6 * seconds}, {"gb_s", gb_s},
+              {"of_read", of_read},    {"gflops", gflops},    {"of_compute", of_compute}};
 }
 
 absl::Status Run(Flags flags) {
@@ -265,7 +301,10 @@ void AddBenchKernelsCommand(CLI::App* app, CommandRunner* run) {
       ->delimiter(',')
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command->add_option("--contexts", flags->contexts, "tokens that attention sees")
+  command
+      ->add_option(
+          "--contexts", flags->contexts,
+          "tokens that attention sees; rows are the last of one sequence, then those of as many sequences")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

@@ -54,6 +54,9 @@ struct KvSplit {
   int64_t block_bytes;
   const int32_t* blocks;  // blocks[b] numbers the block of keys 16 b ...; read where a row sees one of them
   int head_dim;           // at most kMaxHeadDim; a multiple of 32 for Q8_0
+  // K of the head that is attended to next, in the same blocks, to be fetched from memory; null where that is
+  // not known.
+  const std::byte* next_k = nullptr;
 };
 
 // Rows of the sequence that attend to a split, in ascending order of position, and where their results go. Of

@@ -70,13 +70,15 @@ inline int FirstOfBlock(int key) { return key & ~(kKvBlockTokens - 1); }
 template <int H>
 inline constexpr bool kFetchAhead = H <= 8;
 
-// The block of K, or of V, that holds `key`; past the last visible one of K follow those of V, then null.
+// The block of K, or of V, that holds `key`; past the last visible one of K follow those of V, then those of
+// the next head's K, then null.
 inline const std::byte* BlockAhead(const KvSplit& s, const QueryTile& t, bool values, int key) {
   const int first = FirstOfBlock(t.first_begin);
   const int keys = FirstOfBlock(t.last_end + kKvBlockTokens - 1) - first;
   const int place = key - first + (values ? keys : 0);
   if (place < keys) return BlockOf(s, s.k, first + place);
-  return place < 2 * keys ? BlockOf(s, s.v, first + place - keys) : nullptr;
+  if (place < 2 * keys) return BlockOf(s, s.v, first + place - keys);
+  return place < 3 * keys && s.next_k != nullptr ? BlockOf(s, s.next_k, first + place - 2 * keys) : nullptr;
 }
 
 inline void Fetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
@@ -169,25 +171,77 @@ inline void Scores(const KvSplit& s, const QueryTile& t, int first, float scale)
   if constexpr (B > 1) Scores<Cache, H, B / 2>(s, t, first, scale);
 }
 
-// p <- exp(p - max) of the blocks that the query sees.
-inline void Softmax(int begin, int end, float* p, float* max, float* sum) {
-  begin = FirstOfBlock(begin);
-  __m512 m = _mm512_set1_ps(-__builtin_inff());
-  for (int i = begin; i < end; i += 16) m = _mm512_max_ps(_mm512_loadu_ps(p + i), m);
-  // Adding 0 hides the order in which +0 and -0 were compared.
-  const float largest = _mm512_reduce_max_ps(m) + 0.0f;
-  const __m512 all = _mm512_set1_ps(largest);
-  __m512 total = _mm512_setzero_ps();
-  for (int i = begin; i < end; i += 16) {
-    const __m512 power = ExpBelowOverflow(_mm512_sub_ps(_mm512_loadu_ps(p + i), all));
-    _mm512_storeu_ps(p + i, power);
-    total = _mm512_add_ps(total, power);
+// p <- exp(p - max) of the blocks that each query sees. Maxima first, of all queries: the next query's start
+// then does not wait for the end of the one before.
+template <int H>
+inline void Softmax(const QueryTile& t) {
+  for (int h = 0; h < H; ++h) {
+    const float* const p = t.p + h * kAttentionSplit;
+    __m512 m = _mm512_set1_ps(-__builtin_inff());
+    for (int i = FirstOfBlock(t.begin[h]); i < t.end[h]; i += 16)
+      m = _mm512_max_ps(_mm512_loadu_ps(p + i), m);
+    // Adding 0 hides the order in which +0 and -0 were compared.
+    *t.max[h] = _mm512_reduce_max_ps(m) + 0.0f;
   }
-  *max = largest;
-  *sum = TreeSum(total);
+  for (int h = 0; h < H; ++h) {
+    float* const p = t.p + h * kAttentionSplit;
+    const __m512 max = _mm512_set1_ps(*t.max[h]);
+    __m512 total = _mm512_setzero_ps();
+    for (int i = FirstOfBlock(t.begin[h]); i < t.end[h]; i += 16) {
+      const __m512 power = ExpBelowOverflow(_mm512_sub_ps(_mm512_loadu_ps(p + i), max));
+      _mm512_storeu_ps(p + i, power);
+      total = _mm512_add_ps(total, power);
+    }
+    *t.sum[h] = TreeSum(total);
+  }
 }
 
 // --- Values ---
+
+// Some of a block's keys and what is added of them.
+struct ValueRun {
+  int begin;  // keys [begin, end) of the split
+  int end;
+  const std::byte* v;  // of the first key, from the first dimension on
+  const std::byte* ahead;
+  int64_t key_bytes;
+  const float* weights;  // of key 0 of the split, or of the block in Q8_0, where scales are in them
+};
+
+// acc[h, i] += weights[h, key] v[key, 16 i ...], keys ascending. Two loops, as one that chooses key by key
+// cannot hide its loads behind the fma's.
+template <typename Cache, int H, int N, bool kMasked>
+inline void AddValues(const QueryTile& t, const ValueRun& run, __mmask16 lanes, __m512 (&acc)[H][N]) {
+  constexpr int kScales = Cache::kQuantized ? N / 2 : 1;
+  constexpr int kWeightStride = Cache::kQuantized ? kScales * kKvBlockTokens : kAttentionSplit;
+  const std::byte* v = run.v;
+  const std::byte* ahead = run.ahead;
+  const float* weights = run.weights;
+  for (int key = run.begin; key < run.end; ++key, ++weights, v += run.key_bytes, ahead += run.key_bytes) {
+    __m512 value[N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      if constexpr (N == 1) {
+        value[i] = Cache::Load(lanes, v);
+      } else {
+        value[i] = Cache::Load16(v + 16 * i * Cache::kBytes);
+      }
+      if (16 * i * Cache::kBytes % 64 == 0) Fetch(ahead + 16 * i * Cache::kBytes);
+    }
+#pragma GCC unroll 16
+    for (int h = 0; h < H; ++h) {
+      const __mmask16 seen = !kMasked || (key >= t.begin[h] && key < t.end[h]) ? kAllLanes : 0;
+      for (int i = 0; i < N; ++i) {
+        const __m512 weight = _mm512_set1_ps(weights[h * kWeightStride + i / 2 % kScales * kKvBlockTokens]);
+        if constexpr (kMasked) {
+          acc[h][i] = _mm512_mask3_fmadd_ps(weight, value[i], acc[h][i], seen);
+        } else {
+          acc[h][i] = _mm512_fmadd_ps(weight, value[i], acc[h][i]);
+        }
+      }
+    }
+  }
+}
 
 // acc[h, d] = sum over visible keys of p[h, key] v[key, d], keys ascending, for dimensions [d, d + 16 N), of
 // which a single register (N = 1) may be partly past the head; of a Q8_0 cache they are whole blocks of 32.
@@ -195,6 +249,9 @@ inline void Softmax(int begin, int end, float* p, float* max, float* sum) {
 template <typename Cache, int H, int N, int kKeys>
 inline void Values(const KvSplit& s, const QueryTile& t, int from, int d) {
   constexpr int kScales = Cache::kQuantized ? N / 2 : 1;
+  // Where queries are many, V comes from L2, but a line of each key's four or so at a time, which the
+  // prefetcher does not follow.
+  constexpr int kAhead = kFetchAhead<H> ? kKeys : kKvBlockTokens;
   const __mmask16 lanes = N == 1 && s.head_dim - d < 16 ? FirstLanes(s.head_dim - d) : kAllLanes;
   const int64_t key_bytes = s.head_dim * Cache::kBytes;
   const int to = t.last_end < from + kKeys ? t.last_end : from + kKeys;
@@ -221,40 +278,19 @@ inline void Values(const KvSplit& s, const QueryTile& t, int from, int d) {
     const int begin = t.first_begin > first ? t.first_begin : first;
     const int end = to < first + kKvBlockTokens ? to : first + kKvBlockTokens;
     const int64_t offset = (begin - first) * key_bytes + d * Cache::kBytes;
-    const std::byte* v = block + offset;
-    const std::byte* ahead = kFetchAhead<H> ? BlockAhead(s, t, true, first + kKeys) : nullptr;
-    ahead = (ahead == nullptr ? block : ahead) + offset;
-    for (int key = begin; key < end; ++key, v += key_bytes, ahead += key_bytes) {
-      __m512 value[N];
-#pragma GCC unroll 16
-      for (int i = 0; i < N; ++i) {
-        if constexpr (N == 1) {
-          value[i] = Cache::Load(lanes, v);
-        } else {
-          value[i] = Cache::Load16(v + 16 * i * Cache::kBytes);
-        }
-        if constexpr (kFetchAhead<H>) {
-          if (16 * i * Cache::kBytes % 64 == 0) Fetch(ahead + 16 * i * Cache::kBytes);
-        }
-      }
-      const auto weight = [&](int h, int i) {
-        return _mm512_set1_ps(Cache::kQuantized ? scaled[h * kScales + i / 2][key - first]
-                                                : t.p[h * kAttentionSplit + key]);
-      };
-      if (key >= t.last_begin && key < t.first_end) {
-#pragma GCC unroll 16
-        for (int h = 0; h < H; ++h) {
-          for (int i = 0; i < N; ++i) acc[h][i] = _mm512_fmadd_ps(weight(h, i), value[i], acc[h][i]);
-        }
-      } else {
-#pragma GCC unroll 16
-        for (int h = 0; h < H; ++h) {
-          const __mmask16 seen = key >= t.begin[h] && key < t.end[h] ? kAllLanes : 0;
-          for (int i = 0; i < N; ++i) {
-            acc[h][i] = _mm512_mask3_fmadd_ps(weight(h, i), value[i], acc[h][i], seen);
-          }
-        }
-      }
+    const std::byte* const ahead = BlockAhead(s, t, true, first + kAhead);
+    const ValueRun run = {
+        .begin = begin,
+        .end = end,
+        .v = block + offset,
+        .ahead = (ahead == nullptr ? block : ahead) + offset,
+        .key_bytes = key_bytes,
+        .weights = Cache::kQuantized ? scaled[0] + (begin - first) : t.p + begin,
+    };
+    if (begin >= t.last_begin && end <= t.first_end) {
+      AddValues<Cache, H, N, false>(t, run, lanes, acc);
+    } else {
+      AddValues<Cache, H, N, true>(t, run, lanes, acc);
     }
   }
 #pragma GCC unroll 16
@@ -280,7 +316,7 @@ void AttendTile(const KvSplit& s, const QueryTile& t, float scale) {
   constexpr int kWide = H > 4 ? 2 : H > 2 ? 4 : 8;
   const int first = FirstOfBlock(t.first_begin);
   Scores<Cache, H, kWide>(s, t, first, scale);
-  for (int h = 0; h < H; ++h) Softmax(t.begin[h], t.end[h], t.p + h * kAttentionSplit, t.max[h], t.sum[h]);
+  Softmax<H>(t);
   // All of V for one part of the dimensions, or, where it comes from memory, 64 or 128 keys for all parts.
   constexpr int kKeys = kFetchAhead<H> ? (H > 2 ? 64 : 128) : kAttentionSplit;
   for (int from = first; from < t.last_end; from += kKeys) AllValues<Cache, H, kWide, kKeys>(s, t, from, 0);

@@ -72,6 +72,40 @@ TEST_P(AttentionTest, DecodeAtLengthIsTheSameAloneAndTogether) {
   }
 }
 
+// So many that a thread takes all heads of a sequence; prefill in which a step begins within a block of keys.
+TEST_P(AttentionTest, ManyShortSequencesAreTheSameAloneAndTogether) {
+  const int count = 67, length = 21;
+  for (KvType type : kKvTypes) {
+    const AttentionShape shape = Shape(4, 2, 32, RopeKind::kNeox, 32);
+    std::vector<Sequence> sequences;
+    for (int s = 0; s < count; ++s) {
+      sequences.push_back(Sequence({shape, type, length - s % 3}, kTestSeed + s));
+    }
+    std::vector<const Sequence*> all;
+    std::vector<std::vector<int32_t>> tables(count);
+    const std::vector<int32_t> blocks = Shuffled(2 * count, 5);
+    for (int s = 0; s < count; ++s) {
+      all.push_back(&sequences[s]);
+      tables[s] = {blocks[2 * s], blocks[2 * s + 1]};
+    }
+    const CacheMemory cache(backend_.get(), shape, type, 2 * count, kPoison);
+    std::vector<std::vector<float>> got(count);
+    const int row = 4 * 32;
+    for (const auto& [begin, end] : {std::pair{0, 7}, {7, 18}, {18, 19}, {19, 20}, {20, 21}}) {
+      const std::vector<float> out = Step(backend_.get(), all, cache.layer, tables, begin, end);
+      auto next = out.begin();
+      for (int s = 0; s < count; ++s) {
+        const int rows = std::max(0, std::min(end, sequences[s].setup().length) - begin);
+        got[s].insert(got[s].end(), next, next + rows * row);
+        next += rows * row;
+      }
+    }
+    for (int s = 0; s < count; ++s) {
+      EXPECT_TRUE(SameFloats(got[s], RunChunks(reference_.get(), sequences[s], length, 1))) << s;
+    }
+  }
+}
+
 TEST_P(AttentionTest, SequencesDoNotTouchOneAnother) {
   const AttentionShape shape = Shape(4, 4, 16, RopeKind::kInterleaved, 16);
   const Sequence a({shape, KvType::kF16, 40}, 1), b({shape, KvType::kF16, 19}, 2),
