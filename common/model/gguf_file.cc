@@ -72,16 +72,17 @@ absl::Status InputFile::ReadAt(uint64_t offset, uint64_t bytes, char* out) const
   return absl::OkStatus();
 }
 
-absl::Status InputFile::CheckUnchanged(bool shrunk_only) const {
+absl::Status InputFile::CheckUnchanged() const {
   struct stat info;
   if (fstat(fd_, &info) != 0) return absl::ErrnoToStatus(errno, StrCat("cannot stat '", identity_.path, "'"));
   const FileIdentity now = IdentityOf(info, identity_.path);
-  if (now.bytes < identity_.bytes) {
+  if (now.bytes != identity_.bytes) {
     return absl::DataLossError(StrCat("'", identity_.path, "' has ", now.bytes, " bytes and had ",
                                       identity_.bytes, " when it was opened"));
   }
-  if (!shrunk_only && (now.bytes != identity_.bytes || now.modified_ns != identity_.modified_ns)) {
-    return absl::DataLossError(StrCat("'", identity_.path, "' was written to while it was read"));
+  if (now.modified_ns != identity_.modified_ns) {
+    return absl::DataLossError(StrCat("'", identity_.path, "' was written to: modified at ", now.modified_ns,
+                                      " ns, and at ", identity_.modified_ns, " ns when it was opened"));
   }
   return absl::OkStatus();
 }

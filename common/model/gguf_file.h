@@ -24,8 +24,8 @@ class InputFile {
   const FileIdentity& identity() const { return identity_; }  // when it was opened
   // DataLoss where the file ends first, or cannot be read.
   absl::Status ReadAt(uint64_t offset, uint64_t bytes, char* out) const;
-  // DataLoss where the file is not as it was when it was opened; `shrunk_only`: where it is shorter.
-  absl::Status CheckUnchanged(bool shrunk_only) const;
+  // DataLoss where the file has another size or time of modification than when it was opened.
+  absl::Status CheckUnchanged() const;
 
  private:
   InputFile(int fd, FileIdentity identity) : fd_(fd), identity_(std::move(identity)) {}

@@ -44,14 +44,14 @@ class GgufSource final : public ModelSource {
     if (tensor == nullptr) return absl::NotFoundError(StrCat("tensor ", Quoted(name), " is missing"));
     MOEPOOL_RETURN_IF_ERROR(CheckRange(*tensor, offset, bytes));
     if (bytes == 0) return TensorBytes{};
-    MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged(/*shrunk_only=*/true));
+    MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged());
     return Map(model_.offsets[model_.tensors.IndexOf(*tensor)] + offset, bytes);
   }
 
   absl::StatusOr<ModelDigest> Digest() const override {
     MutexLock lock(&mutex_);
+    MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged());
     if (digest_.has_value()) return *digest_;
-    MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged(/*shrunk_only=*/false));
     const auto read = [this](const TensorInfo& tensor, uint64_t offset, std::span<std::byte> out) {
       return file_.ReadAt(model_.offsets[model_.tensors.IndexOf(tensor)] + offset, out.size(),
                           reinterpret_cast<char*>(out.data()));
@@ -60,7 +60,7 @@ class GgufSource final : public ModelSource {
                              RememberedDigest(file_.identity(), [&]() -> absl::StatusOr<ModelDigest> {
                                MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest computed,
                                                         ComputeDigest(model_.config, model_.tensors, read));
-                               MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged(/*shrunk_only=*/false));
+                               MOEPOOL_RETURN_IF_ERROR(file_.CheckUnchanged());
                                return computed;
                              }));
     digest_ = digest;

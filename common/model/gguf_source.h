@@ -18,8 +18,9 @@ namespace moepool {
 // Digest() reads with pread, so that no expert tensor is mapped by it, and remembers its answer in
 // ${XDG_CACHE_HOME:-~/.cache}/moepool/digests under the file's path, device, inode, size and time of change.
 //
-// The file must not shrink while it is open: a Range() after that is DataLoss, but memory that was mapped
-// before raises SIGBUS when read, as with every mapped file.
+// The file must not be written to while it is open: a Range() or Digest() after that is DataLoss, but memory
+// that was mapped before shows what was written, and raises SIGBUS where the file has become shorter, as with
+// every mapped file.
 absl::StatusOr<std::unique_ptr<ModelSource>> OpenGguf(const std::string& path);
 
 }  // namespace moepool

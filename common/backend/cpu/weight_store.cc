@@ -45,16 +45,15 @@ WeightStore::~WeightStore() {
   if (writer_.joinable()) writer_.join();
 }
 
-WeightStore::Kept* WeightStore::KeptOf(const ModelSource* source) {
+absl::StatusOr<WeightStore::Kept*> WeightStore::KeptOf(const ModelSource* source) {
   if (source == nullptr || options_.cache_directory.empty()) return nullptr;
-  const absl::StatusOr<ModelDigest> digest = source->Digest();
-  if (!digest.ok()) return nullptr;
+  MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, source->Digest());
   MutexLock lock(&mutex_);
-  std::unique_ptr<Kept>& kept = kept_[*digest];
+  std::unique_ptr<Kept>& kept = kept_[digest];
   if (kept == nullptr) {
     if (!keeping_) return nullptr;
     SegmentKind kind;
-    kind.model = *digest;
+    kind.model = digest;
     kind.layout = kPackedLayoutVersion;
     auto cache = WeightCache::Open(
         {.directory = options_.cache_directory, .limit_bytes = options_.cache_limit_bytes}, kind);
@@ -92,7 +91,10 @@ absl::StatusOr<std::optional<PackedMatrix>> WeightStore::LoadKept(Kept* kept, co
 
 absl::StatusOr<PackedMatrix> WeightStore::Load(const MatrixView& view, const WeightKey& key) {
   MOEPOOL_ASSIGN_OR_RETURN(PackedMatrix m, PlanPack(view));
-  Kept* const kept = m.bytes() == 0 ? nullptr : KeptOf(key.source);
+  Kept* kept = nullptr;
+  if (m.bytes() > 0) {
+    MOEPOOL_ASSIGN_OR_RETURN(kept, KeptOf(key.source));
+  }
   std::string name;
   if (kept != nullptr) {
     name = KeyText(view, key);
@@ -107,6 +109,8 @@ absl::StatusOr<PackedMatrix> WeightStore::Load(const MatrixView& view, const Wei
   WeightArena& arena = kept != nullptr ? kept->packed : loose_;
   MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<WeightPlace> place, arena.Reserve(m.bytes()));
   MOEPOOL_RETURN_IF_ERROR(PackInto(view, m, place->data()));
+  // What was read may have been written to meanwhile, and must not be kept under the digest of what it was.
+  if (kept != nullptr) MOEPOOL_RETURN_IF_ERROR(key.source->Digest().status());
   place->Fill(std::move(name));
   MutexLock lock(&mutex_);
   ++counts_.packed;

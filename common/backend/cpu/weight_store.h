@@ -54,7 +54,8 @@ class WeightStore {
     uint64_t from_cache_bytes = 0;
   };
 
-  Kept* KeptOf(const ModelSource* source);  // null: nothing is kept
+  // Null: nothing is kept. Fails where the source no longer is what its digest says.
+  absl::StatusOr<Kept*> KeptOf(const ModelSource* source);
   absl::StatusOr<std::optional<PackedMatrix>> LoadKept(Kept* kept, const std::string& key, PackedMatrix m);
   std::vector<Task> TakeTasks();
   void Write(const Task& task, bool map);

@@ -1,14 +1,17 @@
 // Where matrices come from: packed the first time, found the next, in memory or mapped, with the same bytes.
 #include "common/backend/cpu/weight_store.h"
 
+#include <atomic>
 #include <cstring>
 #include <fstream>
 
 #include "common/base/parallel_status.h"
 #include "common/base/status_macros.h"
 #include "common/model/expert_tensors.h"
+#include "common/model/gguf_source.h"
 #include "common/model/synthetic.h"
 #include "gmock/gmock.h"
+#include "tests/unit/model/test_files.h"
 #include "tests/unit/weights/weights_testing.h"
 
 namespace moepool {
@@ -18,7 +21,7 @@ using ::testing::SizeIs;
 
 constexpr int kExperts = 5;
 
-std::unique_ptr<ModelSource> MakeSource(DType dtype, uint64_t seed = 1) {
+SynthSpec Spec(DType dtype, uint64_t seed = 1) {
   SynthSpec spec;
   spec.hidden = 256;
   spec.ffn = 256;
@@ -26,7 +29,11 @@ std::unique_ptr<ModelSource> MakeSource(DType dtype, uint64_t seed = 1) {
   spec.experts_per_token = 2;
   spec.dtype = dtype;
   spec.seed = seed;
-  return *MakeSyntheticSource(spec);
+  return spec;
+}
+
+std::unique_ptr<ModelSource> MakeSource(DType dtype, uint64_t seed = 1) {
+  return *MakeSyntheticSource(Spec(dtype, seed));
 }
 
 // Gate and down of every expert of layer 1; `blind`: without a look at the model's own bytes.
@@ -182,6 +189,66 @@ TEST_F(WeightStoreTest, WhatIsDroppedWhileItIsWrittenIsWrittenWhole) {
   const auto matrices = LoadExperts(&second, *source, 1, /*blind=*/true);
   ASSERT_TRUE(matrices.ok()) << matrices.status();
   ExpectPacked(*source, *matrices);
+}
+
+TEST_F(WeightStoreTest, AFileThatIsWrittenToIsNotKeptAsWhatItWas) {
+  const TempDirectory directory;
+  const std::string path = directory.File("model.gguf");
+  ASSERT_TRUE(WriteSyntheticGguf(Spec(DType::kQ8_0, /*seed=*/2), path).ok());
+  const std::string other = ReadFile(path);
+  ASSERT_TRUE(WriteSyntheticGguf(Spec(DType::kQ8_0, /*seed=*/1), path).ok());
+  const std::string bytes = ReadFile(path);
+  ASSERT_EQ(bytes.size(), other.size());
+  {
+    const std::unique_ptr<ModelSource> source = *OpenGguf(path);
+    WeightStore store(Options());
+    const ExpertTensors before = *OpenExpert(*source, 1, 0);
+    const ExpertTensors after = *OpenExpert(*source, 1, 1);
+    const absl::StatusOr<PackedMatrix> kept = store.Load(before.gate, before.gate_key);
+    ASSERT_TRUE(kept.ok()) << kept.status();
+    Overwrite(path, other);
+    EXPECT_EQ(store.Load(after.gate, after.gate_key).status().code(), absl::StatusCode::kDataLoss);
+    store.KeepLoaded();
+    store.AwaitKept();
+    ASSERT_THAT(temp_.Files(), SizeIs(1));
+  }
+  Overwrite(path, bytes);
+  const std::unique_ptr<ModelSource> source = *OpenGguf(path);
+  WeightStore later(Options());
+  const auto matrices = LoadExperts(&later, *source, 1);
+  ASSERT_TRUE(matrices.ok()) << matrices.status();
+  ExpectPacked(*source, *matrices);
+}
+
+// A model whose file is written to after its digest was first asked for.
+class OverwrittenSource final : public ModelSource {
+ public:
+  explicit OverwrittenSource(std::unique_ptr<ModelSource> before) : before_(std::move(before)) {}
+  const ModelConfig& Config() const override { return before_->Config(); }
+  const TokenizerSpec& Tokenizer() const override { return before_->Tokenizer(); }
+  const std::vector<TensorInfo>& Tensors() const override { return before_->Tensors(); }
+  const TensorInfo* Find(std::string_view name) const override { return before_->Find(name); }
+  absl::StatusOr<TensorBytes> Range(std::string_view name, uint64_t offset, uint64_t bytes) const override {
+    return before_->Range(name, offset, bytes);
+  }
+  absl::StatusOr<ModelDigest> Digest() const override {
+    if (asked_.exchange(true)) return absl::DataLossError("was written to");
+    return before_->Digest();
+  }
+
+ private:
+  const std::unique_ptr<ModelSource> before_;
+  mutable std::atomic<bool> asked_ = false;
+};
+
+TEST_F(WeightStoreTest, WhatIsWrittenToWhileItIsPackedIsNotKept) {
+  const OverwrittenSource source(MakeSource(DType::kQ8_0));
+  WeightStore store(Options());
+  const ExpertTensors tensors = *OpenExpert(source, 1, 0);
+  EXPECT_EQ(store.Load(tensors.gate, tensors.gate_key).status().code(), absl::StatusCode::kDataLoss);
+  store.KeepLoaded();
+  store.AwaitKept();
+  EXPECT_THAT(temp_.Files(), SizeIs(0));
 }
 
 }  // namespace

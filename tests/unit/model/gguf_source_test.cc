@@ -146,6 +146,22 @@ TEST_F(GgufSourceTest, AFileThatIsWrittenToHasNoDigest) {
   EXPECT_EQ(CachedDigests(), 0);
 }
 
+TEST_F(GgufSourceTest, AFileThatIsWrittenToIsNotReadAsWhatItWas) {
+  const std::unique_ptr<ModelSource> source = *OpenGguf(path_);
+  ASSERT_TRUE(source->Digest().ok());
+  ASSERT_TRUE(source->Range(kExpert, 0, 64).ok());
+  SynthSpec other = Spec();
+  other.seed = 2;
+  ASSERT_TRUE(WriteSyntheticGguf(other, directory_.File("other.gguf")).ok());
+  const std::string bytes = ReadFile(directory_.File("other.gguf"));
+  ASSERT_EQ(bytes.size(), std::filesystem::file_size(path_));
+  Overwrite(path_, bytes);
+  for (const absl::Status& status : {source->Digest().status(), source->Range(kExpert, 0, 64).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr(path_), HasSubstr("was written to")));
+  }
+}
+
 TEST_F(GgufSourceTest, DigestFollowsTheContentAndNotThePath) {
   const ModelDigest digest = *(*OpenGguf(path_))->Digest();
   std::filesystem::copy_file(path_, directory_.File("copy.gguf"));

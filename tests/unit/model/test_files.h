@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -42,6 +43,14 @@ inline std::string ReadFile(const std::string& path) {
 
 inline void WriteFile(const std::string& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+}
+
+// Puts `bytes` over those of the file, which keeps its inode, a second later by its time of modification.
+inline void Overwrite(const std::string& path, const std::string& bytes) {
+  const auto modified = std::filesystem::last_write_time(path);
+  std::fstream(path, std::ios::binary | std::ios::in | std::ios::out)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  std::filesystem::last_write_time(path, modified + std::chrono::seconds(1));
 }
 
 // Bytes of a file, put down without any check.
