@@ -15,12 +15,12 @@ namespace moepool {
 namespace {
 
 // Behind what computes, but not so far that a busy machine never gets to it: a tenth of a core, next to one
-// thread.
+// thread, and the last level of the disk's best-effort class, since its idle class may wait for ever.
 void LowerPriority() {
   constexpr int kIoprioWhoProcess = 1;
-  constexpr int kIoprioIdle = 3 << 13;
+  constexpr int kIoprioBestEffort = 2 << 13;
   (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);
-  (void)syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioIdle);
+  (void)syscall(SYS_ioprio_set, kIoprioWhoProcess, 0, kIoprioBestEffort | 7);
 }
 
 std::string KeyText(const MatrixView& view, const WeightKey& key) {
