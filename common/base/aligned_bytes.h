@@ -1,6 +1,5 @@
-// Zeroed memory aligned to 64 bytes. Where it is large it is mapped by itself and advised to huge pages:
-// weights are read once a step, and 4 KiB pages would cost a TLB miss each; and what is not touched (a KV
-// cache not yet full) takes no memory.
+// Zeroed memory aligned to 64 bytes. Where it is large it is mapped by itself, on huge pages (huge_pages.h),
+// and what is not touched (a KV cache not yet full) takes no memory.
 #pragma once
 
 #include <cstddef>

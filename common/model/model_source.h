@@ -45,8 +45,8 @@ class ModelSource {
   virtual const TensorInfo* Find(std::string_view name) const = 0;
   // NotFound names the tensor. OutOfRange where [offset, offset + bytes) leaves it, with both values.
   virtual absl::StatusOr<TensorBytes> Range(std::string_view name, uint64_t offset, uint64_t bytes) const = 0;
-  // Reads every byte once the first time; remembered afterwards. DataLoss where the file cannot be read, or is
-  // no longer as it was when it was opened.
+  // Reads every byte once the first time; remembered afterwards. DataLoss where the file cannot be read, or
+  // is no longer as it was when it was opened.
   virtual absl::StatusOr<ModelDigest> Digest() const = 0;
 };
 

@@ -9,18 +9,17 @@
 #include <cstring>
 #include <utility>
 
+#include "common/base/huge_pages.h"
+#include "common/base/rounding.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 
 namespace moepool {
 namespace {
 
-constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 // Large enough that the half of a huge page which a chunk leaves empty at its end does not count, small
 // enough that a model is kept in pieces between which the writer looks up.
 constexpr uint64_t kChunkBytes = uint64_t{256} << 20;
-
-uint64_t RoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 uint64_t PageBytes() {
   static const uint64_t bytes = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
@@ -43,19 +42,11 @@ absl::StatusOr<std::shared_ptr<WeightChunk>> WeightChunk::Create(uint64_t capaci
     return absl::ResourceExhaustedError(StrCat("weights: ", capacity, " bytes asked for"));
   }
   capacity = RoundUp(std::max<uint64_t>(capacity, 1), kHugePageBytes);
-  // A huge page more than needed; what lies before the first boundary and behind the end goes back.
-  void* reserved = mmap(nullptr, capacity + kHugePageBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (reserved == MAP_FAILED) {
+  std::byte* const memory = MapHugePages(capacity, MAP_NORESERVE);
+  if (memory == nullptr) {
     return absl::ResourceExhaustedError(StrCat("weights: no memory for ", capacity, " bytes"));
   }
-  auto* const begin = static_cast<std::byte*>(reserved);
-  const uint64_t before =
-      RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePageBytes) - reinterpret_cast<uintptr_t>(begin);
-  if (before > 0) munmap(begin, before);
-  munmap(begin + before + capacity, kHugePageBytes - before);
-  (void)madvise(begin + before, capacity, MADV_HUGEPAGE);  // advice: its failure costs speed alone
-  return std::shared_ptr<WeightChunk>(new WeightChunk(begin + before, capacity));
+  return std::shared_ptr<WeightChunk>(new WeightChunk(memory, capacity));
 }
 
 WeightChunk::~WeightChunk() { munmap(data_, capacity_); }

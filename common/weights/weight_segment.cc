@@ -15,6 +15,7 @@
 #include <optional>
 #include <utility>
 
+#include "common/base/rounding.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/weights/checksum.h"
@@ -51,8 +52,6 @@ struct EntryHeader {
   uint64_t checksum;
   uint64_t key_bytes;
 };
-
-uint64_t RoundUp(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 std::span<const std::byte> BytesOf(const std::string& text) {
   return std::as_bytes(std::span<const char>(text.data(), text.size()));

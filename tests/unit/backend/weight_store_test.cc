@@ -140,7 +140,8 @@ TEST_F(WeightStoreTest, WhatIsDamagedIsPackedAgainAndWrittenAnew) {
     damaged[1000] ^= 0x55;
     WriteFile(file, damaged);
     WeightStore second(Options(map));
-    // One thread, which meets the damage first; another might have read an intact matrix from the file before.
+    // One thread, which meets the damage first; another might have read an intact matrix from the file
+    // before.
     const auto matrices = LoadExperts(&second, *source, 1);
     ASSERT_TRUE(matrices.ok()) << matrices.status();
     second.AwaitKept();
