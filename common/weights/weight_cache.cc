@@ -13,18 +13,14 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
-#include "absl/strings/str_format.h"
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
-#include "common/weights/checksum.h"
+#include "common/weights/segment_name.h"
 
 namespace moepool {
 namespace {
-
-constexpr char kPartialSuffix[] = ".partial";
 
 std::vector<std::string> FileNames(int directory) {
   std::vector<std::string> names;
@@ -46,26 +42,13 @@ void RemoveAbandoned(int directory, const std::string& partial) {
   if (fd.ok() && flock(fd->get(), LOCK_EX | LOCK_NB) == 0) unlinkat(directory, partial.c_str(), 0);
 }
 
-std::string Prefix(const SegmentKind& kind) {
-  return StrCat(absl::BytesToHexString(
-                    absl::string_view(reinterpret_cast<const char*>(kind.model.data()), kind.model.size())),
-                "-", kind.layout, "-");
-}
-
-std::string SegmentName(const std::string& prefix, std::span<const WeightEntry> entries) {
-  std::vector<std::string_view> keys;
-  for (const WeightEntry& entry : entries) keys.push_back(entry.key);
-  std::sort(keys.begin(), keys.end());
-  std::string all;
-  for (const std::string_view key : keys) all.append(key).push_back('\n');
-  const uint64_t hash = ChecksumOf(std::as_bytes(std::span<const char>(all.data(), all.size())));
-  return absl::StrFormat("%s%016x%s", prefix, hash, kSegmentSuffix);
-}
-
 }  // namespace
 
 WeightCache::WeightCache(WeightCacheOptions options, const SegmentKind& kind, UniqueFd directory)
-    : options_(std::move(options)), kind_(kind), directory_(std::move(directory)), prefix_(Prefix(kind)) {}
+    : options_(std::move(options)),
+      kind_(kind),
+      directory_(std::move(directory)),
+      prefix_(SegmentPrefix(kind)) {}
 
 absl::StatusOr<std::unique_ptr<WeightCache>> WeightCache::Open(const WeightCacheOptions& options,
                                                                const SegmentKind& kind) {
@@ -78,9 +61,8 @@ absl::StatusOr<std::unique_ptr<WeightCache>> WeightCache::Open(const WeightCache
 void WeightCache::ReadIndex() {
   MutexLock lock(&mutex_);
   for (const std::string& name : FileNames(directory_.get())) {
-    if (absl::EndsWith(name, kPartialSuffix)) RemoveAbandoned(directory_.get(), name);
-    if (!absl::StartsWith(name, prefix_) || !absl::EndsWith(name, kSegmentSuffix)) continue;
-    AddSegment(name);
+    if (IsPartialName(name)) RemoveAbandoned(directory_.get(), name);
+    if (IsSegmentName(name) && absl::StartsWith(name, prefix_)) AddSegment(name);
   }
 }
 
@@ -131,7 +113,7 @@ absl::Status WeightCache::MakeRoom(uint64_t bytes) {
   uint64_t kept = 0;
   for (const std::string& name : FileNames(directory_.get())) {
     struct stat info;
-    if (!absl::EndsWith(name, kSegmentSuffix)) continue;
+    if (!IsSegmentName(name)) continue;
     if (fstatat(directory_.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
     files.push_back({info.st_mtim, static_cast<uint64_t>(info.st_size), name});
     kept += files.back().bytes;
@@ -169,7 +151,7 @@ absl::Status WeightCache::MakeRoom(uint64_t bytes) {
 absl::StatusOr<UniqueFd> WeightCache::Write(const WeightChunk& chunk, std::span<const WeightEntry> entries,
                                             const std::function<bool()>& stop) {
   MOEPOOL_RETURN_IF_ERROR(MakeRoom(chunk.used_bytes()));
-  const std::string name = SegmentName(prefix_, entries);
+  const std::string name = SegmentName(kind_, entries);
   {
     MutexLock lock(&mutex_);
     in_use_.insert(name);

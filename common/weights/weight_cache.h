@@ -1,6 +1,6 @@
 // Packed weights of one model on disk, in a directory that is its user's alone (private_directory.h).
 // Matrices are found by name; the model's digest, the layout and the writer's names make the name of a file,
-// so that two processes that write the same write the same file.
+// so that two processes that write the same write the same file. Other files in the directory are left alone.
 #pragma once
 
 #include <cstdint>

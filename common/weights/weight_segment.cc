@@ -19,6 +19,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/weights/checksum.h"
+#include "common/weights/segment_name.h"
 
 namespace moepool {
 namespace {
@@ -145,7 +146,8 @@ absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, co
   // The lock tells a partial file whose writer lives from one that is left behind (RemoveAbandoned), which
   // may come between the two calls here and take the file away; it is then made anew.
   static std::atomic<int> writers = 0;
-  const std::string partial = StrCat(".", name, ".", getpid(), "-", writers.fetch_add(1), ".partial");
+  const std::string partial =
+      PartialName(name, static_cast<uint64_t>(getpid()) << 32 | static_cast<uint32_t>(writers.fetch_add(1)));
   UniqueFd fd;
   struct stat made = {};
   for (int attempt = 0; attempt < 100 && made.st_nlink == 0; ++attempt) {

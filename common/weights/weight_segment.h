@@ -42,8 +42,6 @@ struct SegmentEntry {
   uint64_t checksum = 0;
 };
 
-inline constexpr char kSegmentSuffix[] = ".weights";
-
 // Writes `chunk`, frozen, as `name` and returns it open for reading. ResourceExhausted where the disk is
 // full, Cancelled once `stop` says so, the system's error otherwise; no file is left then.
 absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, const SegmentKind& kind,

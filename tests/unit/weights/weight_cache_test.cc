@@ -11,6 +11,7 @@
 #include <iterator>
 #include <thread>
 
+#include "common/weights/segment_name.h"
 #include "gmock/gmock.h"
 #include "tests/unit/weights/weights_testing.h"
 
@@ -191,13 +192,35 @@ TEST_F(WeightCacheTest, AStoppedWriterLeavesNothing) {
 
 TEST_F(WeightCacheTest, WhatADeadWriterLeftIsRemoved) {
   ASSERT_TRUE(WriteKeys(Open().get(), {"a"}).ok());
-  const std::string directory = temp_.Options().directory;
-  WriteFile(directory + "/.dead.partial", "half");
-  WriteFile(directory + "/.alive.partial", "half");
-  const UniqueFd alive(open((directory + "/.alive.partial").c_str(), O_RDWR));
-  ASSERT_EQ(flock(alive.get(), LOCK_EX), 0);
+  const std::string directory = temp_.Options().directory + "/";
+  const std::string segment = SegmentName(KindOf(2), {});
+  const std::string dead = directory + PartialName(segment, 1);
+  const std::string alive = directory + PartialName(segment, 2);
+  WriteFile(dead, "half");
+  WriteFile(alive, "half");
+  const UniqueFd writer(open(alive.c_str(), O_RDWR));
+  ASSERT_EQ(flock(writer.get(), LOCK_EX), 0);
   Open();
-  EXPECT_EQ(temp_.Files(".partial"), std::vector<std::string>{directory + "/.alive.partial"});
+  EXPECT_EQ(temp_.Files(".partial"), std::vector<std::string>{alive});
+}
+
+TEST_F(WeightCacheTest, FilesThatAreNotItsOwnStay) {
+  WeightCacheOptions options = temp_.Options();
+  options.limit_bytes = 3 * kOddBytes / 2;
+  const auto open = [&](uint8_t model) { return *WeightCache::Open(options, KindOf(model)); };
+  ASSERT_TRUE(WriteKeys(open(1).get(), {"a"}).ok());
+  const std::string segment = SegmentName(KindOf(1), {});
+  std::vector<std::string> others;
+  for (const std::string& name :
+       {std::string("llama.weights"), std::string("download.partial"), std::string(".dead.partial"),
+        "x" + segment, segment + ".weights", segment.substr(1), "." + segment, "." + segment + ".partial"}) {
+    others.push_back(options.directory + "/" + name);
+    WriteFile(others.back(), std::string(2 * kOddBytes, 'x'));
+  }
+  ASSERT_TRUE(WriteKeys(open(2).get(), {"b"}).ok()) << "others' files do not count";
+  EXPECT_TRUE(Has(open(2).get(), "b"));
+  EXPECT_FALSE(Has(open(1).get(), "a")) << "its own made room";
+  for (const std::string& other : others) EXPECT_TRUE(std::filesystem::exists(other)) << other;
 }
 
 TEST_F(WeightCacheTest, TheLeastRecentlyUsedMakeRoom) {

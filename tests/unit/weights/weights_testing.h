@@ -32,7 +32,7 @@ class TempWeights {
     return options;
   }
   // Paths of the files whose names end so, in order.
-  std::vector<std::string> Files(const std::string& suffix = kSegmentSuffix) const {
+  std::vector<std::string> Files(const std::string& suffix = ".weights") const {
     std::vector<std::string> files;
     std::error_code none;
     for (const auto& entry : std::filesystem::directory_iterator(path_ + "/weights", none)) {
