@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -17,6 +16,7 @@
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/weights/partial_file.h"
 #include "common/weights/segment_name.h"
 
 namespace moepool {
@@ -34,12 +34,6 @@ std::vector<std::string> FileNames(int directory) {
   closedir(stream);
   std::sort(names.begin(), names.end());
   return names;
-}
-
-// A partial file is locked as long as its writer lives.
-void RemoveAbandoned(int directory, const std::string& partial) {
-  const absl::StatusOr<UniqueFd> fd = OpenPrivateFile(directory, partial);
-  if (fd.ok() && flock(fd->get(), LOCK_EX | LOCK_NB) == 0) unlinkat(directory, partial.c_str(), 0);
 }
 
 }  // namespace

@@ -2,13 +2,11 @@
 #include "common/weights/weight_segment.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -19,7 +17,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/weights/checksum.h"
-#include "common/weights/segment_name.h"
+#include "common/weights/partial_file.h"
 
 namespace moepool {
 namespace {
@@ -143,26 +141,9 @@ std::optional<std::vector<SegmentEntry>> ParseIndex(const std::string& index, co
 absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, const SegmentKind& kind,
                                       const WeightChunk& chunk, std::span<const WeightEntry> entries,
                                       const std::function<bool()>& stop) {
-  // The lock tells a partial file whose writer lives from one that is left behind (RemoveAbandoned), which
-  // may come between the two calls here and take the file away; it is then made anew.
-  static std::atomic<int> writers = 0;
-  const std::string partial =
-      PartialName(name, static_cast<uint64_t>(getpid()) << 32 | static_cast<uint32_t>(writers.fetch_add(1)));
-  UniqueFd fd;
-  struct stat made = {};
-  for (int attempt = 0; attempt < 100 && made.st_nlink == 0; ++attempt) {
-    fd = UniqueFd(
-        openat(directory, partial.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (!fd.valid()) return absl::ErrnoToStatus(errno, StrCat("cannot create '", partial, "'"));
-    if (flock(fd.get(), LOCK_EX) != 0 || fstat(fd.get(), &made) != 0) break;
-  }
-  absl::Status status = WriteAll(fd.get(), kind, chunk, entries, stop);
-  if (status.ok() && renameat(directory, partial.c_str(), directory, name.c_str()) != 0) {
-    status = absl::ErrnoToStatus(errno, StrCat("cannot rename '", partial, "'"));
-  }
-  if (status.ok()) return fd;
-  unlinkat(directory, partial.c_str(), 0);
-  return status;
+  MOEPOOL_ASSIGN_OR_RETURN(PartialFile file, PartialFile::Create(directory, name));
+  MOEPOOL_RETURN_IF_ERROR(WriteAll(file.fd(), kind, chunk, entries, stop));
+  return std::move(file).Commit();
 }
 
 absl::StatusOr<std::shared_ptr<WeightSegment>> WeightSegment::Open(int directory, const std::string& name,
