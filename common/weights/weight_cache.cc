@@ -90,11 +90,11 @@ void WeightCache::Discard(const WeightSegment& segment, const absl::Status& caus
   MutexLock lock(&mutex_);
   const size_t erased =
       std::erase_if(entries_, [&](const auto& item) { return item.second.segment.get() == &segment; });
-  if (erased == 0) return;  // two threads met the same damage
+  if (erased == 0) return;  // two threads met the same
   Log(LogLevel::kWarning, "ignoring kept weights",
       {{"file", segment.name()}, {"cause", ToStd(cause.message())}});
-  unlinkat(directory_.get(), segment.name().c_str(), 0);
   in_use_.erase(segment.name());
+  if (absl::IsDataLoss(cause)) unlinkat(directory_.get(), segment.name().c_str(), 0);
 }
 
 absl::Status WeightCache::MakeRoom(uint64_t bytes) {

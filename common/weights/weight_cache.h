@@ -41,7 +41,7 @@ class WeightCache {
 
   // An entry of that name and size. The file counts as used from then on.
   std::optional<Found> Find(const std::string& key, uint64_t bytes);
-  // Forgets a file that Read() or Map() found damaged, and removes it.
+  // Forgets a file that Read() or Map() refused, and removes it where that was for damage (DataLoss).
   void Discard(const WeightSegment& segment, const absl::Status& cause);
   // Writes a frozen chunk, and removes what was used least recently where the limit asks for it.
   // ResourceExhausted, with the numbers, where limit or disk do not allow it.

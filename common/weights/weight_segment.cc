@@ -78,7 +78,7 @@ absl::Status ReadAt(int fd, uint64_t offset, std::span<std::byte> out) {
   while (!out.empty()) {
     const ssize_t n = pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return absl::DataLossError(StrCat("cannot read: ", std::strerror(errno)));
+    if (n < 0) return absl::ErrnoToStatus(errno, "cannot read");
     if (n == 0) return absl::DataLossError(StrCat("ends at ", offset));
     offset += static_cast<uint64_t>(n);
     out = out.subspan(static_cast<size_t>(n));

@@ -52,17 +52,19 @@ absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, co
 class WeightSegment {
  public:
   // Checks trailer and index; reads no weights. DataLoss where they are damaged, FailedPrecondition where the
-  // file is not private, of another kind or another version.
+  // file is not private, of another kind or another version, the system's error where it cannot be read.
   static absl::StatusOr<std::shared_ptr<WeightSegment>> Open(int directory, const std::string& name,
                                                              const SegmentKind& kind);
 
   const std::string& name() const { return name_; }
   std::vector<SegmentEntry> TakeEntries() { return std::move(entries_); }  // of the index; once
 
-  // Copies an entry's bytes. DataLoss where they fail their checksum or cannot be read.
+  // Copies an entry's bytes. DataLoss where they fail their checksum or the file ends first; the system's
+  // error where they cannot be read, which says nothing of the file.
   absl::Status Read(const SegmentEntry& entry, std::byte* to) const;
   // An entry's bytes in the page cache, mapped as long as the pointer lives. DataLoss where they fail their
-  // checksum. As with every mapped file, memory whose file is cut short raises SIGBUS when it is read.
+  // checksum, the system's error where they cannot be mapped. As with every mapped file, memory whose file is
+  // cut short raises SIGBUS when it is read.
   absl::StatusOr<std::shared_ptr<const std::byte>> Map(const SegmentEntry& entry);
 
  private:

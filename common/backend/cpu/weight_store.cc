@@ -68,7 +68,7 @@ absl::StatusOr<WeightStore::Kept*> WeightStore::KeptOf(const ModelSource* source
   return kept.get();
 }
 
-// Nothing where the cache has no such matrix, or a damaged one.
+// Nothing where the cache has no such matrix, or one that is damaged or cannot be read.
 absl::StatusOr<std::optional<PackedMatrix>> WeightStore::LoadKept(Kept* kept, const std::string& key,
                                                                   PackedMatrix m) {
   const std::optional<WeightCache::Found> found = kept->cache->Find(key, m.bytes());

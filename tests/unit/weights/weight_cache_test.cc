@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -159,6 +160,23 @@ TEST_F(WeightCacheTest, DamageOfAnotherMatrixIsSeenWhenItIsRead) {
   EXPECT_FALSE(Has(cache.get(), "b"));
   EXPECT_FALSE(Has(cache.get(), "a")) << "the file is given up";
   EXPECT_THAT(temp_.Files(), SizeIs(0));
+}
+
+TEST_F(WeightCacheTest, AFileThatCannotBeReadNowIsNotTakenForDamaged) {
+  ASSERT_TRUE(WriteKeys(Open().get(), {"a"}).ok());
+  const auto cache = Open();
+  const auto found = cache->Find("a", kOddBytes);
+  ASSERT_TRUE(found.has_value());
+  void* const page = mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  const absl::Status status = found->segment->Read(found->entry, static_cast<std::byte*>(page));
+  munmap(page, 4096);
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(status.code(), absl::StatusCode::kDataLoss) << status;
+  cache->Discard(*found->segment, status);
+  EXPECT_FALSE(cache->Find("a", kOddBytes).has_value());
+  EXPECT_THAT(temp_.Files(), SizeIs(1));
+  EXPECT_TRUE(Has(Open().get(), "a"));
 }
 
 TEST_F(WeightCacheTest, WritersDoNotDisturbEachOther) {
