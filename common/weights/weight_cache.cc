@@ -65,8 +65,7 @@ void WeightCache::AddSegment(const std::string& name) {
       WeightSegment::Open(directory_.get(), name, kind_);
   if (!segment.ok()) {
     if (absl::IsNotFound(segment.status())) return;  // another process has removed it meanwhile
-    Log(LogLevel::kWarning, "ignoring kept weights",
-        {{"file", name}, {"cause", ToStd(segment.status().message())}});
+    Log(LogLevel::kWarning, "ignoring kept weights", {{"cause", ToStd(segment.status().message())}});
     if (absl::IsDataLoss(segment.status())) unlinkat(directory_.get(), name.c_str(), 0);
     return;
   }
@@ -91,8 +90,7 @@ void WeightCache::Discard(const WeightSegment& segment, const absl::Status& caus
   const size_t erased =
       std::erase_if(entries_, [&](const auto& item) { return item.second.segment.get() == &segment; });
   if (erased == 0) return;  // two threads met the same
-  Log(LogLevel::kWarning, "ignoring kept weights",
-      {{"file", segment.name()}, {"cause", ToStd(cause.message())}});
+  Log(LogLevel::kWarning, "ignoring kept weights", {{"cause", ToStd(cause.message())}});
   in_use_.erase(segment.name());
   if (absl::IsDataLoss(cause)) unlinkat(directory_.get(), segment.name().c_str(), 0);
 }

@@ -68,6 +68,7 @@ class WeightSegment {
   absl::StatusOr<std::shared_ptr<const std::byte>> Map(const SegmentEntry& entry);
 
  private:
+  absl::Status Check(const SegmentEntry& entry, uint64_t checksum) const;
   WeightSegment(std::string name, UniqueFd fd, uint64_t image_bytes)
       : name_(std::move(name)), fd_(std::move(fd)), image_bytes_(image_bytes) {}
 

@@ -1,0 +1,86 @@
+// Files of kept weights: what is said of one that is damaged, and what is believed of its trailer.
+#include "common/weights/weight_segment.h"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
+#include "common/weights/segment_name.h"
+#include "gmock/gmock.h"
+#include "tests/unit/weights/weights_testing.h"
+
+namespace moepool {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+// Where the trailer, the last 80 bytes, has its fields.
+constexpr size_t kTrailerBytes = 80;
+
+class WeightSegmentTest : public ::testing::Test {
+ protected:
+  WeightSegmentTest() : directory_(*OpenPrivateDirectory(temp_.Options().directory)) {
+    FilledChunk filled({"a", "b"});
+    const std::vector<WeightEntry> entries = *filled.chunk->Freeze();
+    name_ = SegmentName(KindOf(1), entries);
+    EXPECT_TRUE(
+        WriteSegment(directory_.get(), name_, KindOf(1), *filled.chunk, entries, [] { return false; }).ok());
+    std::ifstream in(Path(), std::ios::binary);
+    bytes_.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  std::string Path() const { return temp_.Options().directory + "/" + name_; }
+  void Write(const std::string& bytes) const {
+    std::ofstream(Path(), std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  }
+  absl::StatusOr<std::shared_ptr<WeightSegment>> Open(uint8_t model = 1) const {
+    return WeightSegment::Open(directory_.get(), name_, KindOf(model));
+  }
+
+  TempWeights temp_;
+  const UniqueFd directory_;
+  std::string name_;
+  std::string bytes_;
+};
+
+TEST_F(WeightSegmentTest, SaysWhatIsDamagedAndWithWhichValues) {
+  const auto expect = [this](const absl::Status& status, absl::StatusCode code, const std::string& got,
+                             const std::string& expected) {
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr(name_), HasSubstr(got), HasSubstr(expected)));
+  };
+  ASSERT_TRUE(Open().ok()) << Open().status();
+  expect(Open(/*model=*/2).status(), absl::StatusCode::kFailedPrecondition, SegmentPrefix(KindOf(1)),
+         SegmentPrefix(KindOf(2)));
+  Write("short");
+  expect(Open().status(), absl::StatusCode::kDataLoss, "5 bytes", std::to_string(kTrailerBytes));
+  Write(bytes_ + "x");
+  expect(Open().status(), absl::StatusCode::kDataLoss, "trailer",
+         std::to_string(bytes_.size() + 1 - kTrailerBytes));
+  Write(bytes_.substr(1));
+  expect(Open().status(), absl::StatusCode::kDataLoss,
+         std::to_string(bytes_.size() - 1 - kTrailerBytes) + " bytes", "expected");
+
+  Write(bytes_);
+  const auto segment = Open();
+  ASSERT_TRUE(segment.ok());
+  const std::vector<SegmentEntry> entries = (*segment)->TakeEntries();
+  ASSERT_EQ(entries.size(), 2u);
+  const SegmentEntry& b = entries[1];
+  std::string damaged = bytes_;
+  damaged[b.offset + 5] ^= 1;
+  Write(damaged);
+  std::vector<std::byte> read(b.bytes);
+  for (const absl::Status& status : {(*segment)->Read(b, read.data()), (*segment)->Map(b).status()}) {
+    expect(status, absl::StatusCode::kDataLoss,
+           "b, " + std::to_string(b.bytes) + " bytes at offset " + std::to_string(b.offset), "expected");
+  }
+  ASSERT_EQ(truncate(Path().c_str(), static_cast<off_t>(b.offset + 100)), 0);
+  expect((*segment)->Read(b, read.data()), absl::StatusCode::kDataLoss,
+         "ends at " + std::to_string(b.offset + 100), std::to_string(b.bytes - 100));
+}
+
+}  // namespace
+}  // namespace moepool
