@@ -33,6 +33,8 @@ constexpr uint64_t kWriteBytes = uint64_t{8}
 constexpr uint64_t kReadBytes = uint64_t{512}
                                 << 10;  // stays in the L2 cache between its copy and its checksum
 constexpr uint64_t kMaxKeyBytes = 4096;
+// Of a chunk in matrices of half a kilobyte each; it bounds what is read before the checksum is known.
+constexpr uint64_t kMaxIndexBytes = uint64_t{64} << 20;
 
 struct SegmentTrailer {
   char magic[8];
@@ -114,10 +116,18 @@ absl::Status WriteAll(const PartialFile& file, const SegmentKind& kind, const We
   std::string index;
   for (const WeightEntry& entry : entries) {
     if (stop()) return stopped();
+    if (entry.key.size() > kMaxKeyBytes) {
+      return absl::InvalidArgumentError(
+          StrCat("'", file.name(), "': a key has ", entry.key.size(), " bytes, at most ", kMaxKeyBytes));
+    }
     const EntryHeader header = {entry.offset, entry.bytes,
                                 ChecksumOf(image.subspan(entry.offset, entry.bytes)), entry.key.size()};
     index.append(reinterpret_cast<const char*>(&header), sizeof header);
     index += entry.key;
+  }
+  if (index.size() > kMaxIndexBytes) {
+    return absl::InvalidArgumentError(
+        StrCat("'", file.name(), "': the index has ", index.size(), " bytes, at most ", kMaxIndexBytes));
   }
   SegmentTrailer trailer{};
   std::memcpy(trailer.magic, kMagic, sizeof kMagic);
@@ -202,6 +212,13 @@ absl::StatusOr<std::shared_ptr<WeightSegment>> WeightSegment::Open(int directory
     return absl::DataLossError(StrCat("'", name, "' has ", room, " bytes before its trailer, expected ",
                                       trailer.image_bytes, " of weights and ", trailer.index_bytes,
                                       " of index"));
+  }
+  if (trailer.index_bytes > kMaxIndexBytes || trailer.entries > trailer.index_bytes / sizeof(EntryHeader) ||
+      trailer.index_bytes > trailer.entries * (sizeof(EntryHeader) + kMaxKeyBytes)) {
+    return absl::DataLossError(StrCat("'", name, "' has an index of ", trailer.index_bytes, " bytes for ",
+                                      trailer.entries, " entries, at most ", kMaxIndexBytes, " bytes, and ",
+                                      sizeof(EntryHeader), " to ", sizeof(EntryHeader) + kMaxKeyBytes,
+                                      " an entry"));
   }
   std::string index(trailer.index_bytes, '\0');
   MOEPOOL_RETURN_IF_ERROR(ReadAt(name, fd.get(), trailer.image_bytes,

@@ -43,7 +43,8 @@ struct SegmentEntry {
 };
 
 // Writes `chunk`, frozen, as `name` and returns it open for reading. ResourceExhausted where the disk is
-// full, Cancelled once `stop` says so, the system's error otherwise; no file is left then.
+// full, Cancelled once `stop` says so, InvalidArgument where the index would be larger than Open() takes, the
+// system's error otherwise; no file is left then.
 absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, const SegmentKind& kind,
                                       const WeightChunk& chunk, std::span<const WeightEntry> entries,
                                       const std::function<bool()>& stop);

@@ -17,8 +17,11 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-// Where the trailer, the last 80 bytes, has its fields.
 constexpr size_t kTrailerBytes = 80;
+// Where it has its fields.
+constexpr size_t kImageBytesAt = 48;
+constexpr size_t kIndexBytesAt = 56;
+constexpr size_t kEntriesAt = 64;
 
 class WeightSegmentTest : public ::testing::Test {
  protected:
@@ -80,6 +83,43 @@ TEST_F(WeightSegmentTest, SaysWhatIsDamagedAndWithWhichValues) {
   ASSERT_EQ(truncate(Path().c_str(), static_cast<off_t>(b.offset + 100)), 0);
   expect((*segment)->Read(b, read.data()), absl::StatusCode::kDataLoss,
          "ends at " + std::to_string(b.offset + 100), std::to_string(b.bytes - 100));
+}
+
+TEST_F(WeightSegmentTest, ReadsNoIndexThatItsEntriesCannotFill) {
+  // Files that are all index: what is refused for its size says how much there may be, what is read fails its
+  // checksum.
+  const auto open = [this](uint64_t index_bytes, uint64_t entries) {
+    std::string trailer = bytes_.substr(bytes_.size() - kTrailerBytes);
+    const uint64_t image_bytes = 0;
+    std::memcpy(trailer.data() + kImageBytesAt, &image_bytes, sizeof image_bytes);
+    std::memcpy(trailer.data() + kIndexBytesAt, &index_bytes, sizeof index_bytes);
+    std::memcpy(trailer.data() + kEntriesAt, &entries, sizeof entries);
+    Write("");
+    EXPECT_EQ(truncate(Path().c_str(), static_cast<off_t>(index_bytes)), 0);
+    std::ofstream(Path(), std::ios::binary | std::ios::app) << trailer;
+    const absl::Status status = Open().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    return std::string(status.message());
+  };
+  constexpr uint64_t kMiB = uint64_t{1} << 20;
+  EXPECT_THAT(open(uint64_t{1} << 40, uint64_t{1} << 33), HasSubstr(std::to_string(64 * kMiB)));
+  EXPECT_THAT(open(64 * kMiB + 1, kMiB), HasSubstr(std::to_string(64 * kMiB)));
+  EXPECT_THAT(open(kMiB, kMiB / 32 + 1), HasSubstr("an entry"));
+  EXPECT_THAT(open(kMiB, kMiB / (32 + 4096)), HasSubstr("an entry"));
+  EXPECT_THAT(open(kMiB, uint64_t{1} << 63), HasSubstr("an entry"));
+  EXPECT_THAT(open(kMiB, kMiB / (32 + 4096) + 1), HasSubstr("checksum"));
+}
+
+TEST_F(WeightSegmentTest, WritesNoKeyThatItWouldNotRead) {
+  FilledChunk filled({std::string(4097, 'k')});
+  const std::vector<WeightEntry> entries = *filled.chunk->Freeze();
+  const absl::Status status =
+      WriteSegment(directory_.get(), SegmentName(KindOf(1), entries), KindOf(1), *filled.chunk, entries, [] {
+        return false;
+      }).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("4097"), HasSubstr("4096")));
+  EXPECT_EQ(temp_.Files("").size(), 1u);
 }
 
 }  // namespace
