@@ -106,8 +106,16 @@ uint64_t WeightChunk::used_bytes() const {
 absl::Status WeightChunk::Remap(int fd) {
   const uint64_t bytes = RoundUp(used_bytes(), PageBytes());
   if (bytes == 0) return absl::OkStatus();
-  if (mmap(data_, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+  // Mapped elsewhere first: where a mapping at a fixed address fails, what was there may be gone already.
+  // Moving one replaces what is there at once.
+  void* const file = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
+  if (file == MAP_FAILED) {
     return absl::ErrnoToStatus(errno, StrCat("cannot map ", bytes, " bytes of weights"));
+  }
+  if (mremap(file, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, data_) == MAP_FAILED) {
+    const int error = errno;
+    munmap(file, bytes);
+    return absl::ErrnoToStatus(error, StrCat("cannot move a mapping of ", bytes, " bytes of weights"));
   }
   (void)madvise(data_, bytes, MADV_HUGEPAGE);
   return absl::OkStatus();

@@ -70,7 +70,7 @@ class WeightChunk : public std::enable_shared_from_this<WeightChunk> {
   uint64_t used_bytes() const;
 
   // Maps [0, used_bytes()) of `fd`, which has the bytes of the frozen chunk, in its place: addresses stay,
-  // and the memory is the file's. Readers do not notice.
+  // and the memory is the file's. Readers do not notice, nor where it fails.
   absl::Status Remap(int fd);
 
  private:

@@ -2,6 +2,7 @@
 #include "common/weights/weight_chunk.h"
 
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -87,6 +88,19 @@ TEST(WeightChunkTest, AFileTakesThePlaceOfTheMemory) {
   const std::byte changed{0x5a};  // it is the file that is read
   ASSERT_EQ(pwrite(fd.get(), &changed, 1, before - filled.chunk->data()), 1);
   EXPECT_EQ(*before, changed);
+}
+
+TEST(WeightChunkTest, WhereNoFileTakesItsPlaceTheMemoryStays) {
+  FilledChunk filled({"a"});
+  ASSERT_TRUE(filled.chunk->Freeze().has_value());
+  int pair[2];  // of a type whose mapping the kernel refuses late, after it has made room for it
+  ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  const UniqueFd ends[] = {UniqueFd(pair[0]), UniqueFd(pair[1])};
+  const absl::Status status = filled.chunk->Remap(pair[0]);
+  EXPECT_FALSE(status.ok());
+  EXPECT_NE(std::string(status.message()).find("bytes of weights"), std::string::npos) << status;
+  const std::vector<std::byte> a = BytesOfKey("a", kOddBytes);
+  EXPECT_EQ(std::memcmp(filled.places[0]->data(), a.data(), kOddBytes), 0);
 }
 
 }  // namespace
