@@ -52,6 +52,8 @@ absl::StatusOr<UniqueFd> PartialFile::Commit() && {
   if (renameat(directory_, name_.c_str(), directory_, segment_name_.c_str()) != 0) {
     return absl::ErrnoToStatus(errno, StrCat("cannot rename '", name_, "' to '", segment_name_, "'"));
   }
+  while (flock(fd_.get(), LOCK_SH) != 0 && errno == EINTR) {  // in use as long as it is open
+  }
   return std::move(fd_);
 }
 

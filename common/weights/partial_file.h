@@ -27,7 +27,7 @@ class PartialFile {
 
   int fd() const { return fd_.get(); }
   const std::string& name() const { return name_; }
-  // Gives it the segment's name, in the place of what has that name, and returns it.
+  // Gives it the segment's name, in the place of what has that name, and returns it, locked for reading.
   absl::StatusOr<UniqueFd> Commit() &&;
 
  private:

@@ -3,11 +3,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -36,6 +38,29 @@ std::vector<std::string> FileNames(int directory) {
   return names;
 }
 
+// The file, locked, or why it is not to be removed: a process that has it open or mapped (WeightSegment)
+// would have to make it anew at its next start, and no disk would be freed before it ends.
+absl::StatusOr<UniqueFd> LockUnused(int directory, const std::string& name) {
+  MOEPOOL_ASSIGN_OR_RETURN(UniqueFd fd, OpenPrivateFile(directory, name));
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return absl::FailedPreconditionError(StrCat("'", name, "' is in use"));
+  }
+  return fd;  // a file system may have no locks
+}
+
+struct Disk {
+  uint64_t free_bytes = 0;
+  uint64_t reserve_bytes = 0;  // of those, not to be used
+};
+
+Disk DiskOf(int directory, double reserve_fraction) {
+  struct statvfs info;
+  if (fstatvfs(directory, &info) != 0) return {};
+  const auto block_bytes = static_cast<uint64_t>(info.f_frsize);
+  const double disk_bytes = static_cast<double>(info.f_blocks) * static_cast<double>(block_bytes);
+  return {info.f_bavail * block_bytes, static_cast<uint64_t>(reserve_fraction * disk_bytes)};
+}
+
 }  // namespace
 
 WeightCache::WeightCache(WeightCacheOptions options, const SegmentKind& kind, UniqueFd directory)
@@ -48,12 +73,19 @@ absl::StatusOr<std::unique_ptr<WeightCache>> WeightCache::Open(const WeightCache
                                                                const SegmentKind& kind) {
   MOEPOOL_ASSIGN_OR_RETURN(UniqueFd directory, OpenPrivateDirectory(options.directory));
   std::unique_ptr<WeightCache> cache(new WeightCache(options, kind, std::move(directory)));
+  MutexLock lock(&cache->mutex_);
   cache->ReadIndex();
   return cache;
 }
 
-void WeightCache::ReadIndex() {
+void WeightCache::Close() {
   MutexLock lock(&mutex_);
+  entries_.clear();
+  open_ = false;
+}
+
+void WeightCache::ReadIndex() {
+  open_ = true;
   for (const std::string& name : FileNames(directory_.get())) {
     if (IsPartialName(name)) RemoveAbandoned(directory_.get(), name);
     if (IsSegmentName(name) && absl::StartsWith(name, prefix_)) AddSegment(name);
@@ -77,6 +109,7 @@ void WeightCache::AddSegment(const std::string& name) {
 
 std::optional<WeightCache::Found> WeightCache::Find(const std::string& key, uint64_t bytes) {
   MutexLock lock(&mutex_);
+  if (!open_) ReadIndex();
   const auto it = entries_.find(key);
   if (it == entries_.end() || it->second.entry.bytes != bytes) return std::nullopt;
   const std::string& name = it->second.segment->name();
@@ -99,6 +132,7 @@ absl::Status WeightCache::MakeRoom(uint64_t bytes) {
   struct File {
     timespec used;
     uint64_t bytes;
+    uint64_t disk_bytes;
     std::string name;
   };
   std::vector<File> files;
@@ -107,37 +141,40 @@ absl::Status WeightCache::MakeRoom(uint64_t bytes) {
     struct stat info;
     if (!IsSegmentName(name)) continue;
     if (fstatat(directory_.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    files.push_back({info.st_mtim, static_cast<uint64_t>(info.st_size), name});
+    files.push_back({info.st_mtim, static_cast<uint64_t>(info.st_size),
+                     static_cast<uint64_t>(info.st_blocks) * 512, name});
     kept += files.back().bytes;
   }
   std::sort(files.begin(), files.end(), [](const File& a, const File& b) {
     return std::tie(a.used.tv_sec, a.used.tv_nsec, a.name) < std::tie(b.used.tv_sec, b.used.tv_nsec, b.name);
   });
-  const auto free_bytes = [&](uint64_t* reserve) {
-    struct statvfs info;
-    if (fstatvfs(directory_.get(), &info) != 0) return uint64_t{0};
-    *reserve = static_cast<uint64_t>(options_.free_fraction * static_cast<double>(info.f_blocks) *
-                                     static_cast<double>(info.f_frsize));
-    return static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
-  };
-  uint64_t reserve = 0;
+  const Disk disk = DiskOf(directory_.get(), options_.free_fraction);
+  uint64_t kept_then = kept;
+  uint64_t free_then = disk.free_bytes;
   const auto fits = [&] {
-    const uint64_t free = free_bytes(&reserve);
-    return kept <= options_.limit_bytes && bytes <= options_.limit_bytes - kept && free >= reserve &&
-           bytes <= free - reserve;
+    return kept_then <= options_.limit_bytes && bytes <= options_.limit_bytes - kept_then &&
+           free_then >= disk.reserve_bytes && bytes <= free_then - disk.reserve_bytes;
   };
+  // All that is to go is found, and locked, before any of it goes: for nothing, nothing is removed.
+  std::vector<std::pair<std::string, UniqueFd>> going;
   MutexLock lock(&mutex_);
   for (const File& file : files) {
-    if (fits()) return absl::OkStatus();
+    if (fits()) break;
     if (in_use_.contains(file.name)) continue;
-    unlinkat(directory_.get(), file.name.c_str(), 0);
-    kept -= file.bytes;
+    absl::StatusOr<UniqueFd> unused = LockUnused(directory_.get(), file.name);
+    if (!unused.ok()) continue;
+    kept_then -= file.bytes;
+    free_then += file.disk_bytes;
+    going.emplace_back(file.name, *std::move(unused));
   }
-  if (fits()) return absl::OkStatus();
-  return absl::ResourceExhaustedError(StrCat(bytes, " bytes of weights do not fit: ", kept,
-                                             " of the limit of ", options_.limit_bytes,
-                                             " bytes are in use, and ", free_bytes(&reserve),
-                                             " bytes free on the disk, of which ", reserve, " stay so"));
+  if (!fits()) {
+    return absl::ResourceExhaustedError(
+        StrCat(bytes, " bytes of weights do not fit: ", kept, " are kept, at most ", options_.limit_bytes,
+               ", and ", disk.free_bytes, " are free on the disk, of which ", disk.reserve_bytes,
+               " stay so; ", kept - kept_then, " that nobody uses would not be enough"));
+  }
+  for (const auto& [name, fd] : going) unlinkat(directory_.get(), name.c_str(), 0);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<UniqueFd> WeightCache::Write(const WeightChunk& chunk, std::span<const WeightEntry> entries,
@@ -151,7 +188,7 @@ absl::StatusOr<UniqueFd> WeightCache::Write(const WeightChunk& chunk, std::span<
   absl::StatusOr<UniqueFd> fd = WriteSegment(directory_.get(), name, kind_, chunk, entries, stop);
   if (!fd.ok()) return fd;
   MutexLock lock(&mutex_);
-  AddSegment(name);
+  if (open_) AddSegment(name);
   return fd;
 }
 

@@ -43,14 +43,18 @@ class WeightCache {
   std::optional<Found> Find(const std::string& key, uint64_t bytes);
   // Forgets a file that Read() or Map() refused, and removes it where that was for damage (DataLoss).
   void Discard(const WeightSegment& segment, const absl::Status& cause);
-  // Writes a frozen chunk, and removes what was used least recently where the limit asks for it.
-  // ResourceExhausted, with the numbers, where limit or disk do not allow it.
+  // Closes the files, which other processes may then remove; what is mapped stays. The next Find() reads the
+  // directory again.
+  void Close();
+  // Writes a frozen chunk, and removes what was used least recently where the limit or the disk ask for it.
+  // ResourceExhausted, with the numbers, where removing all that no process uses would not be enough; nothing
+  // is removed then.
   absl::StatusOr<UniqueFd> Write(const WeightChunk& chunk, std::span<const WeightEntry> entries,
                                  const std::function<bool()>& stop);
 
  private:
   WeightCache(WeightCacheOptions options, const SegmentKind& kind, UniqueFd directory);
-  void ReadIndex();
+  void ReadIndex() REQUIRES(mutex_);
   void AddSegment(const std::string& name) REQUIRES(mutex_);
   absl::Status MakeRoom(uint64_t bytes);
 
@@ -59,6 +63,7 @@ class WeightCache {
   const UniqueFd directory_;
   const std::string prefix_;  // of the model's files
   Mutex mutex_;
+  bool open_ GUARDED_BY(mutex_) = false;  // the index is read
   std::map<std::string, Found> entries_ GUARDED_BY(mutex_);
   std::set<std::string> in_use_ GUARDED_BY(mutex_);  // files
 };

@@ -2,6 +2,7 @@
 #include "common/weights/weight_segment.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -189,6 +190,8 @@ absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, co
 absl::StatusOr<std::shared_ptr<WeightSegment>> WeightSegment::Open(int directory, const std::string& name,
                                                                    const SegmentKind& kind) {
   MOEPOOL_ASSIGN_OR_RETURN(UniqueFd fd, OpenPrivateFile(directory, name));
+  (void)flock(fd.get(),
+              LOCK_SH | LOCK_NB);  // in use (LockUnused); who is just removing it may have it locked
   struct stat info;
   if (fstat(fd.get(), &info) != 0) return absl::ErrnoToStatus(errno, StrCat("cannot stat '", name, "'"));
   const auto size = static_cast<uint64_t>(info.st_size);

@@ -49,7 +49,7 @@ absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, co
                                       const WeightChunk& chunk, std::span<const WeightEntry> entries,
                                       const std::function<bool()>& stop);
 
-// Thread-safe.
+// An open file, which the cache does not remove while one of these or a mapping of one lives. Thread-safe.
 class WeightSegment {
  public:
   // Checks trailer and index; reads no weights. DataLoss where they are damaged, FailedPrecondition where the

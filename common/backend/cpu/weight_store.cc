@@ -118,11 +118,13 @@ absl::StatusOr<PackedMatrix> WeightStore::Load(const MatrixView& view, const Wei
   return At(std::move(m), place->data(), place);
 }
 
+// Ends the batch.
 std::vector<WeightStore::Task> WeightStore::TakeTasks() {
   MutexLock lock(&mutex_);
   std::vector<Task> tasks;
   for (const auto& [digest, kept] : kept_) {
     if (kept == nullptr) continue;  // its directory was refused
+    kept->cache->Close();
     std::vector<Chunk> chunks = std::exchange(kept->unwritten, {});
     for (Chunk& chunk : kept->packed.Take()) chunks.push_back(std::move(chunk));
     for (Chunk& chunk : chunks) {

@@ -179,6 +179,26 @@ TEST_F(WeightStoreTest, ALimitThatIsTooSmallKeepsNothing) {
   EXPECT_THAT(temp_.Files(), SizeIs(0));
 }
 
+TEST_F(WeightStoreTest, NoFileStaysOpen) {
+  const auto source = MakeSource(DType::kQ8_0);
+  const auto open_files = [this] {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code gone;  // the iterator's own
+      const std::string path = std::filesystem::read_symlink(entry.path(), gone).string();
+      if (path.starts_with(temp_.path()) && path.find(".weights") != std::string::npos) ++count;
+    }
+    return count;
+  };
+  for (const bool map : {false, false, true}) {
+    WeightStore store(Options(map));
+    const auto matrices = LoadExperts(&store, *source, 2);
+    ASSERT_TRUE(matrices.ok()) << matrices.status();
+    store.AwaitKept();
+    EXPECT_EQ(open_files(), 0);
+  }
+}
+
 TEST_F(WeightStoreTest, WhatIsDroppedWhileItIsWrittenIsWrittenWhole) {
   const auto source = MakeSource(DType::kQ4_K);
   {

@@ -275,6 +275,49 @@ TEST_F(WeightCacheTest, WhatIsInUseIsNotRemoved) {
   EXPECT_EQ(WriteKeys(cache.get(), {"c"}, 2 * kOddBytes).code(), absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(WeightCacheTest, AWriteThatIsRefusedRemovesNothing) {
+  WeightCacheOptions options = temp_.Options();
+  options.limit_bytes = 5 * kOddBytes / 2;
+  for (uint8_t model = 1; model <= 2; ++model) {
+    ASSERT_TRUE(WriteKeys(WeightCache::Open(options, KindOf(model))->get(), {"a"}).ok());
+  }
+  const auto cache = *WeightCache::Open(options, KindOf(3));
+  EXPECT_EQ(WriteKeys(cache.get(), {"larger than the limit"}, 3 * kOddBytes).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(temp_.Files(), SizeIs(2));
+  WeightCacheOptions full = options;
+  full.free_fraction = 1;
+  EXPECT_EQ(WriteKeys(WeightCache::Open(full, KindOf(3))->get(), {"a"}).code(),
+            absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(temp_.Files(), SizeIs(2));
+  EXPECT_TRUE(WriteKeys(cache.get(), {"a"}).ok());
+  EXPECT_THAT(temp_.Files(), SizeIs(2));
+}
+
+TEST_F(WeightCacheTest, WhatAnotherProcessHasOpenOrMappedIsNotRemoved) {
+  WeightCacheOptions options = temp_.Options();
+  options.limit_bytes = 3 * kOddBytes / 2;
+  const auto other = *WeightCache::Open(options, KindOf(1));
+  ASSERT_TRUE(WriteKeys(other.get(), {"a"}).ok());
+  const auto cache = *WeightCache::Open(options, KindOf(2));
+  const auto refused = [&] {
+    return WriteKeys(cache.get(), {"b"}).code() == absl::StatusCode::kResourceExhausted;
+  };
+  EXPECT_TRUE(refused()) << "open";
+  std::shared_ptr<const std::byte> mapped;
+  {
+    const auto found = other->Find("a", kOddBytes);
+    mapped = *found->segment->Map(found->entry);
+  }
+  other->Close();
+  EXPECT_TRUE(refused()) << "mapped";
+  EXPECT_TRUE(Has(other.get(), "a")) << "what was closed is found again";
+  mapped.reset();
+  other->Close();
+  EXPECT_FALSE(refused());
+  EXPECT_FALSE(Has(other.get(), "a"));
+}
+
 TEST_F(WeightCacheTest, LeavesDiskToOthers) {
   WeightCacheOptions options = temp_.Options();
   options.free_fraction = 1;
