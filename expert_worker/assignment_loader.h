@@ -25,7 +25,9 @@ class AssignmentLoader {
 
   // `threads` to load with, beside those that compute; 0: one a core.
   AssignmentLoader(ExpertStore* store, int threads, Done done);
-  ~AssignmentLoader();  // abandons what is being loaded, after at most one expert a thread
+  // Abandons what is being loaded or, where it is to be mapped, written; after at most one expert a thread,
+  // or 8 MiB of writing.
+  ~AssignmentLoader();
   AssignmentLoader(const AssignmentLoader&) = delete;
   AssignmentLoader& operator=(const AssignmentLoader&) = delete;
 

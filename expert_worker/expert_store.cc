@@ -93,7 +93,7 @@ absl::Status ExpertStore::LoadAll(std::span<const ExpertRef> experts, int thread
         const ExpertRef& ref = experts[static_cast<size_t>(i)];
         return Load(ref.layer, ref.expert);
       });
-  backend_->KeepLoaded();
+  backend_->KeepLoaded(stop);
   return status;
 }
 

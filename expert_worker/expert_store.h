@@ -35,7 +35,9 @@ class ExpertStore {
   // returns. ResourceExhausted names the bytes needed, held and allowed; InvalidArgument where the model has
   // no such expert.
   absl::Status Load(int layer, int expert);
-  // Loads those listed on `threads` threads (0: one a core) until all are held, one fails, or `stop` says so.
+  // Loads those listed on `threads` threads (0: one a core) until all are held, one fails, or `stop` says so,
+  // and lets the backend keep what was loaded. After `stop`: returns within one expert a thread, or what the
+  // backend writes before it asks again.
   absl::Status LoadAll(std::span<const ExpertRef> experts, int threads, absl::FunctionRef<bool()> stop);
   // Drops those for which `keep` is false. A dispatch that is running keeps its table until it ends.
   void Retain(const std::function<bool(int layer, int expert)>& keep);

@@ -43,7 +43,7 @@ class Loader {
     MOEPOOL_RETURN_IF_ERROR(
         ParallelStatus(static_cast<int64_t>(matrices_.size()), /*threads=*/0,
                        [this](int64_t i) { return LoadNow(matrices_[static_cast<size_t>(i)]); }));
-    backend_->KeepLoaded();
+    backend_->KeepLoaded([] { return false; });
     return std::move(out_);
   }
 

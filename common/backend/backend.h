@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/model/canonical_sum.h"
@@ -220,8 +221,10 @@ class Backend {
   // name values. May be called by several threads at once, and while operations run. What was made of the
   // same key before may be used in the place of `weights`, which are then not read.
   virtual absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights, const WeightKey& key) = 0;
-  // A batch of Load() is over: what was made of keys may be kept for the next start. Does not wait for it.
-  virtual void KeepLoaded() = 0;
+  // A batch of Load() is over: what was made of keys may be kept for the next start. Does not wait for that,
+  // except where what is kept is to be mapped (WeightOptions): then until it is written, or soon after `stop`
+  // says so; the rest is left to the next call.
+  virtual void KeepLoaded(absl::FunctionRef<bool()> stop) = 0;
   virtual TrunkOps& Trunk() = 0;
   virtual ExpertOps& Experts() = 0;
 };

@@ -178,7 +178,7 @@ absl::Status WeightCache::MakeRoom(uint64_t bytes) {
 }
 
 absl::StatusOr<UniqueFd> WeightCache::Write(const WeightChunk& chunk, std::span<const WeightEntry> entries,
-                                            const std::function<bool()>& stop) {
+                                            absl::FunctionRef<bool()> stop) {
   MOEPOOL_RETURN_IF_ERROR(MakeRoom(chunk.used_bytes()));
   const std::string name = SegmentName(kind_, entries);
   {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +11,7 @@
 #include <span>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/mutex.h"
@@ -50,7 +50,7 @@ class WeightCache {
   // ResourceExhausted, with the numbers, where removing all that no process uses would not be enough; nothing
   // is removed then.
   absl::StatusOr<UniqueFd> Write(const WeightChunk& chunk, std::span<const WeightEntry> entries,
-                                 const std::function<bool()>& stop);
+                                 absl::FunctionRef<bool()> stop);
 
  private:
   WeightCache(WeightCacheOptions options, const SegmentKind& kind, UniqueFd directory);

@@ -106,7 +106,7 @@ absl::Status ReadAt(const std::string& name, int fd, uint64_t offset, std::span<
 }
 
 absl::Status WriteAll(const PartialFile& file, const SegmentKind& kind, const WeightChunk& chunk,
-                      std::span<const WeightEntry> entries, const std::function<bool()>& stop) {
+                      std::span<const WeightEntry> entries, absl::FunctionRef<bool()> stop) {
   const auto stopped = [&file] { return absl::CancelledError(StrCat("'", file.name(), "': stopped")); };
   const std::span<const std::byte> image(chunk.data(), chunk.used_bytes());
   for (uint64_t offset = 0; offset < image.size(); offset += kWriteBytes) {
@@ -181,7 +181,7 @@ absl::StatusOr<std::vector<SegmentEntry>> ParseIndex(const std::string& name, co
 
 absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, const SegmentKind& kind,
                                       const WeightChunk& chunk, std::span<const WeightEntry> entries,
-                                      const std::function<bool()>& stop) {
+                                      absl::FunctionRef<bool()> stop) {
   MOEPOOL_ASSIGN_OR_RETURN(PartialFile file, PartialFile::Create(directory, name));
   MOEPOOL_RETURN_IF_ERROR(WriteAll(file, kind, chunk, entries, stop));
   return std::move(file).Commit();

@@ -14,12 +14,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/mutex.h"
@@ -47,7 +47,7 @@ struct SegmentEntry {
 // system's error otherwise; no file is left then.
 absl::StatusOr<UniqueFd> WriteSegment(int directory, const std::string& name, const SegmentKind& kind,
                                       const WeightChunk& chunk, std::span<const WeightEntry> entries,
-                                      const std::function<bool()>& stop);
+                                      absl::FunctionRef<bool()> stop);
 
 // An open file, which the cache does not remove while one of these or a mapping of one lives. Thread-safe.
 class WeightSegment {

@@ -46,7 +46,7 @@ class CpuBackend : public Backend {
   bool Supports(Op op, DType dtype) const override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights, const WeightKey& key) override;
-  void KeepLoaded() override { weights_.KeepLoaded(); }
+  void KeepLoaded(absl::FunctionRef<bool()> stop) override { weights_.KeepLoaded(stop); }
   TrunkOps& Trunk() override { return *trunk_; }
   ExpertOps& Experts() override { return *experts_; }
 

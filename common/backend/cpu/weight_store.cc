@@ -141,7 +141,7 @@ std::vector<WeightStore::Task> WeightStore::TakeTasks() {
   return tasks;
 }
 
-void WeightStore::KeepLoaded() {
+void WeightStore::KeepLoaded(absl::FunctionRef<bool()> stop) {
   loose_.Take();  // so that a chunk goes when its last matrix does
   std::vector<Task> tasks = TakeTasks();
   {
@@ -154,19 +154,35 @@ void WeightStore::KeepLoaded() {
            {"from_cache", counts.from_cache},
            {"from_cache_bytes", counts.from_cache_bytes}});
     }
+    for (Task& task : tasks) tasks_.push_back(std::move(task));
+    if (tasks_.empty()) return;
+    if (!options_.map) {
+      changed_.NotifyAll();
+      if (!writer_.joinable()) writer_ = std::thread([this] { WriteLoop(); });
+      return;
+    }
   }
-  if (tasks.empty()) return;
-  if (options_.map) {
-    for (const Task& task : tasks) Write(task, /*map=*/true);
-    return;
-  }
-  MutexLock lock(&mutex_);
-  for (Task& task : tasks) tasks_.push_back(std::move(task));
-  changed_.NotifyAll();
-  if (!writer_.joinable()) writer_ = std::thread([this] { WriteLoop(); });
+  Map(stop);
 }
 
-void WeightStore::Write(const Task& task, bool map) {
+// Writes what there is and maps it in the place of the memory.
+void WeightStore::Map(absl::FunctionRef<bool()> stop) {
+  while (!stop()) {
+    Task task;
+    {
+      MutexLock lock(&mutex_);
+      if (tasks_.empty()) return;
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+    }
+    if (Write(task, stop)) continue;
+    MutexLock lock(&mutex_);
+    tasks_.push_front(std::move(task));
+    return;
+  }
+}
+
+bool WeightStore::Write(const Task& task, absl::FunctionRef<bool()> stop) {
   bool keeping;
   {
     MutexLock lock(&mutex_);
@@ -174,16 +190,17 @@ void WeightStore::Write(const Task& task, bool map) {
   }
   absl::Status status;
   if (keeping) {
-    const absl::StatusOr<UniqueFd> fd =
-        task.kept->cache->Write(*task.chunk, task.entries, [this] { return stopping_.load(); });
+    const absl::StatusOr<UniqueFd> fd = task.kept->cache->Write(*task.chunk, task.entries, stop);
     status = fd.status();
-    if (status.ok() && map) status = task.chunk->Remap(fd->get());
+    if (absl::IsCancelled(status)) return false;
+    if (status.ok() && options_.map) status = task.chunk->Remap(fd->get());
   }
   task.chunk->Thaw();
-  if (status.ok() || absl::IsCancelled(status)) return;
+  if (status.ok()) return true;
   Log(LogLevel::kWarning, "weights are not kept", {{"cause", ToStd(status.message())}});
   MutexLock lock(&mutex_);
   keeping_ = false;
+  return true;
 }
 
 void WeightStore::WriteLoop() {
@@ -200,7 +217,7 @@ void WeightStore::WriteLoop() {
       tasks_.pop_front();
       writing_ = true;
     }
-    Write(task, /*map=*/false);
+    if (!Write(task, [this] { return stopping_.load(); })) task.chunk->Thaw();
   }
 }
 

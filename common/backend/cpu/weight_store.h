@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
 #include "common/base/mutex.h"
@@ -29,8 +30,8 @@ class WeightStore {
 
   // As Backend::Load and Backend::KeepLoaded.
   absl::StatusOr<PackedMatrix> Load(const MatrixView& view, const WeightKey& key);
-  void KeepLoaded();
-  // Waits until what KeepLoaded() began has been written or given up.
+  void KeepLoaded(absl::FunctionRef<bool()> stop);
+  // Waits until what KeepLoaded() left to the background has been written or given up.
   void AwaitKept();
 
  private:
@@ -58,7 +59,9 @@ class WeightStore {
   absl::StatusOr<Kept*> KeptOf(const ModelSource* source);
   absl::StatusOr<std::optional<PackedMatrix>> LoadKept(Kept* kept, const std::string& key, PackedMatrix m);
   std::vector<Task> TakeTasks();
-  void Write(const Task& task, bool map);
+  void Map(absl::FunctionRef<bool()> stop);
+  // False where `stop` or the store's end came first: the chunk is still frozen, and may be written later.
+  bool Write(const Task& task, absl::FunctionRef<bool()> stop);
   void WriteLoop();
 
   const WeightOptions options_;
@@ -70,8 +73,8 @@ class WeightStore {
   Counts counts_ GUARDED_BY(mutex_);
   std::atomic<bool> stopping_ = false;  // set under the mutex
   bool writing_ GUARDED_BY(mutex_) = false;
-  std::deque<Task> tasks_ GUARDED_BY(mutex_);
-  std::thread writer_;  // from the first KeepLoaded() on
+  std::deque<Task> tasks_ GUARDED_BY(mutex_);  // for KeepLoaded() itself where files are mapped
+  std::thread writer_;                         // where they are not, from the first KeepLoaded() on
 };
 
 }  // namespace moepool

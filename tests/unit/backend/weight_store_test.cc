@@ -48,7 +48,7 @@ absl::StatusOr<std::vector<PackedMatrix>> LoadExperts(WeightStore* store, const 
     MOEPOOL_ASSIGN_OR_RETURN(matrices[at + 1], store->Load(tensors.down, tensors.down_key));
     return absl::OkStatus();
   });
-  store->KeepLoaded();
+  store->KeepLoaded([] { return false; });
   if (!status.ok()) return status;
   return matrices;
 }
@@ -124,6 +124,31 @@ TEST_F(WeightStoreTest, MappingBuildsTheFileFirst) {
   const std::string all(std::istreambuf_iterator<char>(maps), {});
   EXPECT_NE(all.find(temp_.Files().at(0)), std::string::npos)
       << "the file is mapped in the place of the memory";
+}
+
+TEST_F(WeightStoreTest, MappingThatIsStoppedIsDoneByTheNextCall) {
+  const auto source = MakeSource(DType::kQ5_K);
+  // Stopped before anything is written, at the first pieces of a file, and not at all.
+  for (int allowed = 0; temp_.Files().empty(); ++allowed) {
+    ASSERT_LT(allowed, 100);
+    WeightStore store(Options(/*map=*/true));
+    std::vector<PackedMatrix> matrices;
+    for (int e = 0; e < kExperts; ++e) {
+      const ExpertTensors tensors = *OpenExpert(*source, 1, e);
+      matrices.push_back(*store.Load(tensors.gate, tensors.gate_key));
+      matrices.push_back(*store.Load(tensors.down, tensors.down_key));
+    }
+    int asked = 0;
+    store.KeepLoaded([&] { return asked++ >= allowed; });
+    ExpectPacked(*source, matrices);
+    if (!temp_.Files().empty()) break;
+    EXPECT_EQ(asked, allowed + 1) << "it goes on after it was stopped";
+    EXPECT_THAT(temp_.Files(""), SizeIs(0));
+    store.KeepLoaded([] { return false; });
+    ASSERT_THAT(temp_.Files(), SizeIs(1));
+    ExpectPacked(*source, matrices);
+    std::filesystem::remove(temp_.Files().at(0));
+  }
 }
 
 TEST_F(WeightStoreTest, WhatIsDamagedIsPackedAgainAndWrittenAnew) {
@@ -231,7 +256,7 @@ TEST_F(WeightStoreTest, AFileThatIsWrittenToIsNotKeptAsWhatItWas) {
     ASSERT_TRUE(kept.ok()) << kept.status();
     Overwrite(path, other);
     EXPECT_EQ(store.Load(after.gate, after.gate_key).status().code(), absl::StatusCode::kDataLoss);
-    store.KeepLoaded();
+    store.KeepLoaded([] { return false; });
     store.AwaitKept();
     ASSERT_THAT(temp_.Files(), SizeIs(1));
   }
@@ -269,7 +294,7 @@ TEST_F(WeightStoreTest, WhatIsWrittenToWhileItIsPackedIsNotKept) {
   WeightStore store(Options());
   const ExpertTensors tensors = *OpenExpert(source, 1, 0);
   EXPECT_EQ(store.Load(tensors.gate, tensors.gate_key).status().code(), absl::StatusCode::kDataLoss);
-  store.KeepLoaded();
+  store.KeepLoaded([] { return false; });
   store.AwaitKept();
   EXPECT_THAT(temp_.Files(), SizeIs(0));
 }

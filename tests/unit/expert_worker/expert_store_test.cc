@@ -9,6 +9,7 @@
 #include "expert_worker/assignment_loader.h"
 #include "gmock/gmock.h"
 #include "tests/unit/expert_worker/worker_testing.h"
+#include "tests/unit/weights/weights_testing.h"
 
 namespace moepool {
 namespace {
@@ -76,6 +77,25 @@ TEST(ExpertStoreTest, ADenseModelIsSixteenSlices) {
     if (weights->gate != nullptr) rows += weights->gate->rows();
   }
   EXPECT_EQ(rows, fixture.source->Config().ffn);
+}
+
+TEST(ExpertStoreTest, WritesNoFilesToMapOnceItIsStopped) {
+  const TempWeights temp;
+  const WorkerFixture fixture;
+  BackendOptions options;
+  options.backend = "cpu";
+  options.threads = 1;
+  options.weights.map = true;
+  options.weights.cache_directory = temp.Options().directory;
+  const std::unique_ptr<Backend> backend = *MakeBackend(options);
+  ExpertStore store(fixture.source.get(), backend.get(), 0);
+  const std::vector<ExpertRef> experts = {{0, 1}, {1, 6}};
+  const auto all_held = [&] { return store.Held().size() == experts.size(); };
+  EXPECT_TRUE(store.LoadAll(experts, /*threads=*/1, all_held).ok());
+  EXPECT_EQ(store.Held().size(), 2u);
+  EXPECT_EQ(temp.Files("").size(), 0u);
+  EXPECT_TRUE(store.LoadAll({}, /*threads=*/1, [] { return false; }).ok());
+  EXPECT_EQ(temp.Files().size(), 1u) << "left to the next batch";
 }
 
 // What a loader said, and waiting for it.

@@ -28,7 +28,7 @@ class FakeBackend final : public Backend {
   absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView&, const WeightKey&) override {
     return absl::UnimplementedError("a fake backend loads nothing");
   }
-  void KeepLoaded() override {}
+  void KeepLoaded(absl::FunctionRef<bool()>) override {}
   TrunkOps& Trunk() override { std::abort(); }
   ExpertOps& Experts() override { std::abort(); }
 
