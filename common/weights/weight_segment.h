@@ -2,9 +2,9 @@
 // model is hundreds of slices of a few tens of kilobytes; and only as many as a process packed in one go,
 // since shares move and each matrix is found by its name, whichever file it is in.
 //
-//   image     bytes of the chunk from its start, padded to 4096: mapped at a multiple of a huge page, offsets
-//   in
-//             the file are congruent to addresses, so that huge pages of the page cache can be mapped whole
+//   image     bytes of the chunk from its start, padded to 4096: mapped at a multiple of a huge page, where
+//             offsets in the file are congruent to addresses, so that huge pages of the page
+//             cache are mapped whole
 //   entries   {u64 offset, u64 bytes, u64 checksum, u64 key_bytes} and the key, one after the other
 //   trailer   SegmentTrailer, at the end of the file
 // Little-endian. Files are written under another name and renamed, so that a reader sees all of one or
