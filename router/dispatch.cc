@@ -92,15 +92,15 @@ void Dispatcher::PlanHost() {
   // eight: 145 us with one row and 260 with eight, of 12.4 MB.
   constexpr size_t kRowsAnExpert = 9;
   host_workers_ = 0;
-  all_on_host_ = true;
+  all_shared_memory_ = true;
   bool all_asked = true;
   size_t total = 0;
   size_t largest = 0;
   for (size_t m = 0; m < shares_.size(); ++m) {
     Share& share = shares_[m];
-    const bool on_host = table_->members[m].transport->Name() == "shm";
-    if (!on_host) all_on_host_ = all_on_host_ && share.parts.empty();
-    if (!on_host) continue;
+    const RouteMember& member = table_->members[m];
+    if (!share.parts.empty() && member.transport->Name() != "shm") all_shared_memory_ = false;
+    if (!member.on_host) continue;
     share.host_slot = host_workers_++;
     expert_seen_.assign(static_cast<size_t>(config_.experts), 0);
     size_t work = share.entries.size();
@@ -135,7 +135,7 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   request.header.dispatch_id = share.dispatch_id;
   request.header.model_digest = limits_.model_digest;
   request.header.epoch = table_->epoch;
-  if (host_workers_ > 0 && transport.Name() == "shm") {
+  if (host_workers_ > 0 && table_->members[member].on_host) {
     request.header.host_workers = static_cast<uint8_t>(host_workers_);
     request.header.host_slot = static_cast<uint8_t>(share.host_slot);
   }
@@ -169,7 +169,7 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
   data_.assign(parts_.size(), nullptr);
   part_fault_.assign(parts_.size(), 0);
   sending_ = clock_();
-  asleep_ = all_on_host_ && contention_.Asleep(sending_);
+  asleep_ = all_shared_memory_ && contention_.Asleep(sending_);
   if (asleep_) {
     SleepAtOnceFor(kSleepAtOnceTime);
     ++totals_.asleep;
@@ -277,7 +277,7 @@ void Dispatcher::CountTime(absl::Time waiting, absl::Time end) {
     computed = std::max(computed, absl::Microseconds(shares_[m].compute_us));
   }
   totals_.exchange_own.Add(std::max(0.0, absl::ToDoubleSeconds(end - sending_ - computed)));
-  if (all_on_host_) contention_.Add(end - sending_, computed, end);
+  if (all_shared_memory_) contention_.Add(end - sending_, computed, end);
 }
 
 absl::Status Dispatcher::Finish(TrunkOps* ops, const float* shared, float* residual, RowFaults faults) {

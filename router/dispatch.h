@@ -117,7 +117,7 @@ class Dispatcher {
   std::shared_ptr<const RoutingTable> table_;
   std::vector<Share> shares_;         // [members]
   size_t host_workers_ = 0;           // FrameHeader::host_workers
-  bool all_on_host_ = false;          // every worker asked is one of this host
+  bool all_shared_memory_ = false;    // carries the frames of every worker that is asked
   bool asleep_ = false;               // FrameHeader::flags of them
   std::vector<PlannedPart> parts_;    // of all rows
   std::vector<PlannedAdd> adds_;      // part numbers of their row

@@ -275,7 +275,7 @@ void Membership::CommitIfLoaded(Cleanup* cleanup) {
     if (member->loaded_epoch != plan_->epoch || member->transport == nullptr || member->transport->Lost())
       return;
     index[i] = static_cast<int32_t>(table->members.size());
-    table->members.push_back({member->id, member->transport});
+    table->members.push_back({member->id, member->transport, member->description.on_host});
   }
   table->member.reserve(plan_->owner.size());
   for (const int32_t owner : plan_->owner) table->member.push_back(index[owner]);

@@ -43,6 +43,7 @@ struct WorkerDescription {
   std::string backend;
   std::string numeric_class;
   uint64_t memory_limit_bytes = 0;  // 0: no limit
+  bool on_host = false;             // of the router, whatever carries its frames
 };
 
 struct WorkerLoad {

@@ -18,6 +18,7 @@ namespace moepool {
 struct RouteMember {
   WorkerId worker;
   std::shared_ptr<ExpertTransport> transport;
+  bool on_host = false;  // in another process of the router's host
 };
 
 // Immutable. Every expert of every layer has a member.

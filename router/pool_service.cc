@@ -165,12 +165,12 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
   absl::Status Join() {
     const experts::v1::Hello& hello = read_.hello();
     // A worker that takes nothing else is offered shared memory wherever it says that it runs.
-    accepts_shared_memory_ =
-        hello.accepts_shared_memory() && (hello.host_id() == pool_->host_id || !hello.accepts_grpc());
+    const bool on_host = hello.host_id() == pool_->host_id || !hello.accepts_grpc();
+    accepts_shared_memory_ = hello.accepts_shared_memory() && on_host;
     accepts_grpc_ = hello.accepts_grpc();
     return pool_->membership
         ->Join({hello.protocol_version(), hello.model_digest(), hello.name(), hello.backend(),
-                hello.numeric_class(), hello.memory_limit_bytes()},
+                hello.numeric_class(), hello.memory_limit_bytes(), on_host},
                self_)
         .status();
   }

@@ -74,20 +74,20 @@ TEST_F(DispatchTest, DispatchNamesRouterEpochLayerAndBudget) {
 TEST_F(DispatchTest, SaysWhereTheWorkersOfTheHostHaveEvenShares) {
   struct Case {
     std::vector<int32_t> experts;  // of each row: below 6 on the first worker
-    std::string second;            // carrier of the second worker
+    bool second_on_host;
     int workers_said[2];
   };
-  const Case cases[] = {{{0, 1, 7, 8}, "shm", {2, 2}},
-                        {{0, 1, 2, 8}, "shm", {0, 0}},
-                        {{6, 7, 8, 9}, "shm", {0, 0}},
-                        {{0, 1, 7, 8}, "grpc", {1, 0}}};
+  const Case cases[] = {{{0, 1, 7, 8}, true, {2, 2}},
+                        {{0, 1, 2, 8}, true, {0, 0}},
+                        {{6, 7, 8, 9}, true, {0, 0}},
+                        {{0, 1, 7, 8}, false, {1, 0}}};
   for (const Case& c : cases) {
     Place(2, 1);
     auto table = std::make_shared<RoutingTable>(*pool_.routes);
     for (int i = 0; i < kLayers * kExperts; ++i) table->member[i] = i % kExperts < 6 ? 0 : 1;
+    table->members[0].on_host = true;
+    table->members[1].on_host = c.second_on_host;
     pool_.routes = table;
-    transports_[0]->name = "shm";
-    transports_[1]->name = c.second;
     for (int row = 0; row < kRows; ++row) {
       for (int i = 0; i < kPerToken; ++i) selected_[row * kPerToken + i].expert = c.experts[i];
     }
@@ -97,7 +97,7 @@ TEST_F(DispatchTest, SaysWhereTheWorkersOfTheHostHaveEvenShares) {
       if (transports_[w]->sent.empty()) continue;
       const auto header = DecodeHeader(transports_[w]->sent.at(0));
       ASSERT_TRUE(header.ok());
-      EXPECT_EQ(header->host_workers, c.workers_said[w]) << c.second << ", worker " << w;
+      EXPECT_EQ(header->host_workers, c.workers_said[w]) << c.second_on_host << ", worker " << w;
       if (header->host_workers == 2) {
         EXPECT_EQ(header->host_slot, w);
       }

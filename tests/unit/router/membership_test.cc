@@ -60,6 +60,24 @@ TEST_F(MembershipTest, TableWaitsForLoadedAndTransportInEitherOrder) {
   }
 }
 
+TEST_F(MembershipTest, RoutesSayWhoIsOnTheHost) {
+  Make(/*min_workers=*/2);
+  auto far = Join("far");
+  auto near = std::make_shared<FakeWorker>();
+  WorkerDescription description = Describe("near");
+  description.on_host = true;
+  ASSERT_TRUE(pool_->Join(description, near).ok());
+  for (const auto& worker : {far, near}) {
+    Attach(*worker);
+    Load(worker.get());
+  }
+  ASSERT_NE(pool_->Routes(), nullptr);
+  ASSERT_EQ(pool_->Routes()->members.size(), 2u);
+  for (const RouteMember& member : pool_->Routes()->members) {
+    EXPECT_EQ(member.on_host, member.worker == near->id);
+  }
+}
+
 TEST_F(MembershipTest, FirstPlacementWaitsForMinWorkers) {
   Make(/*min_workers=*/2);
   auto a = Join("a");
