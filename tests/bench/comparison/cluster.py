@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import pathlib
 import select
 import time
@@ -9,6 +10,7 @@ import time
 from comparison.children import MeasurementError, http_ok, wait_until
 
 START_S = 300
+IDLE_S = 120
 BENCH_S = 900
 WORKERS = 2
 KV_MEMORY = "512MiB"
@@ -163,6 +165,19 @@ class Cluster:
             self.__exit__()
             raise
         self.start_s = time.monotonic() - began
+        self._wait_until_idle()
+
+    def _wait_until_idle(self):
+        """After a first start workers go on to write their packed weights, beside which nothing is to be measured."""
+        seconds = 0.5
+        until = time.monotonic() + IDLE_S
+        before = sum(cpu_seconds(pid) for pid in self.pids())
+        while time.monotonic() < until:
+            time.sleep(seconds)
+            now = sum(cpu_seconds(pid) for pid in self.pids())
+            if now - before < 0.05 * seconds:
+                return
+            before = now
 
     def __enter__(self):
         return self
@@ -193,6 +208,12 @@ class Cluster:
             return json.loads(line)
         except ValueError:
             raise MeasurementError(f"no ready line, but {line[:80]!r} ({child.log_path})") from None
+
+
+def cpu_seconds(pid):
+    """Of all threads of a process, in user and in system mode, so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def anonymous_bytes(pid):
