@@ -23,8 +23,8 @@ class HostContention {
   absl::Duration asleep_for_;  // last time; zero after a window without contention
   // Of the window:
   int count_ = 0;
-  absl::Duration exchanges_;
-  absl::Duration lost_;
+  int slow_ = 0;
+  absl::Duration time_;
 };
 
 }  // namespace moepool

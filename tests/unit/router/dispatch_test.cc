@@ -376,13 +376,13 @@ TEST_F(DispatchTest, WorkersOfAContendedHostAreToldToSleep) {
         return Script{{answer.All()}};
       };
     }
-    for (int i = 0; i < 40; ++i) {
+    for (int i = 0; i < 72; ++i) {
       for (const auto& transport : transports_) transport->sent.clear();
       ASSERT_TRUE(Exchange().ok());
       for (const auto& transport : transports_) {
         const auto header = DecodeHeader(transport->sent.at(0));
         ASSERT_TRUE(header.ok());
-        EXPECT_EQ(header->flags, second == "shm" && i >= 32 ? kSleepAtOnce : 0u)
+        EXPECT_EQ(header->flags, second == "shm" && i >= 64 ? kSleepAtOnce : 0u)
             << second << ", exchange " << i;
       }
     }
