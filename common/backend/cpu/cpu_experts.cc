@@ -14,6 +14,7 @@
 #include "common/backend/cpu/cpu_backend.h"
 #include "common/backend/cpu/matmul.h"
 #include "common/backend/cpu/scratch.h"
+#include "common/base/rounding.h"
 #include "common/base/status_macros.h"
 #include "common/base/trace.h"
 #include "common/model/canonical_sum.h"
@@ -42,8 +43,6 @@ const PackedMatrix& Packed(const std::unique_ptr<Matrix>& matrix) {
 }
 bool Quantized(const PackedMatrix& w) { return Info(w.dtype).quantized; }
 bool Empty(const ExpertWeights& weights) { return weights.down == nullptr; }
-
-int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 class CpuExpertOps : public ExpertOps {
  public:
@@ -163,7 +162,7 @@ void CpuExpertOps::PlanRuns(std::span<const ExpertWeights* const> experts, const
     MOEPOOL_CHECK(up.rows == gate.rows && down.cols == gate.rows);
     MOEPOOL_CHECK(Quantized(gate) || Quantized(up) ? x.q != nullptr && x.scale != nullptr : true);
     MOEPOOL_CHECK(Quantized(gate) && Quantized(up) ? true : x.f32 != nullptr);
-    const int64_t padded = RoundUp(gate.rows, kQuantBlock);
+    const int64_t padded = RoundUp<int64_t>(gate.rows, kQuantBlock);
     runs_.push_back({experts[e], begin, end, floats, padded, up_chunks, down_chunks});
     floats += (end - begin) * padded;
     if (!Quantized(down)) plain_floats = floats;
@@ -190,7 +189,7 @@ void CpuExpertOps::GateUp(const ExpertRun& run, int64_t chunk) {
   for (int64_t group = c.group_begin; group < c.group_end; group += tile_groups) {
     const int64_t group_end = std::min(c.group_end, group + tile_groups);
     const int64_t outputs = (group_end - group) * kGroupRows;
-    const int64_t width = RoundUp(outputs, kQuantBlock);
+    const int64_t width = RoundUp<int64_t>(outputs, kQuantBlock);
     k.matmul[static_cast<int>(gate.dtype)](gate.weights, group, group_end, x, gate_tile, width);
     k.matmul[static_cast<int>(up.dtype)](up.weights, group, group_end, x, up_tile, width);
     for (int64_t t = 0; t < tokens; ++t) {
@@ -258,7 +257,7 @@ void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const Expe
   const bool shares_host = batch.host_callers > 1 && batch.host_slot < batch.host_callers;
   threads_ =
       shares_host ? device_->pool.UsePart(batch.host_slot, batch.host_callers) : device_->pool.UsePart(0, 1);
-  leaf_stride_ = RoundUp(hidden_, kGroupRows);
+  leaf_stride_ = RoundUp<int64_t>(hidden_, kGroupRows);
   SortPairs(experts, batch);
   PlanAdds(batch);
   leaves_.Get(part_slot_.back() * leaf_stride_);

@@ -3,14 +3,14 @@
 
 #include <algorithm>
 
+#include "common/base/rounding.h"
+
 namespace moepool {
 namespace {
 
 constexpr int64_t kChunksPerThread = 6;   // the last chunk to finish is then a small part of the whole
 constexpr int64_t kChunkMacs = 64 << 10;  // a few microseconds, against about 0.2 for a hand-out
 constexpr int64_t kParallelRows = 8;      // rows of sums below which one thread is faster
-
-int64_t DivideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -27,7 +27,7 @@ void PreparedRows::Prepare(CpuDevice* device, const Activations& x, bool quantiz
                                       prepared + row * blocks);
   };
   if (x.rows >= kParallelRows) {
-    device->pool.ParallelFor(DivideUp(x.rows, kParallelRows), threads, [&](int64_t i) {
+    device->pool.ParallelFor(DivideUp<int64_t>(x.rows, kParallelRows), threads, [&](int64_t i) {
       const int64_t end = std::min<int64_t>(x.rows, (i + 1) * kParallelRows);
       for (int64_t row = i * kParallelRows; row < end; ++row) prepare(row);
     });
