@@ -24,6 +24,10 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
           StrCat("token id ", id, " of the prompt is outside the vocabulary of ", vocab));
     }
   }
+  if (!request.constraint.grammar.empty() || request.reasoning.max_tokens >= 0) {
+    return absl::UnimplementedError("constraints and limits on reasoning are not served yet");
+  }
+  if (request.prompt_logprobs) return absl::UnimplementedError("prompt_logprobs are not served yet");
   if (request.first_logits >= 0) {
     if (prompt > context_tokens_) {
       return absl::InvalidArgumentError(

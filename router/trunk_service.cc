@@ -78,6 +78,9 @@ class GenerateReactor : public SequenceReactor<trunk::v1::TrunkEvent> {
   void Add(SequenceUpdate update) REQUIRES(mutex_) override {
     next_.mutable_ids()->Add(update.ids.begin(), update.ids.end());
     for (const TokenLogprobs& logprobs : update.logprobs) *next_.add_logprobs() = ToProto(logprobs);
+    for (const TokenLogprobs& logprobs : update.prompt_logprobs) {
+      *next_.add_prompt_logprobs() = ToProto(logprobs);
+    }
     next_.set_cached_tokens(std::max(next_.cached_tokens(), update.cached_tokens));
     next_.set_queue_ms(std::max(next_.queue_ms(), update.queue_ms));
     next_.set_prefill_ms(std::max(next_.prefill_ms(), update.prefill_ms));

@@ -57,6 +57,9 @@ SequenceUpdate ToUpdate(const trunk::v1::TrunkEvent& event) {
   for (const trunk::v1::TokenLogprobs& logprobs : event.logprobs()) {
     update.logprobs.push_back(FromProto(logprobs));
   }
+  for (const trunk::v1::TokenLogprobs& logprobs : event.prompt_logprobs()) {
+    update.prompt_logprobs.push_back(FromProto(logprobs));
+  }
   update.reason = FromProto(event.finish_reason());
   update.cached_tokens = event.cached_tokens();
   update.queue_ms = event.queue_ms();

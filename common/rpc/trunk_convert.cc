@@ -138,6 +138,18 @@ trunk::v1::TrunkRequest ToProto(const SequenceRequest& request) {
   proto.set_max_tokens(request.max_tokens);
   *proto.mutable_sampling() = ToProto(request.sampling);
   proto.mutable_stop_ids()->Add(request.stop_ids.begin(), request.stop_ids.end());
+  if (!request.constraint.grammar.empty()) {
+    proto.mutable_constraint()->set_grammar(request.constraint.grammar);
+    proto.mutable_constraint()->set_begin_after(request.constraint.begin_after);
+  }
+  if (const ReasoningLimit& limit = request.reasoning; limit.max_tokens >= 0) {
+    trunk::v1::ReasoningLimit* const reasoning = proto.mutable_reasoning();
+    reasoning->set_max_tokens(limit.max_tokens);
+    reasoning->mutable_start_ids()->Add(limit.start_ids.begin(), limit.start_ids.end());
+    reasoning->mutable_end_ids()->Add(limit.end_ids.begin(), limit.end_ids.end());
+  }
+  proto.set_prompt_logprobs(request.prompt_logprobs);
+  proto.set_traceparent(request.traceparent);
   return proto;
 }
 
@@ -148,6 +160,14 @@ SequenceRequest FromProto(const trunk::v1::TrunkRequest& proto) {
   request.max_tokens = proto.max_tokens();
   request.sampling = FromProto(proto.sampling());
   request.stop_ids.assign(proto.stop_ids().begin(), proto.stop_ids().end());
+  request.constraint = {proto.constraint().grammar(), proto.constraint().begin_after()};
+  if (const trunk::v1::ReasoningLimit& limit = proto.reasoning(); limit.has_max_tokens()) {
+    request.reasoning = {limit.max_tokens(),
+                         {limit.start_ids().begin(), limit.start_ids().end()},
+                         {limit.end_ids().begin(), limit.end_ids().end()}};
+  }
+  request.prompt_logprobs = proto.prompt_logprobs();
+  request.traceparent = proto.traceparent();
   return request;
 }
 

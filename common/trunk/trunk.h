@@ -66,12 +66,31 @@ absl::Status ValidateSamplingIds(const SamplingParams& params, int32_t vocab_siz
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };
 
+// What the text of an answer must be.
+struct Constraint {
+  std::string grammar;      // as common/constrain/grammar.h reads it; empty: the text is free
+  std::string begin_after;  // text is free up to and including the first of these; empty: from the first id
+};
+
+// Ends thinking that goes on for too long.
+struct ReasoningLimit {
+  int32_t max_tokens = -1;         // ids generated before end_ids must have begun; -1: no limit
+  std::vector<int32_t> start_ids;  // counts only where the answer begins with these; empty: in any case
+  std::vector<int32_t> end_ids;  // taken one after another, whatever their logits, once the limit is reached
+};
+
 struct SequenceRequest {
   std::string request_id;
+  std::string traceparent;  // of W3C's trace context, for logs; may be empty
   std::vector<int32_t> prompt;
   int32_t max_tokens = 256;
   SamplingParams sampling;
   std::vector<int32_t> stop_ids;  // sampling one ends the sequence; it is not among the ids returned
+  Constraint constraint;
+  ReasoningLimit reasoning;
+  // The first updates bring what the model gave each id of the prompt but the first, with
+  // sampling.top_logprobs. The prefix cache isn't used, and max_tokens may be 0.
+  bool prompt_logprobs = false;
   int32_t first_logits =
       -1;  // >= 0: nothing is generated; logits of prompt positions from here on are returned
   absl::Time deadline = absl::InfiniteFuture();
@@ -97,6 +116,7 @@ struct TokenLogprobs {
 struct SequenceUpdate {
   std::vector<int32_t> ids;
   std::vector<TokenLogprobs> logprobs;  // one for each of ids where the request asks for them, else none
+  std::vector<TokenLogprobs> prompt_logprobs;  // in order, perhaps over several updates, before any ids
   std::vector<LogitsRow> logits;
   // The last update; the fields below are set in it alone, but for the numbers of admission (cached_tokens,
   // queue_ms, prefill_ms), which come with the first ids too: a sequence that is cancelled has no last word

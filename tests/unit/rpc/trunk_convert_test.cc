@@ -61,6 +61,30 @@ TEST(TrunkConvertTest, EverySamplingParameter) {
   EXPECT_EQ(got.top_logprobs, 20);
 }
 
+TEST(TrunkConvertTest, ConstraintReasoningAndTracing) {
+  SequenceRequest request;
+  request.request_id = "r";
+  request.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  request.constraint = {"root ::= \"a\"", "</think>"};
+  request.reasoning = {0, {1, 2}, {3}};
+  request.prompt_logprobs = true;
+  trunk::v1::TrunkRequest parsed;
+  ASSERT_TRUE(parsed.ParseFromString(ToProto(request).SerializeAsString()));
+  const SequenceRequest got = FromProto(parsed);
+  EXPECT_EQ(got.request_id, "r");
+  EXPECT_EQ(got.traceparent, request.traceparent);
+  EXPECT_EQ(got.constraint.grammar, request.constraint.grammar);
+  EXPECT_EQ(got.constraint.begin_after, "</think>");
+  EXPECT_EQ(got.reasoning.max_tokens, 0);
+  EXPECT_EQ(got.reasoning.start_ids, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(got.reasoning.end_ids, (std::vector<int32_t>{3}));
+  EXPECT_TRUE(got.prompt_logprobs);
+  const SequenceRequest plain = FromProto(ToProto(SequenceRequest()));
+  EXPECT_TRUE(plain.constraint.grammar.empty());
+  EXPECT_EQ(plain.reasoning.max_tokens, -1);
+  EXPECT_FALSE(plain.prompt_logprobs);
+}
+
 TEST(TrunkConvertTest, WhatIsAbsentStaysSo) {
   const SamplingParams got = RoundTrip({});
   EXPECT_FALSE(got.repeat_last_n.has_value());
