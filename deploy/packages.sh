@@ -14,8 +14,8 @@ build_packages=(
   libspdlog-dev libssl-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
 )
-test_packages=(clang-format clang-tidy curl git iproute2)
-nightly_packages=(clang libclang-rt-14-dev python3-venv)
+test_packages=(clang-format clang-tidy curl git iproute2 python3-venv)
+nightly_packages=(clang libclang-rt-14-dev)
 
 case "${1:-}" in
   build) packages=("${build_packages[@]}") ;;

@@ -112,6 +112,8 @@ else
 fi
 MOEPOOL_TEST_MODEL=$(deploy/fetch_model.sh)
 export MOEPOOL_TEST_MODEL
+MOEPOOL_CLIENTS=$(tests/clients/environment.sh)
+export MOEPOOL_CLIENTS
 
 check "clang-format" check_format
 if build release; then
