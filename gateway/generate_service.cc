@@ -52,7 +52,7 @@ absl::StatusOr<InferRequest> FromProto(const v1::GenerateRequest& proto) {
     case v1::GenerateRequest::kMessages: {
       std::vector<ChatMessage> messages;
       for (const v1::Message& message : proto.messages().messages())
-        messages.push_back({message.role(), message.content()});
+        messages.push_back({message.role(), message.content(), nlohmann::ordered_json::object()});
       request.input = std::move(messages);
       break;
     }

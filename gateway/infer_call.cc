@@ -55,6 +55,12 @@ void InferCallImpl::Start() {
 
 absl::StatusOr<std::unique_ptr<Admission::Ticket>> InferCallImpl::Admit() {
   MOEPOOL_RETURN_IF_ERROR(ValidateInferRequest(request_));
+  if (!request_.tools.is_null()) return InvalidField("tools", "are not served yet");
+  if (request_.response_format.kind != ResponseFormatKind::kText) {
+    return InvalidField("response_format", "is not served yet");
+  }
+  if (request_.echo) return InvalidField("echo", "is not served yet");
+  if (request_.prompt_logprobs) return InvalidField("prompt_logprobs", "are not served yet");
   Admission& admission = inference_->admission_;
   if (request_.n > admission.max_requests()) {
     return InvalidField("n", absl::StrCat("is ", request_.n, ", and this gateway answers ",
@@ -67,7 +73,8 @@ absl::StatusOr<SequenceRequest> InferCallImpl::MakeSequence() {
   SequenceRequest sequence;
   MOEPOOL_ASSIGN_OR_RETURN(sequence.prompt, EncodePrompt(*model_, request_, absl::Now()));
   usage_.prompt_tokens = static_cast<int32_t>(sequence.prompt.size());
-  sequence.request_id = id_;
+  sequence.request_id = request_.request_id.empty() ? id_ : request_.request_id;
+  sequence.traceparent = request_.traceparent;
   sequence.max_tokens = std::min(request_.max_tokens, model_->info.context_tokens - usage_.prompt_tokens);
   sequence.sampling = request_.sampling;
   if (DryParams& dry = sequence.sampling.dry; dry.multiplier != 0 && dry.penalty_last_n != 0) {
@@ -90,6 +97,7 @@ absl::Status InferCallImpl::Submit() {
   prompt.End();
   answers_.resize(static_cast<size_t>(request_.n));
   running_ = answers_.size();
+  const std::string request_id = sequence.request_id;
   const bool begins_text = UsesTemplate(*model_, request_);
   const uint64_t first_seed = request_.seed.has_value() ? *request_.seed : DrawSeed();
   for (size_t i = 0; i < answers_.size(); ++i) {
@@ -98,7 +106,7 @@ absl::Status InferCallImpl::Submit() {
     answer.seed = first_seed + i;
     answer.text.emplace(model_->tokenizer.get(), request_.stop, request_.sampling.min_tokens, begins_text);
     sequence.sampling.seed = answer.seed;
-    if (i > 0) sequence.request_id = absl::StrCat(id_, "-", i);
+    if (i > 0) sequence.request_id = absl::StrCat(request_id, "-", i);
     SequenceRequest copy = i + 1 < answers_.size() ? sequence : std::move(sequence);
     absl::StatusOr<std::unique_ptr<TrunkCall>> call = inference_->trunk_->Generate(
         std::move(copy), [self = shared_from_this(), answer = &answer](SequenceUpdate update) {
@@ -206,6 +214,7 @@ void InferCallImpl::Finish(const absl::Status& status, InferEvent event) {
   ticket_.reset();
   Log(LogLevel::kInfo, "request",
       {{"id", id_},
+       {"request_id", request_.request_id},
        {"status", absl::StatusCodeToString(status.code())},
        {"answers", request_.n},
        {"prompt_tokens", usage_.prompt_tokens},

@@ -1,13 +1,8 @@
 #include "gateway/infer_request.h"
 
 #include <algorithm>
-#include <functional>
-#include <limits>
-#include <map>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
-#include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -15,180 +10,23 @@
 namespace moepool {
 namespace {
 
-using nlohmann::json;
-
-constexpr char kFieldPayload[] = "moepool/field";
-constexpr int kMaxJsonDepth = 32;
-constexpr int64_t kMaxJsonValues = 100'000;
-constexpr size_t kMaxShownKeyBytes = 64;  // of a client's key in a message
-
-// Depth and number of values of a text that need not be valid, so that the parser builds nothing large or
-// deep.
-absl::Status CheckJsonSize(std::string_view body) {
-  int depth = 0;
-  int64_t values = 1;
-  bool in_string = false;
-  for (size_t i = 0; i < body.size(); ++i) {
-    const char c = body[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-      continue;
-    }
-    if (c == '"') in_string = true;
-    if (c == '[' || c == '{') ++depth;
-    if (c == ']' || c == '}') --depth;
-    if (c == ',' || c == '[' || c == '{') ++values;
-    if (depth > kMaxJsonDepth)
-      return absl::InvalidArgumentError(absl::StrCat("JSON deeper than ", kMaxJsonDepth, " levels"));
-    if (values > kMaxJsonValues) {
-      return absl::InvalidArgumentError(absl::StrCat("JSON of more than ", kMaxJsonValues, " values"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-// A value as an error shows it: short, and never text of a prompt.
-std::string Shown(const json& value) {
-  if (value.is_number() || value.is_boolean()) return value.dump();
-  return value.type_name();
-}
-
-absl::Status ReadBool(const std::string& field, const json& value, bool* out) {
-  if (!value.is_boolean()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a boolean"));
-  *out = value.get<bool>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadDouble(const std::string& field, const json& value, double* out) {
-  if (!value.is_number()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a number"));
-  *out = value.get<double>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadInt32(const std::string& field, const json& value, int32_t* out) {
-  if (!value.is_number_integer())
-    return InvalidField(field, absl::StrCat("is ", Shown(value), ", not an integer"));
-  constexpr int64_t kMin = std::numeric_limits<int32_t>::min();
-  constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
-  const bool too_large = value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kMax);
-  if (too_large || value.get<int64_t>() < kMin) {
-    return InvalidField(field, absl::StrCat("is ", Shown(value), ", not in [", kMin, ", ", kMax, "]"));
-  }
-  *out = static_cast<int32_t>(value.get<int64_t>());
-  return absl::OkStatus();
-}
-
-absl::Status ReadSeed(const std::string& field, const json& value, std::optional<uint64_t>* out) {
-  if (!value.is_number_unsigned()) {
-    return InvalidField(field, absl::StrCat("is ", Shown(value), ", not an integer in [0, 2^64)"));
-  }
-  *out = value.get<uint64_t>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadString(const std::string& field, const json& value, std::string* out) {
-  if (!value.is_string()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a string"));
-  *out = value.get<std::string>();
-  return absl::OkStatus();
-}
-
-absl::Status ReadStrings(const std::string& field, const json& value, size_t max_strings,
-                         std::vector<std::string>* out) {
-  out->clear();
-  if (value.is_string()) {
-    out->push_back(value.get<std::string>());
-    return absl::OkStatus();
-  }
-  if (!value.is_array())
-    return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a string or a list of strings"));
-  if (value.size() > max_strings) {
-    return InvalidField(field, absl::StrCat("has ", value.size(), " strings, more than ", max_strings));
-  }
-  for (size_t i = 0; i < value.size(); ++i) {
-    MOEPOOL_RETURN_IF_ERROR(ReadString(absl::StrCat(field, "[", i, "]"), value[i], &out->emplace_back()));
-  }
-  return absl::OkStatus();
-}
+using nlohmann::ordered_json;
 
 // {"id": bias}, with ids written as JSON writes integers.
-absl::Status ReadLogitBias(const std::string& field, const json& value, std::vector<LogitBias>* out) {
-  if (!value.is_object()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not an object"));
+absl::Status ReadLogitBias(const std::string& field, const ordered_json& value, std::vector<LogitBias>* out) {
+  if (!value.is_object())
+    return InvalidField(field, absl::StrCat("is ", ShownJson(value), ", not an object"));
   for (const auto& [key, bias] : value.items()) {
     const std::string name = absl::StrCat(field, "[", key.substr(0, kMaxShownKeyBytes), "]");
     LogitBias& entry = out->emplace_back();
     if (!absl::SimpleAtoi(key, &entry.id) || absl::StrCat(entry.id) != key) {
       return InvalidField(name, "is for no token id");
     }
-    MOEPOOL_RETURN_IF_ERROR(ReadDouble(name, bias, &entry.bias));
+    MOEPOOL_RETURN_IF_ERROR(ReadJson(name, bias, &entry.bias));
   }
   std::sort(out->begin(), out->end(), [](const LogitBias& a, const LogitBias& b) { return a.id < b.id; });
   return absl::OkStatus();
 }
-
-absl::Status ReadMessages(const std::string& field, const json& value, std::vector<ChatMessage>* out) {
-  if (!value.is_array()) return InvalidField(field, absl::StrCat("is ", Shown(value), ", not a list"));
-  for (size_t i = 0; i < value.size(); ++i) {
-    const std::string at = absl::StrCat(field, "[", i, "]");
-    if (!value[i].is_object())
-      return InvalidField(at, absl::StrCat("is ", Shown(value[i]), ", not an object"));
-    ChatMessage& message = out->emplace_back();
-    for (const auto& [key, member] : value[i].items()) {
-      const std::string name = absl::StrCat(at, ".", key.substr(0, kMaxShownKeyBytes));
-      if (key == "role") {
-        MOEPOOL_RETURN_IF_ERROR(ReadString(name, member, &message.role));
-      } else if (key == "content") {
-        MOEPOOL_RETURN_IF_ERROR(ReadString(name, member, &message.content));
-      } else {
-        return InvalidField(name, "is not a known field");
-      }
-    }
-    for (const char* key : {"role", "content"}) {
-      if (!value[i].contains(key)) return InvalidField(absl::StrCat(at, ".", key), "is missing");
-    }
-  }
-  return absl::OkStatus();
-}
-
-// Looks for a key that stands twice in one object, while a text is parsed: the parser would keep the last.
-class RepeatedKeys {
- public:
-  void See(json::parse_event_t event, const json& parsed) {
-    switch (event) {
-      case json::parse_event_t::object_start:
-        open_.emplace_back();
-        break;
-      case json::parse_event_t::object_end:
-        open_.pop_back();
-        break;
-      case json::parse_event_t::key: {
-        open_.back().last = parsed.get<std::string>();
-        if (!open_.back().keys.insert(open_.back().last).second && found_.empty()) found_ = Path();
-        break;
-      }
-      default:
-        break;
-    }
-  }
-  // Of the first one; empty where there is none.
-  const std::string& found() const { return found_; }
-
- private:
-  struct Object {
-    absl::flat_hash_set<std::string> keys;
-    std::string last;
-  };
-  std::string Path() const {
-    std::string path;
-    for (const Object& object : open_) {
-      absl::StrAppend(&path, path.empty() ? "" : ".", object.last.substr(0, kMaxShownKeyBytes));
-    }
-    return path;
-  }
-
-  std::vector<Object> open_;
-  std::string found_;
-};
 
 absl::Status CheckStrings(const std::string& field, const std::vector<std::string>& strings,
                           size_t max_strings, size_t max_bytes) {
@@ -204,34 +42,123 @@ absl::Status CheckStrings(const std::string& field, const std::vector<std::strin
   return absl::OkStatus();
 }
 
-using Reader = std::function<absl::Status(const std::string& field, const json& value)>;
-
-// Calls the reader of each member; unknown members are errors, nulls absent.
-absl::Status ReadObject(const json& object, const std::map<std::string, Reader>& readers) {
-  if (!object.is_object())
-    return absl::InvalidArgumentError(absl::StrCat("the body is ", Shown(object), ", not an object"));
-  for (const auto& [key, value] : object.items()) {
-    const auto reader = readers.find(key);
-    if (reader == readers.end()) {
-      return InvalidField(key.substr(0, kMaxShownKeyBytes), "is not a known field");
-    }
-    if (!value.is_null()) MOEPOOL_RETURN_IF_ERROR(reader->second(key, value));
+absl::Status ReadToolChoice(const std::string& field, const ordered_json& value, ToolChoice* out) {
+  if (value == "auto") {
+    out->kind = ToolChoiceKind::kAuto;
+  } else if (value == "none") {
+    out->kind = ToolChoiceKind::kNone;
+  } else if (value == "required") {
+    out->kind = ToolChoiceKind::kRequired;
+  } else if (value.is_object() && value.contains("function") && value["function"].is_object() &&
+             value["function"].contains("name")) {
+    out->kind = ToolChoiceKind::kFunction;
+    return ReadJson(absl::StrCat(field, ".function.name"), value["function"]["name"], &out->name);
+  } else {
+    return InvalidField(field,
+                        R"(is not "auto", "none", "required" or {"type": "function", "function": {"name"}})");
   }
   return absl::OkStatus();
 }
 
+absl::Status ReadResponseFormat(const std::string& field, const ordered_json& value, ResponseFormat* out) {
+  if (!value.is_object())
+    return InvalidField(field, absl::StrCat("is ", ShownJson(value), ", not an object"));
+  const auto type = value.find("type");
+  if (type == value.end()) return InvalidField(absl::StrCat(field, ".type"), "is missing");
+  if (*type == "text") return absl::OkStatus();
+  if (*type == "json_object") {
+    out->kind = ResponseFormatKind::kJsonObject;
+    return absl::OkStatus();
+  }
+  if (*type != "json_schema") {
+    return InvalidField(absl::StrCat(field, ".type"), "is not one of text, json_object, json_schema");
+  }
+  const std::string at = absl::StrCat(field, ".json_schema");
+  const auto named = value.find("json_schema");
+  if (named == value.end()) return InvalidField(at, "is missing");
+  if (!named->is_object()) return InvalidField(at, absl::StrCat("is ", ShownJson(*named), ", not an object"));
+  const auto schema = named->find("schema");
+  if (schema == named->end()) return InvalidField(absl::StrCat(at, ".schema"), "is missing");
+  if (!schema->is_object() && !schema->is_boolean()) {
+    return InvalidField(absl::StrCat(at, ".schema"),
+                        absl::StrCat("is ", ShownJson(*schema), ", not an object"));
+  }
+  out->kind = ResponseFormatKind::kJsonSchema;
+  out->text = schema->dump();
+  return absl::OkStatus();
+}
+
+absl::Status ReadGrammar(const std::string& field, const ordered_json& value, InferRequest* out) {
+  if (out->response_format.kind != ResponseFormatKind::kText) {
+    return InvalidField(field, "and response_format are both given");
+  }
+  out->response_format.kind = ResponseFormatKind::kGrammar;
+  return ReadJson(field, value, &out->response_format.text);
+}
+
+absl::Status ReadTemplateVariables(const std::string& field, const ordered_json& value, InferRequest* out) {
+  if (!value.is_object()) {
+    return InvalidField(field, absl::StrCat("is ", ShownJson(value), ", not an object"));
+  }
+  for (const char* own : {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}) {
+    if (value.contains(own)) return InvalidField(absl::StrCat(field, ".", own), "is set by the server");
+  }
+  for (const auto& [key, variable] : value.items()) out->template_variables[key] = variable;
+  return absl::OkStatus();
+}
+
+// The body of /infer.
+struct InferBody {
+  InferRequest request;
+  std::optional<std::string> prompt;
+  std::optional<std::vector<ChatMessage>> messages;
+  std::optional<std::vector<int32_t>> token_ids;
+};
+
+JsonFields<InferBody> MakeInferFields() {
+  JsonFields<InferBody> fields = {
+      FieldAt<InferBody>("prompt", [](InferBody& b) { return &b.prompt; }),
+      {"messages",
+       [](const std::string& field, const ordered_json& value, InferBody* out) {
+         return ReadMessages(field, value, UnknownFields::kRefused, &out->messages.emplace());
+       }},
+      {"token_ids", [](const std::string& field, const ordered_json& value,
+                       InferBody* out) { return ReadIds(field, value, &out->token_ids.emplace()); }},
+  };
+  JsonFields<InferRequest> own = {
+      FieldAt<InferRequest>("raw", [](InferRequest& r) { return &r.raw; }),
+      FieldAt<InferRequest>("split_reasoning", [](InferRequest& r) { return &r.split_reasoning; }),
+      FieldAt<InferRequest>("echo", [](InferRequest& r) { return &r.echo; }),
+      FieldAt<InferRequest>("prompt_logprobs", [](InferRequest& r) { return &r.prompt_logprobs; }),
+  };
+  for (const JsonFields<InferRequest>& part :
+       {GenerationFields(), LogprobFields(), ConversationFields(), own}) {
+    for (JsonField<InferBody>& field : FieldsOfPart(part, &InferBody::request)) {
+      fields.push_back(std::move(field));
+    }
+  }
+  return fields;
+}
+
+const JsonFields<InferBody>& InferFields() {
+  static const auto* const fields = new JsonFields<InferBody>(MakeInferFields());
+  return *fields;
+}
+
+struct TokenizeBody {
+  std::optional<std::string> text;
+  bool parse_special = true;
+};
+
+const JsonFields<TokenizeBody>& TokenizeFields() {
+  static const auto* const fields = new JsonFields<TokenizeBody>{
+      FieldAt<TokenizeBody>("text", [](TokenizeBody& b) { return &b.text; }),
+      FieldAt<TokenizeBody>("parse_special", [](TokenizeBody& b) { return &b.parse_special; }),
+  };
+  return *fields;
+}
+
 }  // namespace
-
-absl::Status InvalidField(const std::string& field, const std::string& message) {
-  absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, " ", message));
-  status.SetPayload(kFieldPayload, absl::Cord(field));
-  return status;
-}
-
-std::string FieldOf(const absl::Status& status) {
-  const auto payload = status.GetPayload(kFieldPayload);
-  return payload.has_value() ? std::string(*payload) : std::string();
-}
 
 absl::Status SamplingField(const absl::Status& status) {
   if (status.ok()) return status;
@@ -240,10 +167,28 @@ absl::Status SamplingField(const absl::Status& status) {
   return InvalidField(message.substr(0, space), message.substr(space + 1));
 }
 
+namespace {
+
+absl::Status ValidateTools(const InferRequest& request) {
+  const ToolChoice& choice = request.tool_choice;
+  const bool forced = choice.kind == ToolChoiceKind::kRequired || choice.kind == ToolChoiceKind::kFunction;
+  if (forced && request.tools.is_null())
+    return InvalidField("tool_choice", "asks for a call, and tools are missing");
+  if (choice.kind != ToolChoiceKind::kFunction) return absl::OkStatus();
+  for (const ordered_json& tool : request.tools) {
+    if (tool["function"]["name"] == choice.name) return absl::OkStatus();
+  }
+  return InvalidField("tool_choice", "names a function that is not among tools");
+}
+
+}  // namespace
+
 absl::Status ValidateInferRequest(const InferRequest& request) {
   MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSampling(request.sampling)));
-  if (request.max_tokens < 1)
-    return InvalidField("max_tokens", absl::StrCat("is ", request.max_tokens, ", less than 1"));
+  const int32_t least = request.echo || request.prompt_logprobs ? 0 : 1;
+  if (request.max_tokens < least) {
+    return InvalidField("max_tokens", absl::StrCat("is ", request.max_tokens, ", less than ", least));
+  }
   if (request.sampling.min_tokens > request.max_tokens) {
     return InvalidField("min_tokens", absl::StrCat("is ", request.sampling.min_tokens,
                                                    ", more than max_tokens, which is ", request.max_tokens));
@@ -257,108 +202,115 @@ absl::Status ValidateInferRequest(const InferRequest& request) {
   if (const auto* messages = std::get_if<std::vector<ChatMessage>>(&request.input)) {
     if (messages->empty()) return InvalidField("messages", "is empty");
     if (request.raw) return InvalidField("raw", "is true, which goes with prompt, not with messages");
+    if (request.echo) return InvalidField("echo", "is true, which goes with prompt, not with messages");
+  } else if (!request.tools.is_null()) {
+    return InvalidField("tools", "need messages");
   }
+  if (request.max_reasoning_tokens.value_or(0) < 0) {
+    return InvalidField("max_reasoning_tokens",
+                        absl::StrCat("is ", *request.max_reasoning_tokens, ", less than 0"));
+  }
+  MOEPOOL_RETURN_IF_ERROR(ValidateTools(request));
   return absl::OkStatus();
 }
 
-absl::StatusOr<json> ParseJson(std::string_view body) {
-  MOEPOOL_RETURN_IF_ERROR(CheckJsonSize(body));
-  try {
-    RepeatedKeys repeated;
-    json value = json::parse(body, [&](int, json::parse_event_t event, const json& parsed) {
-      repeated.See(event, parsed);
-      return true;
-    });
-    if (!repeated.found().empty()) return InvalidField(repeated.found(), "is given twice");
-    return value;
-  } catch (const json::parse_error& e) {
-    const bool utf8 = std::string_view(e.what()).find("UTF-8") != std::string_view::npos;
-    return absl::InvalidArgumentError(absl::StrCat(
-        utf8 ? "the body is not valid UTF-8" : "the body is not valid JSON", ", at byte ", e.byte));
-  } catch (const json::exception&) {  // a number beyond f64
-    return absl::InvalidArgumentError("the body is not valid JSON: a number is out of range");
-  }
+const JsonFields<InferRequest>& GenerationFields() {
+  using R = InferRequest;
+  static const auto* const fields = new JsonFields<R>{
+      {"stop", [](const std::string& field, const ordered_json& value,
+                  R* out) { return ReadStrings(field, value, kMaxStopStrings, &out->stop); }},
+      {"dry_sequence_breakers",
+       [](const std::string& field, const ordered_json& value, R* out) {
+         return ReadStrings(field, value, kMaxDryBreakers, &out->dry_sequence_breakers);
+       }},
+      {"logit_bias", [](const std::string& field, const ordered_json& value,
+                        R* out) { return ReadLogitBias(field, value, &out->sampling.logit_bias); }},
+      FieldAt<R>("repeat_last_n", [](R& r) { return &r.sampling.repeat_last_n; }),
+      FieldAt<R>("seed", [](R& r) { return &r.seed; }),
+      FieldAt<R>("stream", [](R& r) { return &r.stream; }),
+      FieldAt<R>("max_tokens", [](R& r) { return &r.max_tokens; }),
+      FieldAt<R>("top_k", [](R& r) { return &r.sampling.top_k; }),
+      FieldAt<R>("temperature", [](R& r) { return &r.sampling.temperature; }),
+      FieldAt<R>("top_p", [](R& r) { return &r.sampling.top_p; }),
+      FieldAt<R>("min_p", [](R& r) { return &r.sampling.min_p; }),
+      FieldAt<R>("presence_penalty", [](R& r) { return &r.sampling.presence_penalty; }),
+      FieldAt<R>("frequency_penalty", [](R& r) { return &r.sampling.frequency_penalty; }),
+      FieldAt<R>("repetition_penalty", [](R& r) { return &r.sampling.repetition_penalty; }),
+      FieldAt<R>("n", [](R& r) { return &r.n; }),
+      FieldAt<R>("ignore_eos", [](R& r) { return &r.ignore_eos; }),
+      FieldAt<R>("min_tokens", [](R& r) { return &r.sampling.min_tokens; }),
+      FieldAt<R>("dry_multiplier", [](R& r) { return &r.sampling.dry.multiplier; }),
+      FieldAt<R>("dry_base", [](R& r) { return &r.sampling.dry.base; }),
+      FieldAt<R>("dry_allowed_length", [](R& r) { return &r.sampling.dry.allowed_length; }),
+      FieldAt<R>("dry_penalty_last_n", [](R& r) { return &r.sampling.dry.penalty_last_n; }),
+      {"response_format",
+       [](const std::string& field, const ordered_json& value, R* out) {
+         if (out->response_format.kind == ResponseFormatKind::kGrammar) {
+           return InvalidField(field, "and grammar are both given");
+         }
+         return ReadResponseFormat(field, value, &out->response_format);
+       }},
+      {"grammar", ReadGrammar},
+  };
+  return *fields;
 }
 
+const JsonFields<InferRequest>& LogprobFields() {
+  using R = InferRequest;
+  static const auto* const fields = new JsonFields<R>{
+      FieldAt<R>("logprobs", [](R& r) { return &r.sampling.logprobs; }),
+      FieldAt<R>("top_logprobs", [](R& r) { return &r.sampling.top_logprobs; }),
+  };
+  return *fields;
+}
+
+const JsonFields<InferRequest>& ConversationFields() {
+  using R = InferRequest;
+  static const auto* const fields = new JsonFields<R>{
+      {"tools", [](const std::string& field, const ordered_json& value,
+                   R* out) { return ReadTools(field, value, &out->tools); }},
+      {"tool_choice", [](const std::string& field, const ordered_json& value,
+                         R* out) { return ReadToolChoice(field, value, &out->tool_choice); }},
+      FieldAt<R>("parallel_tool_calls", [](R& r) { return &r.parallel_tool_calls; }),
+      FieldAt<R>("max_reasoning_tokens", [](R& r) { return &r.max_reasoning_tokens; }),
+      {"chat_template_kwargs", ReadTemplateVariables},
+  };
+  return *fields;
+}
+
+std::vector<std::string> InferFieldNames() { return FieldNames(InferFields()); }
+
+std::vector<std::string> TokenizeFieldNames() { return FieldNames(TokenizeFields()); }
+
 absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body) {
-  MOEPOOL_ASSIGN_OR_RETURN(const json object, ParseJson(body));
-  InferRequest r;
-  std::optional<std::string> prompt;
-  std::optional<std::vector<ChatMessage>> messages;
-  const auto to_double = [](double* out) -> Reader {
-    return [out](const std::string& field, const json& value) { return ReadDouble(field, value, out); };
-  };
-  const auto to_int = [](int32_t* out) -> Reader {
-    return [out](const std::string& field, const json& value) { return ReadInt32(field, value, out); };
-  };
-  const auto to_bool = [](bool* out) -> Reader {
-    return [out](const std::string& field, const json& value) { return ReadBool(field, value, out); };
-  };
-  const std::map<std::string, Reader> readers = {
-      {"prompt",
-       [&](const auto& field, const auto& value) { return ReadString(field, value, &prompt.emplace()); }},
-      {"messages",
-       [&](const auto& field, const auto& value) { return ReadMessages(field, value, &messages.emplace()); }},
-      {"stop", [&](const auto& field,
-                   const auto& value) { return ReadStrings(field, value, kMaxStopStrings, &r.stop); }},
-      {"dry_sequence_breakers",
-       [&](const auto& field, const auto& value) {
-         return ReadStrings(field, value, kMaxDryBreakers, &r.dry_sequence_breakers);
-       }},
-      {"logit_bias", [&](const auto& field,
-                         const auto& value) { return ReadLogitBias(field, value, &r.sampling.logit_bias); }},
-      {"repeat_last_n",
-       [&](const auto& field, const auto& value) {
-         return ReadInt32(field, value, &r.sampling.repeat_last_n.emplace());
-       }},
-      {"seed", [&](const auto& field, const auto& value) { return ReadSeed(field, value, &r.seed); }},
-      {"stream", to_bool(&r.stream)},
-      {"raw", to_bool(&r.raw)},
-      {"max_tokens", to_int(&r.max_tokens)},
-      {"top_k", to_int(&r.sampling.top_k)},
-      {"temperature", to_double(&r.sampling.temperature)},
-      {"top_p", to_double(&r.sampling.top_p)},
-      {"min_p", to_double(&r.sampling.min_p)},
-      {"presence_penalty", to_double(&r.sampling.presence_penalty)},
-      {"frequency_penalty", to_double(&r.sampling.frequency_penalty)},
-      {"repetition_penalty", to_double(&r.sampling.repetition_penalty)},
-      {"n", to_int(&r.n)},
-      {"ignore_eos", to_bool(&r.ignore_eos)},
-      {"min_tokens", to_int(&r.sampling.min_tokens)},
-      {"logprobs", to_bool(&r.sampling.logprobs)},
-      {"top_logprobs", to_int(&r.sampling.top_logprobs)},
-      {"dry_multiplier", to_double(&r.sampling.dry.multiplier)},
-      {"dry_base", to_double(&r.sampling.dry.base)},
-      {"dry_allowed_length", to_int(&r.sampling.dry.allowed_length)},
-      {"dry_penalty_last_n", to_int(&r.sampling.dry.penalty_last_n)},
-  };
-  MOEPOOL_RETURN_IF_ERROR(ReadObject(object, readers));
-  if (prompt.has_value() && messages.has_value())
+  MOEPOOL_ASSIGN_OR_RETURN(const ordered_json object, ParseJson(body));
+  InferBody b;
+  MOEPOOL_RETURN_IF_ERROR(ReadObject("", object, InferFields(), UnknownFields::kRefused, &b));
+  if (b.prompt.has_value() && b.messages.has_value()) {
     return InvalidField("messages", "and prompt are both given");
-  if (messages.has_value()) {
-    r.input = *std::move(messages);
-  } else if (prompt.has_value()) {
-    r.input = *std::move(prompt);
-  } else {
-    return InvalidField("prompt", "is missing, and so is messages");
   }
-  MOEPOOL_RETURN_IF_ERROR(ValidateInferRequest(r));
-  return r;
+  if (b.token_ids.has_value() && (b.prompt.has_value() || b.messages.has_value())) {
+    return InvalidField("token_ids", "and another input are both given");
+  }
+  if (b.messages.has_value()) {
+    b.request.input = *std::move(b.messages);
+  } else if (b.prompt.has_value()) {
+    b.request.input = *std::move(b.prompt);
+  } else if (b.token_ids.has_value()) {
+    b.request.input = *std::move(b.token_ids);
+  } else {
+    return InvalidField("prompt", "is missing, and so are messages and token_ids");
+  }
+  MOEPOOL_RETURN_IF_ERROR(ValidateInferRequest(b.request));
+  return std::move(b.request);
 }
 
 absl::StatusOr<TokenizeTextRequest> ParseTokenizeRequest(std::string_view body) {
-  MOEPOOL_ASSIGN_OR_RETURN(const json object, ParseJson(body));
-  TokenizeTextRequest r;
-  std::optional<std::string> text;
-  MOEPOOL_RETURN_IF_ERROR(ReadObject(
-      object, {{"text", [&](const auto& field,
-                            const auto& value) { return ReadString(field, value, &text.emplace()); }},
-               {"parse_special", [&](const auto& field, const auto& value) {
-                  return ReadBool(field, value, &r.parse_special);
-                }}}));
-  if (!text.has_value()) return InvalidField("text", "is missing");
-  r.text = *std::move(text);
-  return r;
+  MOEPOOL_ASSIGN_OR_RETURN(const ordered_json object, ParseJson(body));
+  TokenizeBody b;
+  MOEPOOL_RETURN_IF_ERROR(ReadObject("", object, TokenizeFields(), UnknownFields::kRefused, &b));
+  if (!b.text.has_value()) return InvalidField("text", "is missing");
+  return TokenizeTextRequest{*std::move(b.text), b.parse_special};
 }
 
 }  // namespace moepool

@@ -11,6 +11,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/trunk/trunk.h"
+#include "gateway/chat_messages.h"
+#include "gateway/json_fields.h"
 #include "nlohmann/json.hpp"
 
 namespace moepool {
@@ -21,9 +23,18 @@ inline constexpr int32_t kMaxAnswers = 16;
 inline constexpr size_t kMaxDryBreakers = 16;
 inline constexpr size_t kMaxDryBreakerBytes = 40;  // of one breaker
 
-struct ChatMessage {
-  std::string role;
-  std::string content;
+enum class ToolChoiceKind : uint8_t { kAuto, kNone, kRequired, kFunction };
+
+struct ToolChoice {
+  ToolChoiceKind kind = ToolChoiceKind::kAuto;
+  std::string name;  // of the function, with kFunction alone
+};
+
+enum class ResponseFormatKind : uint8_t { kText, kJsonObject, kJsonSchema, kGrammar };
+
+struct ResponseFormat {
+  ResponseFormatKind kind = ResponseFormatKind::kText;
+  std::string text;  // the schema as JSON, or the grammar
 };
 
 struct InferRequest {
@@ -38,6 +49,17 @@ struct InferRequest {
   std::vector<std::string> stop;
   std::vector<std::string> dry_sequence_breakers = {"\n", ":", "\"", "*"};
   bool stream = false;
+  nlohmann::ordered_json tools;  // as ReadTools makes it; null: none
+  ToolChoice tool_choice;
+  bool parallel_tool_calls = true;  // false: at most one call an answer
+  ResponseFormat response_format;
+  std::optional<int32_t> max_reasoning_tokens;  // no effect where the model does not think
+  bool split_reasoning = true;  // what the model thinks is apart from its answer; false: part of the text
+  nlohmann::ordered_json template_variables;  // more that the template sees; null: nothing
+  bool echo = false;                          // the answer's text begins with the prompt's; not with messages
+  bool prompt_logprobs = false;               // with sampling.top_logprobs; max_tokens may then be 0
+  std::string request_id;                     // the client's, for logs; empty: none
+  std::string traceparent;                    // valid, or empty
   absl::Time deadline = absl::InfiniteFuture();
 };
 
@@ -46,20 +68,21 @@ struct TokenizeTextRequest {
   bool parse_special = true;
 };
 
-// InvalidArgument about one field of a request. The field's name is kept for OpenAI's "param".
-absl::Status InvalidField(const std::string& field, const std::string& message);
-// The field's name, or empty.
-std::string FieldOf(const absl::Status& status);
-
 // What ValidateSampling and ValidateSamplingIds say, as InvalidField.
 absl::Status SamplingField(const absl::Status& status);
 
 // The checks that are the same for every front end: ranges, and the number and size of strings.
 absl::Status ValidateInferRequest(const InferRequest& request);
 
-// Bounded parsing of a body: at most 32 levels and 100,000 values. InvalidArgument says where it is
-// malformed, and quotes nothing of the body, or names a key that an object has twice.
-absl::StatusOr<nlohmann::json> ParseJson(std::string_view body);
+// The fields that requests for text share, whatever their endpoint: sampling, lengths, seeds and stops.
+const JsonFields<InferRequest>& GenerationFields();
+// logprobs, as a boolean, and top_logprobs.
+const JsonFields<InferRequest>& LogprobFields();
+// Tools, response formats and reasoning: what needs a conversation.
+const JsonFields<InferRequest>& ConversationFields();
+// Names of all fields of POST /infer and of POST /tokenize.
+std::vector<std::string> InferFieldNames();
+std::vector<std::string> TokenizeFieldNames();
 
 // POST /infer. InvalidArgument names the field and the value, and any field that is not known. A null is an
 // absent field.

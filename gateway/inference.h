@@ -25,6 +25,7 @@ struct Usage {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
   int32_t completion_tokens = 0;
+  int32_t reasoning_tokens = 0;  // of these
 };
 
 struct Timings {
@@ -44,9 +45,22 @@ struct TokenLogprobEntries {
   std::vector<LogprobEntry> top;
 };
 
+// A piece of a call of a tool. The first of each index brings id and name.
+struct ToolCallDelta {
+  int32_t index = 0;  // of the call within its answer
+  std::string id;
+  std::string name;
+  std::string arguments;  // more of the JSON text
+};
+
 struct InferEvent {
-  int32_t index = 0;                          // the answer that the next six are of
+  int32_t index = 0;  // the answer that the next ten are of
+  // Of every id of the prompt where asked for, before any other event of the answer; the first id's logprob
+  // is not a number, as nothing precedes it.
+  std::vector<TokenLogprobEntries> prompt_logprobs;
+  std::string reasoning;                      // new text of what the model thinks; before `text`
   std::string text;                           // new text
+  std::vector<ToolCallDelta> tool_calls;      // after `text`
   std::vector<int32_t> ids;                   // new ids
   std::vector<TokenLogprobEntries> logprobs;  // one for each of ids where asked for, else none
   bool ended = false;                         // the answer's last event, in which these two are set

@@ -24,7 +24,9 @@ absl::StatusOr<std::vector<int32_t>> EncodeMessages(const ServedModel& model,
   nlohmann::ordered_json variables;
   variables["messages"] = nlohmann::ordered_json::array();
   for (const ChatMessage& message : messages) {
-    variables["messages"].push_back({{"role", message.role}, {"content", message.content}});
+    nlohmann::ordered_json object = {{"role", message.role}, {"content", message.content}};
+    object.update(message.fields);
+    variables["messages"].push_back(std::move(object));
   }
   // None, not undefined, as transformers has it: `tools is not none` is a common question.
   variables["tools"] = nullptr;
@@ -90,7 +92,8 @@ absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, cons
   } else {
     const std::string& prompt = std::get<std::string>(request.input);
     if (UsesTemplate(model, request)) {
-      MOEPOOL_ASSIGN_OR_RETURN(ids, EncodeMessages(model, {{"user", prompt}}, now));
+      MOEPOOL_ASSIGN_OR_RETURN(
+          ids, EncodeMessages(model, {{"user", prompt, nlohmann::ordered_json::object()}}, now));
     } else {
       MOEPOOL_ASSIGN_OR_RETURN(ids, EncodeText(model, prompt, /*parse_special=*/true));
     }

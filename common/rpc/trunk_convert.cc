@@ -214,6 +214,8 @@ trunk::v1::FinishReason ToProto(FinishReason reason) {
       return trunk::v1::FINISH_REASON_STOP;
     case FinishReason::kLength:
       return trunk::v1::FINISH_REASON_LENGTH;
+    case FinishReason::kToolCalls:  // no router's
+      break;
   }
   return trunk::v1::FINISH_REASON_UNSPECIFIED;
 }

@@ -64,7 +64,12 @@ absl::Status ValidateSampling(const SamplingParams& params);
 // InvalidArgument where an id that the parameters name is not in [0, vocab_size).
 absl::Status ValidateSamplingIds(const SamplingParams& params, int32_t vocab_size);
 
-enum class FinishReason : uint8_t { kNone, kStop, kLength };
+enum class FinishReason : uint8_t {
+  kNone,
+  kStop,
+  kLength,
+  kToolCalls,  // of a gateway's answers alone: stopped after calls of tools
+};
 
 // What the text of an answer must be.
 struct Constraint {

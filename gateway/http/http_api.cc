@@ -34,6 +34,27 @@ bool IsJson(const std::string& content_type) {
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), "application/json");
 }
 
+// 00-TRACE-PARENT-FLAGS in lower-case hexadecimal, as W3C's trace context has it, neither of them all zeros.
+bool IsTraceparent(std::string_view text) {
+  static constexpr std::string_view kForm = "00-hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh-hhhhhhhhhhhhhhhh-hh";
+  if (text.size() != kForm.size()) return false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const bool hex =
+        absl::ascii_isdigit(static_cast<unsigned char>(text[i])) || (text[i] >= 'a' && text[i] <= 'f');
+    if (kForm[i] == 'h' ? !hex : text[i] != kForm[i]) return false;
+  }
+  const auto zeros = [](std::string_view part) {
+    return part.find_first_not_of('0') == std::string_view::npos;
+  };
+  return !zeros(text.substr(3, 32)) && !zeros(text.substr(36, 16));
+}
+
+void Identify(const HttpRequest& http, InferRequest* request) {
+  request->request_id = http.request_id;
+  if (const std::string trace = http.Header("traceparent"); IsTraceparent(trace))
+    request->traceparent = trace;
+}
+
 }  // namespace
 
 HttpApi::HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* metrics,
@@ -86,6 +107,7 @@ void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responde
       inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
         absl::StatusOr<InferRequest> parsed = ParseInferRequest(request.body);
         if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
+        Identify(request, &*parsed);
         const InferAnswerOptions options{.n = parsed->n, .logprobs = parsed->sampling.logprobs};
         const std::shared_ptr<InferAnswer> answer =
             parsed->stream

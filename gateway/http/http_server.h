@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,10 @@ struct HttpRequest {
   std::string query;  // after '?'
   std::string content_type;
   std::string body;
+  std::string request_id;  // the client's X-Request-Id where that is sound, else made; in every answer
+  std::vector<std::pair<std::string, std::string>> headers;  // as received
+  // The first of this name, whatever its case; empty where there is none.
+  std::string Header(std::string_view name) const;
 };
 
 struct HttpResponse {

@@ -149,6 +149,7 @@ void HttpSession::OnReadAhead(ErrorCode error, size_t bytes) {
 void HttpSession::BeginRequest() {
   state_ = State::kReading;
   timed_out_ = false;
+  request_id_.clear();
   parser_.emplace();
   LimitParser(context_.options, &*parser_);
   ArmRead(context_.options.header_timeout);
@@ -160,6 +161,7 @@ void HttpSession::OnHeader(ErrorCode error) {
   if (state_ == State::kClosed) return;
   if (error) return FailRead(error);
   const auto& request = parser_->get();
+  request_id_ = RequestId(ToString(request["X-Request-Id"]));
   http_1_0_ = request.version() < 11;
   head_only_ = request.method() == http::verb::head;
   keep_alive_ = request.keep_alive();
@@ -207,6 +209,7 @@ void HttpSession::FailRead(ErrorCode error) {
 
 void HttpSession::Dispatch() {
   HttpRequest request = TakeRequest(&*parser_);
+  request.request_id = request_id_;
   parser_.reset();
   state_ = State::kAnswering;
   answered_ = false;
@@ -220,6 +223,7 @@ void HttpSession::SendError(int status, const std::string& message) {
   state_ = State::kAnswering;
   answered_ = false;
   keep_alive_ = false;
+  if (request_id_.empty()) request_id_ = RequestId("");
   HttpResponse response;
   response.status = status;
   response.body = context_.error_body(status, message);
@@ -232,6 +236,7 @@ std::string HttpSession::Head(int status, const std::string& content_type,
   std::string head = absl::StrCat("HTTP/1.1 ", status, " ", ToString(reason), "\r\n");
   if (!content_type.empty()) absl::StrAppend(&head, "Content-Type: ", content_type, "\r\n");
   if (length.has_value()) absl::StrAppend(&head, "Content-Length: ", *length, "\r\n");
+  if (!request_id_.empty()) absl::StrAppend(&head, "X-Request-Id: ", request_id_, "\r\n");
   if (chunked_) absl::StrAppend(&head, "Transfer-Encoding: chunked\r\n");
   if (!keep_alive_) {
     absl::StrAppend(&head, "Connection: close\r\n");

@@ -92,6 +92,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::string queued_;
   std::string writing_;
   size_t written_bytes_ = 0;  // of writing_
+  std::string request_id_;    // of the request under way, once its header has come
   std::function<void()> on_disconnect_;
 };
 

@@ -16,7 +16,10 @@ std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::er
 
 std::string Data(const json& value) { return absl::StrCat("data: ", Dump(value), "\n\n"); }
 
-const char* Name(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+const char* Name(FinishReason reason) {
+  if (reason == FinishReason::kToolCalls) return "tool_calls";
+  return reason == FinishReason::kStop ? "stop" : "length";
+}
 
 json ToJson(const LogprobEntry& entry) {
   const auto* const bytes = reinterpret_cast<const uint8_t*>(entry.bytes.data());
