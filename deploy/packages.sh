@@ -14,7 +14,7 @@ build_packages=(
   libspdlog-dev libssl-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
 )
-test_packages=(clang-format clang-tidy curl git iproute2 python3-venv)
+test_packages=(clang-format clang-tidy curl git iproute2 prometheus prometheus-alertmanager python3-venv)
 nightly_packages=(clang libclang-rt-14-dev)
 
 case "${1:-}" in
@@ -50,4 +50,20 @@ fi
 echo "installing ${missing[*]}" >&2
 # env rather than a prefix: sudo passes no variables on.
 "${as_root[@]}" apt-get update -qq >&2
+
+# The programs of these are wanted, not their services, which would listen on every address from now on and after each
+# start of the machine. Debian's way to say so to what installs them is a policy-rc.d, and a machine that has one keeps it.
+services=()
+for package in "${missing[@]}"; do
+  case "$package" in prometheus | prometheus-alertmanager) services+=("$package") ;; esac
+done
+policy=/usr/sbin/policy-rc.d
+if ((${#services[@]})) && [[ ! -e $policy ]]; then
+  trap '"${as_root[@]}" rm -f -- "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee -- "$policy" > /dev/null
+  "${as_root[@]}" chmod 755 -- "$policy"
+fi
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+for service in "${services[@]}"; do
+  "${as_root[@]}" update-rc.d "$service" disable >&2
+done
