@@ -163,7 +163,7 @@ absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest requ
   sequence->tokens.reserve(request.prompt.size() + static_cast<size_t>(std::max(0, request.max_tokens)));
   sequence->request = std::move(request);
   sequence->rope = RopeSetFor(source_->Config().rope, sequence->reach_tokens());
-  sequence->next_logits = sequence->request.first_logits;
+  sequence->next_logits = sequence->request.prompt_logprobs ? 0 : sequence->request.first_logits;
   sequence->arrived = absl::Now();
   accepted_.fetch_add(1);
   if (absl::Status pushed = queue_->Push(std::move(sequence)); !pushed.ok()) {

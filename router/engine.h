@@ -27,7 +27,8 @@ namespace moepool {
 // f16, q8_0 or f32. InvalidArgument names them and what was given.
 absl::StatusOr<KvType> ParseKvType(const std::string& text);
 
-// Sees the logits behind each sampled id and each scored position, before anything changes them.
+// Sees the logits behind each sampled id and each position of a prompt whose logits are wanted, before
+// anything changes them.
 using LogitsObserver =
     std::function<void(const std::string& request_id, int position, std::span<const float> logits)>;
 
@@ -128,6 +129,8 @@ class Engine : public Trunk {
     size_t first_row = 0;
     absl::StatusOr<SampledToken> sampled = SampledToken{};
     std::vector<LogitsRow> logits;
+    std::vector<TokenLogprobs> prompt_logprobs;
+    absl::Status prompt_status;
   };
 
   Backend* const backend_;

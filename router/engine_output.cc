@@ -27,8 +27,10 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
   if (!request.constraint.grammar.empty() || request.reasoning.max_tokens >= 0) {
     return absl::UnimplementedError("constraints and limits on reasoning are not served yet");
   }
-  if (request.prompt_logprobs) return absl::UnimplementedError("prompt_logprobs are not served yet");
   if (request.first_logits >= 0) {
+    if (request.prompt_logprobs) {
+      return absl::InvalidArgumentError("logits and prompt_logprobs were both asked for");
+    }
     if (prompt > context_tokens_) {
       return absl::InvalidArgumentError(
           StrCat("the prompt has ", prompt, " tokens, the context is ", context_tokens_));
@@ -39,8 +41,10 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
     }
     return absl::OkStatus();
   }
-  if (request.max_tokens < 1) {
-    return absl::InvalidArgumentError(StrCat("max_tokens is ", request.max_tokens, ", must be at least 1"));
+  const int least_tokens = request.prompt_logprobs ? 0 : 1;
+  if (request.max_tokens < least_tokens) {
+    return absl::InvalidArgumentError(
+        StrCat("max_tokens is ", request.max_tokens, ", must be at least ", least_tokens));
   }
   if (prompt + request.max_tokens > context_tokens_) {
     return absl::InvalidArgumentError(StrCat("the prompt has ", prompt, " tokens and max_tokens is ",
@@ -71,6 +75,17 @@ void Engine::OnLogits(int row, std::span<float> logits) {
     return;
   }
   const std::span<const int32_t> all(sequence.tokens);
+  if (sequence.wants_logits(position)) {
+    // Turned into log-probabilities at once: the logits of a long prompt would take gigabytes.
+    absl::StatusOr<TokenLogprobs> logprobs =
+        LogprobsOf(logits, all[static_cast<size_t>(position) + 1], sequence.request.sampling.top_logprobs);
+    if (logprobs.ok()) {
+      result.prompt_logprobs.push_back(*std::move(logprobs));
+    } else {
+      result.prompt_status = logprobs.status();
+    }
+    return;
+  }
   const size_t prompt = sequence.request.prompt.size();
   const SampleContext context{.prompt = all.first(prompt),
                               .generated = all.subspan(prompt),
@@ -107,13 +122,26 @@ void Engine::Commit(size_t chunk_index) {
     }
     return;
   }
-  if (!chunk.sample) return;
+  if (!result.prompt_status.ok()) {
+    Fail(chunk.id, result.prompt_status);
+    return;
+  }
+  update.prompt_logprobs = std::move(result.prompt_logprobs);
+  if (!chunk.sample) {
+    if (!update.prompt_logprobs.empty()) sequence.gate->Deliver(std::move(update));
+    return;
+  }
+  if (sequence.generated() == 0) sequence.prefill_ms = Milliseconds(absl::Now() - sequence.admitted);
+  if (sequence.request.max_tokens == 0) {
+    update.reason = FinishReason::kLength;
+    Finish(chunk.id, std::move(update));
+    return;
+  }
   if (!result.sampled.ok()) {
     Fail(chunk.id, result.sampled.status());
     return;
   }
   const int32_t id = result.sampled->id;
-  if (sequence.generated() == 0) sequence.prefill_ms = Milliseconds(absl::Now() - sequence.admitted);
   const std::vector<int32_t>& stops = sequence.request.stop_ids;
   if (std::find(stops.begin(), stops.end(), id) != stops.end()) {
     update.reason = FinishReason::kStop;

@@ -95,7 +95,9 @@ void Engine::Preempt(std::span<const SequenceId> ids) {
     std::unique_ptr<Sequence> sequence = std::move(running_.back());
     running_.pop_back();
     kv_->Release(sequence->id);
-    if (sequence->scores()) sequence->next_logits = std::max(sequence->next_logits, sequence->computed);
+    if (sequence->next_logits >= 0) {
+      sequence->next_logits = std::max(sequence->next_logits, sequence->computed);
+    }
     sequence->computed = 0;
     waiting_.insert(waiting_.begin(), std::move(sequence));
     stats_.preemptions += 1;
@@ -111,7 +113,8 @@ void Engine::Admit(std::span<const SequenceId> ids) {
     if (sequence.admitted == absl::InfiniteFuture()) {
       sequence.admitted = absl::Now();
       sequence.cached_tokens = prefix.tokens;
-      if (kv_->prefix_cache()) stats_.prefix_queries += static_cast<uint64_t>(sequence.prompt_tokens());
+      if (kv_->prefix_cache() && !sequence.request.prompt_logprobs)
+        stats_.prefix_queries += static_cast<uint64_t>(sequence.prompt_tokens());
       stats_.prefix_hits += static_cast<uint64_t>(prefix.tokens);
     }
     running_.push_back(std::move(waiting_.front()));
@@ -139,8 +142,9 @@ void Engine::BuildRows(std::span<const StepChunk> chunks) {
       row.position = position;
       row.block_table = table;
       row.rope = sequence->rope;
-      row.wants_logits = sequence->scores() ? position >= sequence->next_logits
-                                            : chunk.sample && position + 1 == chunk.begin + chunk.count;
+      const bool samples = !sequence->scores() && sequence->request.max_tokens > 0 && chunk.sample &&
+                           position + 1 == chunk.begin + chunk.count;
+      row.wants_logits = samples || sequence->wants_logits(position);
       rows_.push_back(row);
       chunk_of_row_.push_back(i);
     }

@@ -211,6 +211,16 @@ double CounterUniform(uint64_t seed, uint64_t index) {
   return static_cast<double>(bits) * 0x1p-53;
 }
 
+absl::StatusOr<TokenLogprobs> LogprobsOf(std::span<const float> logits, int32_t id, int32_t top) {
+  MOEPOOL_ASSIGN_OR_RETURN(const LogSoftmax log_softmax, LogSoftmax::Of(logits));
+  TokenLogprobs logprobs{log_softmax(logits[static_cast<size_t>(id)]), {}};
+  if (top == 0) return logprobs;
+  std::vector<Candidate> best = SelectBest(static_cast<size_t>(top), logits);
+  std::sort(best.begin(), best.end(), Better);
+  for (const Candidate& c : best) logprobs.top.push_back({c.id, log_softmax(c.logit)});
+  return logprobs;
+}
+
 absl::StatusOr<SampledToken> Sample(const SamplingParams& params, const SampleContext& context,
                                     std::span<float> logits) {
   if (!params.logprobs) {
@@ -218,14 +228,9 @@ absl::StatusOr<SampledToken> Sample(const SamplingParams& params, const SampleCo
     return SampledToken{id, {}};
   }
   const std::vector<float> raw(logits.begin(), logits.end());
-  MOEPOOL_ASSIGN_OR_RETURN(const LogSoftmax log_softmax, LogSoftmax::Of(raw));
   MOEPOOL_ASSIGN_OR_RETURN(const int32_t id, Pick(params, context, logits));
-  SampledToken sampled{id, {log_softmax(raw[static_cast<size_t>(id)]), {}}};
-  if (params.top_logprobs == 0) return sampled;
-  std::vector<Candidate> best = SelectBest(static_cast<size_t>(params.top_logprobs), raw);
-  std::sort(best.begin(), best.end(), Better);
-  for (const Candidate& c : best) sampled.logprobs.top.push_back({c.id, log_softmax(c.logit)});
-  return sampled;
+  MOEPOOL_ASSIGN_OR_RETURN(TokenLogprobs logprobs, LogprobsOf(raw, id, params.top_logprobs));
+  return SampledToken{id, std::move(logprobs)};
 }
 
 }  // namespace moepool

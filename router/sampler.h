@@ -30,9 +30,12 @@ struct SampledToken {
   TokenLogprobs logprobs;  // where the parameters ask for them
 };
 
+// What the logits [vocab] give `id`, and the `top` most likely ids: x - max - ln(sum of e^(x - max)), the sum
+// in order of id. Internal where a logit is NaN or +inf, or none is finite.
+absl::StatusOr<TokenLogprobs> LogprobsOf(std::span<const float> logits, int32_t id, int32_t top);
+
 // Picks the id of output `index`; logits [vocab] is overwritten.
-//   0. Log-probabilities, where asked for: x - max - ln(sum of e^(x - max)), summed in order of id, of the
-//      logits as the model gave them. Nothing below shows in them.
+//   0. LogprobsOf the logits as the model gave them, where asked for. Nothing below shows in them.
 //   1. Where fewer than min_tokens ids are generated, stop ids are left out.
 //   2. Logit biases are added.
 //   3. Repetition penalty, once for each id of prompt or generated: x/r where x > 0, otherwise x*r.

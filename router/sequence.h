@@ -54,7 +54,9 @@ struct Sequence {
   std::vector<int32_t> tokens;  // prompt, then what was sampled
   int computed = 0;             // leading tokens in the KV cache; 0 while it waits
   RopeSet rope = RopeSet::kShort;
-  int next_logits = -1;  // of a scoring sequence: the first position whose logits its caller lacks
+  // The first position of the prompt whose logits, or what they give the next id, the caller lacks; -1 where
+  // it wants none.
+  int next_logits = -1;
   absl::Time arrived;
   absl::Time admitted = absl::InfiniteFuture();  // for the first time
   int cached_tokens = 0;                         // that came from the prefix cache then
@@ -65,9 +67,16 @@ struct Sequence {
   int generated() const { return static_cast<int>(tokens.size()) - prompt_tokens(); }
   // Most it can ever hold, which decides its rotation.
   int reach_tokens() const { return prompt_tokens() + (scores() ? 0 : request.max_tokens); }
+  // Positions below this give their logits to the caller, from next_logits on.
+  int logits_end() const {
+    if (scores()) return prompt_tokens();
+    return request.prompt_logprobs ? prompt_tokens() - 1 : -1;
+  }
+  bool wants_logits(int position) const { return position >= next_logits && position < logits_end(); }
   // What may come from the prefix cache: at least one position is computed, for its logits.
   std::span<const int32_t> reusable() const {
-    return std::span(tokens).first(scores() ? static_cast<size_t>(next_logits) : tokens.size() - 1);
+    return std::span(tokens).first(next_logits < logits_end() ? static_cast<size_t>(next_logits)
+                                                              : tokens.size() - 1);
   }
 };
 

@@ -15,6 +15,7 @@ namespace moepool {
 namespace {
 
 constexpr size_t kChunkBytes = 1 << 20;
+constexpr int kMaxPromptLogprobs = 4096;  // of an event: below 1 MB with 20 each
 
 // A call of the trunk's behind a stream of events. The update that ends it ends the stream; until then a
 // client that leaves only cancels it. Derived classes hold what waits to be written.
@@ -88,8 +89,17 @@ class GenerateReactor : public SequenceReactor<trunk::v1::TrunkEvent> {
     waiting_ = true;
   }
   bool TakeEvent() REQUIRES(mutex_) override {
-    if (!std::exchange(waiting_, false)) return false;
+    if (!waiting_) return false;
+    if (next_.prompt_logprobs_size() > kMaxPromptLogprobs) {
+      current_.Clear();
+      trunk::v1::TokenLogprobs* first[kMaxPromptLogprobs];
+      next_.mutable_prompt_logprobs()->ExtractSubrange(0, kMaxPromptLogprobs, first);
+      for (trunk::v1::TokenLogprobs* logprobs : first)
+        current_.mutable_prompt_logprobs()->AddAllocated(logprobs);
+      return true;
+    }
     current_ = std::exchange(next_, trunk::v1::TrunkEvent());
+    waiting_ = false;
     return true;
   }
 

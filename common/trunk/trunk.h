@@ -121,7 +121,9 @@ struct TokenLogprobs {
 struct SequenceUpdate {
   std::vector<int32_t> ids;
   std::vector<TokenLogprobs> logprobs;  // one for each of ids where the request asks for them, else none
-  std::vector<TokenLogprobs> prompt_logprobs;  // in order, perhaps over several updates, before any ids
+  // In order, perhaps over several updates; the last of them may come with the first ids, and stand before
+  // them.
+  std::vector<TokenLogprobs> prompt_logprobs;
   std::vector<LogitsRow> logits;
   // The last update; the fields below are set in it alone, but for the numbers of admission (cached_tokens,
   // queue_ms, prefill_ms), which come with the first ids too: a sequence that is cancelled has no last word

@@ -14,6 +14,8 @@ struct SequenceResult {
   FinishReason reason = FinishReason::kNone;
   std::vector<int32_t> ids;
   std::vector<TokenLogprobs> logprobs;
+  std::vector<TokenLogprobs> prompt_logprobs;
+  int32_t cached_tokens = 0;
   std::vector<LogitsRow> logits;
 };
 
@@ -26,10 +28,14 @@ inline SequenceResult RunSequence(Trunk* trunk, SequenceRequest request) {
     MutexLock lock(&mutex);
     result.ids.insert(result.ids.end(), update.ids.begin(), update.ids.end());
     for (TokenLogprobs& logprobs : update.logprobs) result.logprobs.push_back(std::move(logprobs));
+    for (TokenLogprobs& logprobs : update.prompt_logprobs) {
+      result.prompt_logprobs.push_back(std::move(logprobs));
+    }
     for (LogitsRow& row : update.logits) result.logits.push_back(std::move(row));
     if (!update.finished) return;
     result.status = update.status;
     result.reason = update.reason;
+    result.cached_tokens = update.cached_tokens;
     finished = true;
     changed.NotifyAll();
   });

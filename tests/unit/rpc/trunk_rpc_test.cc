@@ -42,6 +42,11 @@ class Received {
     return [this](SequenceUpdate update) {
       MutexLock lock(&mutex_);
       for (const int32_t id : update.ids) ids_.push_back(id);
+      for (TokenLogprobs& logprobs : update.prompt_logprobs) {
+        EXPECT_TRUE(ids_.empty() || !update.ids.empty()) << "after the ids";
+        prompt_logprobs_.push_back(std::move(logprobs));
+      }
+      ++updates_;
       for (LogitsRow& row : update.logits) rows_.push_back(std::move(row));
       update.logits.clear();
       last_ = std::move(update);
@@ -65,12 +70,22 @@ class Received {
     MutexLock lock(&mutex_);
     return rows_;
   }
+  std::vector<TokenLogprobs> prompt_logprobs() {
+    MutexLock lock(&mutex_);
+    return prompt_logprobs_;
+  }
+  int updates() {
+    MutexLock lock(&mutex_);
+    return updates_;
+  }
 
  private:
   Mutex mutex_;
   CondVar changed_;
   std::vector<int32_t> ids_ GUARDED_BY(mutex_);
   std::vector<LogitsRow> rows_ GUARDED_BY(mutex_);
+  std::vector<TokenLogprobs> prompt_logprobs_ GUARDED_BY(mutex_);
+  int updates_ GUARDED_BY(mutex_) = 0;
   SequenceUpdate last_ GUARDED_BY(mutex_);
 };
 
@@ -212,6 +227,39 @@ TEST_F(TrunkRpcTest, Logprobs) {
   EXPECT_EQ(got.logprobs[0].top[1].id, 7);
   EXPECT_EQ(got.logprobs[1].logprob, -1e30f);
   EXPECT_TRUE(got.logprobs[1].top.empty());
+}
+
+// Those of a long prompt would be a larger message than a channel takes.
+TEST_F(TrunkRpcTest, PromptLogprobsComeInPieces) {
+  SequenceRequest request;
+  request.prompt_logprobs = true;
+  request.max_tokens = 0;
+  Received received;
+  const auto call = client_->Generate(request, received.Callback());
+  const auto fake = fake_.WaitCall(0);
+  EXPECT_TRUE(fake->request().prompt_logprobs);
+  EXPECT_EQ(fake->request().max_tokens, 0);
+  SequenceUpdate update;
+  constexpr int kPrompt = 100'000;
+  for (int i = 0; i < kPrompt; ++i) {
+    update.prompt_logprobs.push_back(
+        {-static_cast<float>(i), std::vector<IdLogprob>(20, {1 << 20, -0.5f - static_cast<float>(i)})});
+  }
+  update.ids = {3};
+  update.finished = true;
+  update.reason = FinishReason::kLength;
+  fake->Send(update);
+  const SequenceUpdate last = received.WaitFinished();
+  EXPECT_TRUE(last.status.ok()) << last.status;
+  EXPECT_EQ(last.reason, FinishReason::kLength);
+  EXPECT_GE(received.updates(), kPrompt / 4096);
+  EXPECT_THAT(received.ids(), testing::ElementsAre(3));
+  const std::vector<TokenLogprobs> got = received.prompt_logprobs();
+  ASSERT_EQ(got.size(), static_cast<size_t>(kPrompt));
+  for (int i = 0; i < kPrompt; ++i) {
+    ASSERT_EQ(got[static_cast<size_t>(i)].logprob, -static_cast<float>(i));
+    ASSERT_EQ(got[static_cast<size_t>(i)].top.size(), 20u);
+  }
 }
 
 TEST_F(TrunkRpcTest, Score) {
