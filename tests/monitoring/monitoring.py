@@ -49,30 +49,42 @@ def substitute(query, values):
 
 
 def selectors(query):
-    """[(metric, {label: matcher's value})] of all selectors in a query, as Prometheus' grammar has them."""
+    """[(metric, ((label, operator, value), ...))] of all selectors in a query, as Prometheus' grammar has them."""
+    operators = {"MatchOp.Equal": "=", "MatchOp.NotEqual": "!=", "MatchOp.Re": "=~", "MatchOp.NotRe": "!~"}
+    found = set()
+    for node in nodes(query, promql_parser.VectorSelector):
+        matchers = tuple((m.name, operators[str(m.op)], m.value) for m in node.matchers.matchers)
+        found.add((node.name, matchers))
+    return sorted(found)
+
+
+def rated(query):
+    """The metrics that stand under rate() or increase()."""
+    calls = [call for call in nodes(query, promql_parser.Call) if call.func.name in ("rate", "increase")]
+    return {call.args[0].vector_selector.name for call in calls}
+
+
+def nodes(query, kind):
+    """All parts of a query that are of that class of the parser."""
     found = []
 
     def visit(node):
-        if isinstance(node, promql_parser.MatrixSelector):
-            node = node.vector_selector
-        if isinstance(node, promql_parser.VectorSelector):
-            labels = {m.name: m.value for m in node.matchers.matchers}
-            found.append((node.name or labels.pop("__name__"), labels))
+        if isinstance(node, kind):
+            found.append(node)
+        # The parser's walk takes a range and what it is a range of for one.
+        if isinstance(node, promql_parser.MatrixSelector) and kind is promql_parser.VectorSelector:
+            found.append(node.vector_selector)
     promql_parser.walk(promql_parser.parse(query), visit)
-    return sorted({(name, tuple(sorted(labels.items()))) for name, labels in found})
+    return found
 
 
 def grouping_labels(query):
     """The labels of all by(...), on(...) and group_left(...)."""
     found = set()
-
-    def visit(node):
-        modifier = getattr(node, "modifier", None)
-        if isinstance(node, promql_parser.AggregateExpr) and modifier is not None:
-            found.update(modifier.labels)
-        if isinstance(node, promql_parser.BinaryExpr) and modifier is not None:
-            found.update(modifier.group_labels or [])
-            if modifier.matching is not None:
-                found.update(modifier.matching.labels)
-    promql_parser.walk(promql_parser.parse(query), visit)
+    for node in nodes(query, promql_parser.AggregateExpr):
+        found.update(node.modifier.labels if node.modifier is not None else [])
+    for node in nodes(query, promql_parser.BinaryExpr):
+        if node.modifier is not None:
+            found.update(node.modifier.group_labels or [])
+            found.update(node.modifier.matching.labels if node.modifier.matching is not None else [])
     return found
