@@ -1,0 +1,199 @@
+// Objects and arrays.
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/base/utf8.h"
+#include "common/constrain/grammar.h"
+#include "common/constrain/schema_compiler.h"
+
+namespace moepool {
+namespace {
+
+constexpr int64_t kUnbounded = int64_t{1} << 40;
+
+// `{least,most}` as a quantifier.
+std::string Times(int64_t least, int64_t most) {
+  return most >= kUnbounded ? StrCat("{", least, ",}") : StrCat("{", least, ",", most, "}");
+}
+
+// Characters of names that stand for themselves: those of the names that are not declared are such alone, so
+// that none can be a declared one in other spelling.
+const CodePointSet& PlainName() {
+  static const auto* const set =
+      new CodePointSet(CodePointSet({{0, 0x1F}, {'"', '"'}, {'\\', '\\'}}).Complement());
+  return *set;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> SchemaCompiler::Object(const Json& schema, const std::string& at, int depth) {
+  const Json more = schema.value("additionalProperties", Json());
+  Json properties = schema.value("properties", Json::object());
+  if (!properties.is_object()) return SchemaError(at, "properties", "is not an object");
+  std::vector<std::string> required;
+  for (const Json& name : schema.value("required", Json::array())) {
+    if (!name.is_string()) return SchemaError(at, "required", "is not a list of names");
+    required.push_back(name.get<std::string>());
+    if (properties.contains(required.back())) continue;
+    if (more == false) {
+      return SchemaError(
+          at, "required",
+          StrCat("\"", required.back(), "\" is not a property, and additionalProperties is false"));
+    }
+    properties[required.back()] = more.is_null() ? Json(true) : more;
+  }
+  const auto is_required = [&](const std::string& name) {
+    return std::find(required.begin(), required.end(), name) != required.end();
+  };
+  if (properties.empty() && more != false && !schema.contains("properties")) {
+    return Map(schema, more.is_null() ? Json(true) : more, at, depth);
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(const int64_t least, Count(schema, "minProperties", 0, at));
+  MOEPOOL_ASSIGN_OR_RETURN(const int64_t most, Count(schema, "maxProperties", kUnbounded, at));
+  if (least > static_cast<int64_t>(required.size())) {
+    return SchemaError(at, "minProperties", "is more than the required properties, which is not supported");
+  }
+  const bool open = !more.is_null() && more != false;
+  if (most < static_cast<int64_t>(properties.size()) || (open && most < kUnbounded)) {
+    return SchemaError(at, "maxProperties",
+                       "is less than the properties that are possible, which is not supported");
+  }
+
+  const std::string ws = text_.Use("ws");
+  std::vector<std::string> names;
+  std::vector<std::pair<std::string, bool>> parts;  // a property's rule, and whether it is required
+  for (const auto& [name, value] : properties.items()) {
+    names.push_back(name);
+    if (value == false && !is_required(name)) continue;  // must not be there
+    MOEPOOL_ASSIGN_OR_RETURN(const std::string rule,
+                             Value(value, Down(Down(at, "properties"), name), depth + 1));
+    parts.emplace_back(text_.Add(StrCat(GrammarLiteral(JsonText(name) + ":"), " ", ws, " ", rule)),
+                       is_required(name));
+  }
+  // What may come behind a property, and, where none has come yet, instead of one: from the last to the
+  // first.
+  std::string rest = ws;
+  std::string first = "\"\"";
+  if (open) {
+    MOEPOOL_ASSIGN_OR_RETURN(const std::string extra, ExtraProperty(more, names, at, depth));
+    rest = text_.Add(StrCat("(\",\" ", ws, " ", extra, ")* ", ws));
+    first = text_.Add(StrCat("(", extra, " ", rest, ")?"));
+  }
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+    const auto& [property, must] = *part;
+    first = text_.Add(StrCat(property, " ", rest, must ? "" : " | " + first));
+    rest = text_.Add(StrCat("\",\" ", ws, " ", property, " ", rest, must ? "" : " | " + rest));
+  }
+  return text_.Add(StrCat("\"{\" ", ws, " ", first, " \"}\""));
+}
+
+absl::StatusOr<std::string> SchemaCompiler::Map(const Json& schema, const Json& values, const std::string& at,
+                                                int depth) {
+  MOEPOOL_ASSIGN_OR_RETURN(const int64_t least, Count(schema, "minProperties", 0, at));
+  MOEPOOL_ASSIGN_OR_RETURN(const int64_t most, Count(schema, "maxProperties", kUnbounded, at));
+  if (least > 1) {
+    return SchemaError(at, "minProperties",
+                       "is more than 1 where names are free, which is not supported: they might be the same");
+  }
+  if (most < least) return SchemaError(at, "maxProperties", "is less than minProperties");
+  const std::string ws = text_.Use("ws");
+  if (most == 0) return text_.Add(StrCat("\"{\" ", ws, " \"}\""));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::string value,
+                           Value(values, Down(at, "additionalProperties"), depth + 1));
+  const std::string pair = text_.Add(StrCat(text_.Use("string"), " \":\" ", ws, " ", value));
+  const std::string all = StrCat(pair, " (\",\" ", ws, " ", pair, ")", Times(0, most - 1), " ", ws);
+  return text_.Add(StrCat("\"{\" ", ws, least == 0 ? StrCat(" (", all, ")?") : " " + all, " \"}\""));
+}
+
+absl::StatusOr<std::string> SchemaCompiler::ExtraProperty(const Json& schema,
+                                                          const std::vector<std::string>& named,
+                                                          const std::string& at, int depth) {
+  MOEPOOL_ASSIGN_OR_RETURN(const std::string value,
+                           Value(schema, Down(at, "additionalProperties"), depth + 1));
+  return text_.Add(StrCat("\"\\\"\" ", NameOtherThan(named), " \":\" ", text_.Use("ws"), " ", value));
+}
+
+// A name and its closing quote, along the tree of the names that it must not be.
+std::string SchemaCompiler::NameOtherThan(const std::vector<std::string>& names) {
+  struct Branch {
+    bool is_name = false;
+    std::map<char32_t, size_t> children;
+  };
+  std::vector<Branch> tree(1);
+  for (const std::string& name : names) {
+    size_t branch = 0;
+    std::string_view rest = name;
+    while (!rest.empty()) {
+      const Utf8Step step = NextUtf8(rest);
+      if (step.kind != Utf8Kind::kCharacter || !PlainName().Contains(step.code_point)) break;
+      rest.remove_prefix(static_cast<size_t>(step.bytes));
+      const size_t known = tree[branch].children.try_emplace(step.code_point, tree.size()).first->second;
+      if (known == tree.size()) tree.emplace_back();
+      branch = known;
+    }
+    if (rest.empty()) tree[branch].is_name = true;  // others need escapes, which no undeclared name has
+  }
+  const std::string tail = text_.Add(StrCat(GrammarClass(PlainName()), "* \"\\\"\""));
+  std::vector<std::string> rules(tree.size());
+  for (size_t i = tree.size(); i-- > 0;) {  // children have higher numbers
+    CodePointSet others = PlainName();
+    std::string body = tree[i].is_name ? "" : "\"\\\"\"";
+    for (const auto& [c, child] : tree[i].children) {
+      const CodePointSet one({{c, c}});
+      others = others.Intersect(one.Complement());
+      body += StrCat(body.empty() ? "" : " | ", GrammarClass(one), " ", rules[child]);
+    }
+    body += StrCat(body.empty() ? "" : " | ", GrammarClass(others), " ", tail);
+    rules[i] = text_.Add(body);
+  }
+  return rules[0];
+}
+
+absl::StatusOr<std::string> SchemaCompiler::Array(const Json& schema, const std::string& at, int depth) {
+  if (schema.value("uniqueItems", Json(false)) != false) {
+    return SchemaError(at, "uniqueItems", "is not supported");
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(const int64_t least, Count(schema, "minItems", 0, at));
+  MOEPOOL_ASSIGN_OR_RETURN(int64_t most, Count(schema, "maxItems", kUnbounded, at));
+  if (most < least) return SchemaError(at, "maxItems", "is less than minItems");
+  const Json prefix = schema.value("prefixItems", Json::array());
+  if (!prefix.is_array()) return SchemaError(at, "prefixItems", "is not a list of schemas");
+  const auto before = static_cast<int64_t>(prefix.size());
+  // As with properties, items beyond those described come only where the schema speaks of them.
+  const Json items = schema.value("items", Json(before == 0));
+  if (items.is_array()) return SchemaError(at, "items", "is a list, which is not supported: use prefixItems");
+  if (items == false) most = std::min(most, before);
+  if (most < least) return SchemaError(at, "minItems", "is more than the items that are possible");
+
+  const std::string ws = text_.Use("ws");
+  // What follows the items before `i`, from the last to the first.
+  std::string rest;
+  if (most > before) {
+    MOEPOOL_ASSIGN_OR_RETURN(const std::string item, Value(items, Down(at, "items"), depth + 1));
+    const std::string next = StrCat("(\",\" ", ws, " ", item, ")");
+    const int64_t bound = most >= kUnbounded ? kUnbounded : most - before;
+    if (before > 0) {
+      rest = text_.Add(next + Times(std::max<int64_t>(least - before, 0), bound));
+    } else {
+      const std::string all = StrCat(
+          item, " ", next, Times(std::max<int64_t>(least - 1, 0), bound >= kUnbounded ? bound : bound - 1));
+      rest = least == 0 ? StrCat("(", all, " ", ws, ")?") : StrCat(all, " ", ws);
+      return text_.Add(StrCat("\"[\" ", ws, " ", rest, " \"]\""));
+    }
+  }
+  for (int64_t i = std::min(before, most); i-- > 0;) {
+    MOEPOOL_ASSIGN_OR_RETURN(
+        const std::string item,
+        Value(prefix[static_cast<size_t>(i)], Down(Down(at, "prefixItems"), StrCat(i)), depth + 1));
+    const std::string one =
+        StrCat(i == 0 ? "" : StrCat("\",\" ", ws, " "), item, " ", rest, i == 0 ? " " + ws : "");
+    rest = text_.Add(i < least ? one : StrCat("(", one, ")?"));
+  }
+  return text_.Add(StrCat("\"[\" ", ws, " ", rest, " \"]\""));
+}
+
+}  // namespace moepool
