@@ -311,8 +311,9 @@ absl::StatusOr<std::string> ToolCallGrammar(const ToolCallForm& form,
                     text.Add(*arguments), " ", GrammarLiteral(form.after_arguments));
   }
   const std::string call = text.Add(calls);
-  std::string grammar =
-      text.Finish(form.many ? StrCat(call, " (", GrammarLiteral(form.between), " ", call, ")*") : call);
+  const std::string more = StrCat("(", GrammarLiteral(form.between), " ", call, ")* ");
+  std::string grammar = text.Finish(StrCat(GrammarLiteral(form.before_first), " ", call, " ",
+                                           form.many ? more : "", GrammarLiteral(form.after_last)));
   if (grammar.size() > kMaxGrammarBytes) {
     return absl::InvalidArgumentError(StrCat("the tools make a grammar of ", grammar.size(),
                                              " bytes, at most ", kMaxGrammarBytes, " are possible"));
