@@ -58,7 +58,7 @@ def heat_map():
     return [
         table(
             "Tokens by layer and expert",
-            "Rows that each expert computed in the time shown: layers down, experts across, darker is more.",
+            "Rows that each expert computed in the time shown: layers down, experts across. Empty where the model has more experts than the router's --max-expert-series.",
             query(
                 f"sum by (layer, expert) (increase(moepool_expert_tokens_total{{{L}}}[$__range]))",
                 instant=True,

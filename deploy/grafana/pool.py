@@ -145,14 +145,24 @@ def workers():
 def exchange():
     return [
         lines(
+            "Compute time",
+            "Mean time that a worker computes a dispatch, as its replies say.",
+            query(
+                f"{rate('moepool_worker_compute_seconds_total', 'worker', W)} / "
+                f"{rate('moepool_worker_dispatches_total', 'worker', W)}",
+                "{{worker}}",
+            ),
+            "s",
+        ),
+        lines(
             "Dispatch time",
-            "From the send of a dispatch to the worker's reply, by worker.",
+            "The router's time to gather and encode the rows of a dispatch and hand them to the transport.",
             quantiles("moepool_worker_dispatch_seconds", W, by="worker,", quantities=(0.5, 0.95)),
             "s",
         ),
         lines(
             "Combine time",
-            "From a worker's reply until its parts are added, by worker.",
+            "From a worker's last part until the parts of all are added: the wait for slower workers, and the sum.",
             quantiles("moepool_worker_combine_seconds", W, by="worker,", quantities=(0.5, 0.95)),
             "s",
         ),
@@ -249,10 +259,8 @@ def load():
         ),
         lines(
             "Workers' busy time",
-            "Share of the time that a worker's dispatches took.",
-            query(
-                f"sum by (instance) (rate(moepool_worker_busy_seconds_total{{{P}}}[$__rate_interval]))", "{{instance}}"
-            ),
+            "Share of the last minute in which a worker computed dispatches.",
+            query(f"max by (worker) (moepool_worker_busy_ratio{{{W}}})", "{{worker}}"),
             "percentunit",
         ),
         lines(

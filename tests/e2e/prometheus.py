@@ -16,8 +16,8 @@ INTERVAL = "1s"
 
 
 class Prometheus:
-    def __init__(self, deploy, targets):
-        """targets: {job: [address]}; a job of deploy/prometheus/prometheus.yml without targets is left out."""
+    def __init__(self, deploy, targets, key=None):
+        """targets: {job: [address]}, of jobs of deploy/prometheus/prometheus.yml. key: what gateways ask for."""
         self.folder = SCRATCH / "prometheus"
         (self.folder / "rules").mkdir(parents=True)
         config = yaml.safe_load((deploy / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
@@ -27,7 +27,8 @@ class Prometheus:
         if not set(targets) <= jobs:
             raise AssertionError(f"prometheus.yml has {sorted(jobs)}, asked for {sorted(targets)}")
         config["scrape_configs"] = [
-            {"job_name": job, "static_configs": [{"targets": addresses, "labels": {"pool": "default"}}]}
+            {"job_name": job, "static_configs": [{"targets": addresses, "labels": {"pool": "default"}}],
+             **({"authorization": {"credentials": key}} if job == "moepool-gateway" and key else {})}
             for job, addresses in targets.items()]
         (self.folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
         for path in (deploy / "prometheus" / "rules").glob("*.yaml"):

@@ -16,8 +16,8 @@ from cluster import LONG_PROMPT, E2eTest, slow_mixtral, wait_for
 from prometheus import Prometheus
 
 # Windows that hold all of the test.
-VARIABLES = {"pool": ".*", "instance": ".*", "worker": ".*", "layer": ".*", "__rate_interval": "5m", "__interval": "5s",
-             "__range": "5m"}
+VARIABLES = {"pool": ".*", "instance": ".*", "worker": ".*", "layer": ".*", "__rate_interval": "30m", "__interval": "5s",
+             "__range": "30m"}
 
 LIMIT = 4  # of requests that the gateway admits
 
@@ -148,7 +148,7 @@ class PrometheusTest(E2eTest):
     @classmethod
     def fired(cls):
         return {labels["alertname"] for labels, _ in
-                cls.prometheus.query('last_over_time(ALERTS{alertstate="firing"}[5m])')}
+                cls.prometheus.query('last_over_time(ALERTS{alertstate="firing"}[30m])')}
 
     def history(self, query):
         return [values for _, values in self.prometheus.history(query, self.begin, self.end)]
