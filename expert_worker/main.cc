@@ -38,6 +38,7 @@ struct Flags {
   BackendOptions backend;
   WeightFlags weights;
   std::string transport = "auto";
+  std::string shm_directory;
   uint64_t memory_limit_bytes = 0;
   std::string address = "127.0.0.1:0";
   std::string metrics_address = "127.0.0.1:0";
@@ -60,6 +61,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--transport", flags->transport, "auto, shm (shared memory, one host) or grpc")
       ->check(CLI::IsMember({"auto", "shm", "grpc"}))
       ->capture_default_str();
+  app->add_option("--shm-dir", flags->shm_directory,
+                  "The router's --shm-dir as it is mounted here; empty: an abstract socket")
+      ->check(CLI::ExistingDirectory);
   app->add_option("--memory-limit", flags->memory_limit_bytes,
                   "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
@@ -114,6 +118,7 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   options.transport = flags.transport == "shm"    ? TransportChoice::kSharedMemory
                       : flags.transport == "grpc" ? TransportChoice::kGrpc
                                                   : TransportChoice::kAuto;
+  options.shm_directory = flags.shm_directory;
   options.load_threads = flags.backend.threads;
   options.drain_limit = absl::Seconds(flags.drain_timeout_s);
   std::atomic<bool> told = false;

@@ -20,7 +20,8 @@ enum class TransportChoice { kAuto, kSharedMemory, kGrpc };
 struct WorkerOptions {
   std::string router;  // host:port
   TransportChoice transport = TransportChoice::kAuto;
-  int load_threads = 0;  // 0: one a core
+  std::string shm_directory;  // shared with the router, for its UNIX socket; empty: the socket is abstract
+  int load_threads = 0;       // 0: one a core
   absl::Duration drain_limit = absl::Seconds(30);
   absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(5);

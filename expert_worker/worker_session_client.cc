@@ -30,7 +30,7 @@ experts::v1::Hello MakeHello(const WorkerOptions& options, const ModelDigest& di
   hello.set_backend(std::string(backend.Name()));
   hello.set_numeric_class(backend.NumericClass());
   hello.set_memory_limit_bytes(store.memory_limit_bytes());
-  hello.set_host_id(HostId());
+  hello.set_host_id(HostId(options.shm_directory));
   hello.set_accepts_shared_memory(options.transport != TransportChoice::kGrpc);
   hello.set_accepts_grpc(options.transport != TransportChoice::kSharedMemory);
   hello.set_pid(static_cast<uint32_t>(getpid()));
@@ -196,9 +196,9 @@ void WorkerSession::ServeExchange(const experts::v1::Welcome& welcome) {
 }
 
 absl::Status WorkerSession::ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected) {
-  MOEPOOL_ASSIGN_OR_RETURN(
-      SharedMemoryConnection connection,
-      DialSharedMemory(welcome.shared_memory_socket(), welcome.session(), kConnectLimit));
+  MOEPOOL_ASSIGN_OR_RETURN(SharedMemoryConnection connection,
+                           DialSharedMemory(welcome.shared_memory_socket(), welcome.session(), kConnectLimit,
+                                            options_.shm_directory));
   *connected = true;
   auto server = std::make_shared<SharedMemoryServer>(std::move(connection));
   {

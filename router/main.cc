@@ -49,6 +49,7 @@ struct Flags {
   int max_waiting = 1024;
   int min_workers = 1;
   bool no_shared_memory = false;
+  std::string shm_directory;
   double holder_timeout_s = 15;
   double dispatch_timeout_s = 10;
   double heartbeat_s = 1;
@@ -90,6 +91,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
   app->add_flag("--no-shared-memory", flags->no_shared_memory, "Offer workers on this host gRPC alone");
+  app->add_option("--shm-dir", flags->shm_directory,
+                  "Directory for the socket that shared memory is passed over, shared with workers in other "
+                  "containers of this host; empty: an abstract socket")
+      ->check(CLI::ExistingDirectory);
   app->add_option("--holder-timeout", flags->holder_timeout_s,
                   "Seconds that a request waits for experts whose worker was lost")
       ->check(CLI::Range(0.0, 1e6))
@@ -157,6 +162,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   pool_options.incarnation = identity.incarnation;
   pool_options.heartbeat = absl::Seconds(flags.heartbeat_s);
   pool_options.shared_memory = !flags.no_shared_memory;
+  pool_options.shm_directory = flags.shm_directory;
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<PoolService> pool,
                            PoolService::Create(&membership, pool_options));
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,

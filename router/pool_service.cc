@@ -26,7 +26,7 @@ using experts::v1::WorkerMessage;
 struct PoolContext {
   Membership* membership = nullptr;
   PoolServiceOptions options;
-  std::string host_id = HostId();
+  std::string host_id;
   std::string socket_name;  // empty: no shared memory
   PoolSessions sessions;
 };
@@ -224,6 +224,7 @@ class PoolServiceImpl final
   PoolServiceImpl(Membership* membership, const PoolServiceOptions& options) {
     pool_.membership = membership;
     pool_.options = options;
+    pool_.host_id = HostId(options.shm_directory);
   }
 
   ~PoolServiceImpl() override {
@@ -254,7 +255,8 @@ class PoolServiceImpl final
                      ->AttachTransport(
                          *worker, MakeSharedMemoryTransport(std::move(connection), pool_.options.transport))
                      .IgnoreError();
-               }}));
+               }},
+              pool_.options.shm_directory));
       pool_.socket_name = socket_->name();
     }
     ticker_ = std::thread([this] { Tick(); });

@@ -21,6 +21,7 @@ struct PoolServiceOptions {
   uint64_t incarnation = 0;
   absl::Duration heartbeat = absl::Seconds(1);  // as in MembershipOptions
   bool shared_memory = true;                    // offered to workers on this host
+  std::string shm_directory;  // for the UNIX socket, shared with workers in other containers; empty: none
   TransportOptions transport;
 };
 

@@ -1,5 +1,6 @@
 #include "common/transport/host_id.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -16,9 +17,13 @@ std::string HostName() {
 
 }  // namespace
 
-std::string HostId() {
+std::string HostId(const std::string& shared_directory) {
   std::string boot_id;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id;
+  struct stat directory;
+  if (!shared_directory.empty() && stat(shared_directory.c_str(), &directory) == 0) {
+    return StrCat(boot_id, "/directory ", directory.st_dev, ":", directory.st_ino);
+  }
   return StrCat(boot_id, "/", HostName());
 }
 

@@ -2,20 +2,17 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstddef>
 #include <cstring>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/transport/unix_address.h"
 
 namespace moepool {
 namespace {
@@ -37,13 +34,6 @@ absl::Status Failed(const std::string& what) {
   if (errno == EAGAIN || errno == EWOULDBLOCK)
     return absl::DeadlineExceededError(StrCat(what, ": timed out"));
   return absl::UnavailableError(StrCat(what, ": ", std::strerror(errno)));
-}
-
-socklen_t AbstractAddress(const std::string& name, sockaddr_un* address) {
-  *address = {};
-  address->sun_family = AF_UNIX;
-  std::memcpy(address->sun_path + 1, name.data(), name.size());
-  return static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
 }
 
 void LimitBlocking(int fd, absl::Duration limit) {
@@ -139,21 +129,17 @@ absl::StatusOr<UniqueFd> ReceiveSegment(int socket, SegmentMessage* message) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SharedMemorySocket>> SharedMemorySocket::Listen(uint64_t ring_bytes,
-                                                                               Callbacks callbacks) {
+                                                                               Callbacks callbacks,
+                                                                               const std::string& directory) {
   std::unique_ptr<SharedMemorySocket> socket(new SharedMemorySocket);
   socket->ring_bytes_ = ring_bytes;
   socket->callbacks_ = std::move(callbacks);
-  char random[16];
-  if (getrandom(random, sizeof(random), 0) != sizeof(random)) return Failed("getrandom");
-  socket->name_ = StrCat("moepool-", absl::BytesToHexString(absl::string_view(random, sizeof(random))));
+  MOEPOOL_ASSIGN_OR_RETURN(socket->name_, NewSocketName(directory));
+  MOEPOOL_ASSIGN_OR_RETURN(const UnixAddress address, ToUnixAddress(directory, socket->name_));
   socket->listener_ = UniqueFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket->listener_.valid()) return Failed("UNIX socket");
-  sockaddr_un address;
-  const socklen_t bytes = AbstractAddress(socket->name_, &address);
-  if (bind(socket->listener_.get(), reinterpret_cast<sockaddr*>(&address), bytes) != 0 ||
-      listen(socket->listener_.get(), 64) != 0) {
-    return Failed(StrCat("UNIX socket @", socket->name_));
-  }
+  MOEPOOL_RETURN_IF_ERROR(ListenAt(socket->listener_.get(), directory, address));
+  if (!directory.empty()) socket->path_ = address.text;
   socket->stop_ = UniqueFd(eventfd(0, EFD_CLOEXEC));
   if (!socket->stop_.valid()) return Failed("eventfd");
   socket->thread_ = std::thread([raw = socket.get()] { raw->Loop(); });
@@ -161,6 +147,7 @@ absl::StatusOr<std::unique_ptr<SharedMemorySocket>> SharedMemorySocket::Listen(u
 }
 
 SharedMemorySocket::~SharedMemorySocket() {
+  if (!path_.empty()) unlink(path_.c_str());
   if (!thread_.joinable()) return;
   eventfd_write(stop_.get(), 1);
   thread_.join();
@@ -199,19 +186,18 @@ void SharedMemorySocket::Handshake(UniqueFd socket) {
 }
 
 absl::StatusOr<SharedMemoryConnection> DialSharedMemory(const std::string& name, const std::string& session,
-                                                        absl::Duration limit) {
-  sockaddr_un address;
+                                                        absl::Duration limit, const std::string& directory) {
   DialMessage dial;
-  if (name.empty() || name.size() + 1 > sizeof(address.sun_path) || session.size() > sizeof(dial.session)) {
+  if (session.size() > sizeof(dial.session)) {
     return absl::InvalidArgumentError(
-        StrCat("shared memory: socket name of ", name.size(), " bytes, session of ", session.size()));
+        StrCat("shared memory: session of ", session.size(), " bytes, at most ", sizeof(dial.session)));
   }
-  const socklen_t bytes = AbstractAddress(name, &address);
+  MOEPOOL_ASSIGN_OR_RETURN(const UnixAddress address, ToUnixAddress(directory, name));
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket.valid()) return Failed("UNIX socket");
   LimitBlocking(socket.get(), limit);
-  if (connect(socket.get(), reinterpret_cast<sockaddr*>(&address), bytes) != 0) {
-    return Failed(StrCat("UNIX socket @", name));
+  if (connect(socket.get(), address.get(), address.bytes) != 0) {
+    return Failed(StrCat("UNIX socket ", address.text));
   }
   SharedMemoryConnection connection;
   MOEPOOL_RETURN_IF_ERROR(CheckPeer(socket.get(), &connection.peer.pidfd));

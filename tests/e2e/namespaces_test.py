@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 
 import cluster
@@ -47,14 +48,14 @@ class TwoMachinesTest(E2eTest):
         make_namespaces()
         self.model = slow_mixtral()
 
-    def start_pool(self, *router_flags, far_flags=()):
+    def start_pool(self, *router_flags, far_flags=(), worker_flags=()):
         router = self.start("moepool-router", "--model", self.model, "--address", f"{ROUTER_IP}:0", "--insecure",
                             "--metrics-address", "127.0.0.1:0", "--kv-memory", "64MiB", "--min-workers", "2",
                             *router_flags, netns=NEAR)
         self.router = router
         self.address = router.wait_ready()["address"]
         self.assertTrue(self.address.startswith(f"{ROUTER_IP}:"))
-        worker = ("--router", self.address, "--model", self.model)
+        worker = ("--router", self.address, "--model", self.model, *worker_flags)
         self.near = self.start("moepool-expert-worker", *worker, netns=NEAR, label="near-worker")
         self.far = self.start("moepool-expert-worker", *worker, *far_flags, netns=FAR, label="far-worker")
         gateway = self.start("moepool-gateway", "--router", self.address, "--http-address", "127.0.0.1:0",
@@ -96,6 +97,21 @@ class TwoMachinesTest(E2eTest):
         self.assertEqual(self.client.generate(LONG_PROMPT, *flags), self.undisturbed(*flags))
         for worker in self.workers():
             self.assertGreater(worker["dispatches"], 0, worker)
+
+    def test_containers_of_one_machine_share_a_directory(self):
+        """Abstract sockets end where a network namespace does; a file in a directory that both have does not."""
+        with tempfile.TemporaryDirectory(prefix="moepool-shm-") as folder:
+            mounted = f"{folder}/mounted"
+            os.symlink(folder, mounted)  # another path to the same directory, as in another container
+            self.start_pool("--shm-dir", folder, worker_flags=("--shm-dir", mounted))
+            self.assertEqual([w["transport"] for w in self.workers()], ["shm", "shm"])
+            self.client.generate(LONG_PROMPT, "--max-tokens", "20")
+            self.far.kill()  # seen by the end of the socket: its process need not be visible
+            cluster.wait_for(lambda: [w["experts"] for w in self.workers()] == ["0-15"], "the near one to hold all")
+            self.client.generate(LONG_PROMPT, "--max-tokens", "20")
+            self.router.signal(signal.SIGTERM)
+            self.assertEqual(self.router.wait_exit(), 0)
+            self.assertEqual(os.listdir(folder), ["mounted"], "the socket's file is removed")
 
     def test_the_wire_is_cut_and_mended(self):
         self.start_pool("--dispatch-timeout", "0.5")
