@@ -6,6 +6,9 @@ SCHEMA_VERSION = 41
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH = 24
 
+# A share of nothing.
+NOT_A_NUMBER = {"type": "special", "options": {"match": "nan", "result": {"text": "–", "index": 0}}}
+
 # Quantiles that are shown of every histogram of times.
 QUANTILES = (0.5, 0.95, 0.99)
 
@@ -50,7 +53,7 @@ def panel(kind, title, description, queries, unit, **fields):
     defaults = {
         "unit": unit,
         "thresholds": thresholds(*fields.get("limits", ())),
-        "mappings": fields.get("mappings", []),
+        "mappings": fields.get("mappings", [NOT_A_NUMBER]),
         "color": {"mode": fields.get("color", "palette-classic")},
         "custom": fields.get("custom", {}),
     }

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "monitoring
 import cluster
 import monitoring
 from cluster import LONG_PROMPT, E2eTest, slow_mixtral, wait_for
-from prometheus import Prometheus
+from prometheus import Alertmanager, Prometheus
 
 # Windows that hold all of the test.
 VARIABLES = {"pool": ".*", "instance": ".*", "worker": ".*", "layer": ".*", "__rate_interval": "30m", "__interval": "5s",
@@ -79,7 +79,9 @@ class PrometheusTest(E2eTest):
             slow_mixtral(), workers=2, kv_memory="2MiB", worker_flags=("--memory-limit", "64MiB"),
             router_flags=("--context-tokens", "512", "--holder-timeout", "1"), gateway_flags=("--max-requests", str(LIMIT)))
         cls.addClassCleanup(lambda: cluster.kill_all(cls.pool.processes))
-        cls.prometheus = Prometheus(monitoring.DEPLOY, {
+        cls.alertmanager = Alertmanager(monitoring.DEPLOY)
+        cls.addClassCleanup(cls.alertmanager.stop)
+        cls.prometheus = Prometheus(monitoring.DEPLOY, alertmanager=cls.alertmanager, targets={
             "moepool-gateway": [cls.pool.gateway.wait_ready()["http_address"]],
             "moepool-router": [cls.pool.router.wait_ready()["metrics_address"]],
             "moepool-worker": [worker.wait_ready()["metrics_address"] for worker in cls.pool.workers]})
@@ -180,6 +182,19 @@ class PrometheusTest(E2eTest):
                 chosen = ", ".join(f"{label}{operator}\"{value}\"" for label, operator, value in labels)
                 with self.subTest(rule=name, metric=metric):
                     self.assertTrue(self.history(f"{metric}{{{chosen}}}"))
+
+    def test_alertmanager_passes_on_the_cause_and_not_what_follows_from_it(self):
+        alerts = {}
+
+        def arrived():
+            alerts.update(self.alertmanager.alerts())
+            return {"MoepoolPoolNotReady", "MoepoolErrorBudgetFastBurn"} <= set(alerts) and \
+                alerts["MoepoolErrorBudgetFastBurn"]["status"]["inhibitedBy"]
+        wait_for(arrived, "an alert of what follows to be held back")
+        cause = alerts["MoepoolPoolNotReady"]
+        self.assertEqual(cause["status"]["state"], "active")
+        self.assertEqual([receiver["name"] for receiver in cause["receivers"]], ["pager"])
+        self.assertEqual(alerts["MoepoolErrorBudgetFastBurn"]["status"]["inhibitedBy"], [cause["fingerprint"]])
 
     def test_metrics_exist_and_are_of_the_right_type(self):
         kinds = {name: {entry["type"] for entry in entries} for name, entries in self.prometheus.ask("metadata").items()}

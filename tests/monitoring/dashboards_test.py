@@ -11,12 +11,14 @@ import unittest
 
 from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 import monitoring
 from monitoring import DEPLOY
 
 UIDS = {"service": "moepool-service", "pool": "moepool-pool", "experts": "moepool-experts"}  # links hang on them
+UNITS = {value for value in vars(units).values() if isinstance(value, str)}
 KINDS = {"row", "timeseries", "stat", "table", "heatmap", "bargauge"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 # What Grafana's source for Prometheus reads of an annotation beside what the schema has.
@@ -78,7 +80,7 @@ class DashboardsTest(unittest.TestCase):
         for where, panel in self.all_panels():
             self.assertTrue(panel["description"].endswith("."), where)
             defaults = panel["fieldConfig"]["defaults"]
-            self.assertTrue(defaults["unit"], where)
+            self.assertIn(defaults["unit"], UNITS, where)
             self.assertTrue(defaults["thresholds"]["steps"], where)
             self.assertTrue(queries(panel), where)
             self.assertEqual(panel["datasource"], SOURCE, where)
