@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <limits>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "common/base/awake_wait.h"
@@ -18,8 +19,9 @@ constexpr std::chrono::milliseconds kSleepAtOnceTime(100);
 
 }  // namespace
 
-Executor::Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits)
-    : backend_(backend), store_(store), limits_(limits) {}
+Executor::Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits,
+                   std::function<absl::Time()> clock)
+    : backend_(backend), store_(store), limits_(limits), clock_(std::move(clock)) {}
 
 absl::Status Executor::Run(const DispatchView& view) {
   const int layer = static_cast<int>(view.header.layer);
@@ -80,16 +82,26 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
     ++stats_.unreadable;
     return;
   }
+  const absl::Time arrived = clock_();
   MutexLock run_lock(&run_mutex_);
   const TraceSpan span("experts", {"layer", header->layer}, {"rows", header->rows}, {"parts", header->parts});
   TraceFlowEnd("dispatch", header->incarnation ^ header->dispatch_id);
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = clock_();
   TraceSpan decode("decode frame");
   const absl::StatusOr<DispatchView> view = DecodeDispatch(frame, limits_);
   decode.End();
   if (view.ok() && (header->flags & kSleepAtOnce) != 0) SleepAtOnceFor(kSleepAtOnceTime);
-  const absl::Status status = view.ok() ? Run(*view) : view.status();
-  const absl::Duration computed = absl::Now() - begin;
+  absl::Status status = view.status();
+  const bool too_late =
+      view.ok() && header->budget_us > 0 && begin - arrived >= absl::Microseconds(header->budget_us);
+  if (too_late) {
+    status = absl::DeadlineExceededError(StrCat("the dispatch waited for ",
+                                                absl::ToInt64Microseconds(begin - arrived), " us, and had ",
+                                                header->budget_us, " us"));
+  } else if (view.ok()) {
+    status = Run(*view);
+  }
+  const absl::Duration computed = clock_() - begin;
   {
     MutexLock lock(&stats_mutex_);
     stats_.busy_seconds += absl::ToDoubleSeconds(computed);
@@ -98,6 +110,7 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
       stats_.rows += header->rows;
     } else {
       ++stats_.refusals;
+      if (too_late) ++stats_.too_late;
     }
   }
   const TraceSpan reply("reply");

@@ -1,14 +1,17 @@
 // A worker's answer to a dispatch: checks the frame against the model, computes exactly the parts it lists,
 // and replies with frames of whole parts, or with one refusal. Never fails in silence: each frame whose
-// header can be read is answered.
+// header can be read is answered. A dispatch whose time runs out while another one is computed is refused,
+// not begun.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/clock.h"
 #include "common/backend/backend.h"
 #include "common/base/mutex.h"
 #include "common/transport/expert_transport.h"
@@ -19,7 +22,8 @@ namespace moepool {
 
 struct ExecutorStats {
   uint64_t dispatches = 0;  // computed
-  uint64_t refusals = 0;
+  uint64_t refusals = 0;    // those too late among them
+  uint64_t too_late = 0;    // not begun, as their time had run out
   uint64_t unreadable = 0;  // frames without a header that could be answered
   uint64_t rows = 0;
   double busy_seconds = 0;
@@ -29,7 +33,8 @@ struct ExecutorStats {
 class Executor {
  public:
   // Both outlive the executor.
-  Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits);
+  Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits,
+           std::function<absl::Time()> clock = absl::Now);
 
   // As FrameHandler.
   void Handle(std::span<const uint8_t> frame, const FrameWriter& write);
@@ -44,6 +49,7 @@ class Executor {
   Backend* const backend_;
   const ExpertStore* const store_;
   const FrameLimits limits_;
+  const std::function<absl::Time()> clock_;
   Mutex run_mutex_;
   std::unique_ptr<Buffer> out_ GUARDED_BY(run_mutex_);  // [parts, hidden]
   std::vector<uint8_t> faults_ GUARDED_BY(run_mutex_);  // [parts]

@@ -40,6 +40,9 @@ void WorkerMetrics::Update() {
         static_cast<double>(stats.dispatches));
   Raise(metrics_->Counter("worker_refusals_total", "Dispatches refused"),
         static_cast<double>(stats.refusals));
+  Raise(metrics_->Counter("worker_dispatches_too_late_total",
+                          "Dispatches refused because their time had run out before they were begun"),
+        static_cast<double>(stats.too_late));
   Raise(metrics_->Counter("worker_unreadable_frames_total", "Frames without a readable header"),
         static_cast<double>(stats.unreadable));
   Raise(metrics_->Counter("worker_rows_total", "Rows of dispatches computed"),

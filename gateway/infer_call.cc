@@ -10,6 +10,7 @@
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "common/base/trace.h"
+#include "common/base/traceparent.h"
 
 namespace moepool {
 namespace {
@@ -126,6 +127,10 @@ void InferCallImpl::OnUpdate(Answer* answer, SequenceUpdate update) {
   const TraceSpan span("text", {"ids", static_cast<int64_t>(update.ids.size())});
   answer->cached_tokens = std::max(answer->cached_tokens, update.cached_tokens);
   queue_ms_ = std::max(queue_ms_, update.queue_ms);
+  prefill_ms_ = std::max(prefill_ms_, update.prefill_ms);
+  preemptions_ = std::max(preemptions_, update.preemptions);
+  retries_ = std::max(retries_, update.retries);
+  if (!update.slowest_worker.empty()) slowest_worker_ = update.slowest_worker;
   if (update.logprobs.size() != (request_.sampling.logprobs ? update.ids.size() : 0)) {
     return Finish(
         Of(*answer, absl::InternalError(absl::StrCat("the router sent ", update.ids.size(), " ids and ",
@@ -222,6 +227,7 @@ void InferCallImpl::Finish(const absl::Status& status, InferEvent event) {
        {"queue_ms", queue_ms_},
        {"ttft_ms", event.timings.ttft_ms},
        {"total_ms", Milliseconds(absl::Now() - arrived_)}});
+  LogIfSlow(status, event.timings);
   event.finished = true;
   event.status = status;
   event.id = id_;
@@ -232,28 +238,41 @@ void InferCallImpl::Finish(const absl::Status& status, InferEvent event) {
   inference_->Ended(shared_from_this());
 }
 
+void InferCallImpl::LogIfSlow(const absl::Status& status, const Timings& timings) const {
+  const absl::Duration took = absl::Now() - arrived_;
+  if (took < inference_->options_.slow_request) return;
+  Log(LogLevel::kWarning, "slow request",
+      {{"id", id_},
+       {"request_id", request_.request_id},
+       {"trace_id", TraceIdOf(request_.traceparent)},
+       {"status", absl::StatusCodeToString(status.code())},
+       {"answers", request_.n},
+       {"prompt_tokens", usage_.prompt_tokens},
+       {"cached_tokens", usage_.cached_tokens},
+       {"completion_tokens", usage_.completion_tokens},
+       {"queue_ms", queue_ms_},
+       {"prefill_ms", prefill_ms_},
+       {"ttft_ms", timings.ttft_ms},
+       {"decode_ms", timings.decode_ms},
+       {"total_ms", Milliseconds(took)},
+       {"preemptions", preemptions_},
+       {"retries", retries_},
+       {"slowest_worker", slowest_worker_}});
+}
+
 void InferCallImpl::Count(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kOk: {
-      const bool stopped = std::all_of(answers_.begin(), answers_.end(),
-                                       [](const Answer& a) { return a.reason == FinishReason::kStop; });
-      (stopped ? metrics_.success_stop : metrics_.success_length).Increment();
-      metrics_.prompt_tokens.Increment(usage_.prompt_tokens);
-      metrics_.cached_tokens.Increment(usage_.cached_tokens);
-      metrics_.queue_time.Observe(queue_ms_ / 1e3);
-      metrics_.request_latency.Observe(absl::ToDoubleSeconds(absl::Now() - arrived_));
-      break;
-    }
-    case absl::StatusCode::kCancelled:
-      metrics_.cancelled.Increment();
-      break;
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kResourceExhausted:
-      metrics_.rejected.Increment();
-      break;
-    default:
-      metrics_.failed.Increment();
-  }
+  if (!status.ok()) return metrics_.Failure(status.code()).Increment();
+  const bool stopped = std::all_of(answers_.begin(), answers_.end(),
+                                   [](const Answer& a) { return a.reason == FinishReason::kStop; });
+  (stopped ? metrics_.success_stop : metrics_.success_length).Increment();
+  metrics_.prompt_tokens.Increment(usage_.prompt_tokens);
+  metrics_.cached_tokens.Increment(usage_.cached_tokens);
+  metrics_.request_prompt_tokens.Observe(usage_.prompt_tokens);
+  metrics_.request_generation_tokens.Observe(usage_.completion_tokens);
+  metrics_.queue_time.Observe(queue_ms_ / 1e3);
+  metrics_.prefill_time.Observe(prefill_ms_ / 1e3);
+  metrics_.decode_time.Observe(absl::ToDoubleSeconds(last_token_ - first_token_));
+  metrics_.request_latency.Observe(absl::ToDoubleSeconds(absl::Now() - arrived_));
 }
 
 absl::Status InferCallImpl::Of(const Answer& answer, const absl::Status& status) const {

@@ -48,6 +48,7 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   void End(Answer* answer, FinishReason reason, InferEvent event);
   void Finish(const absl::Status& status, InferEvent event = {});
   void Count(const absl::Status& status);
+  void LogIfSlow(const absl::Status& status, const Timings& timings) const;
   // Says which of several answers it was.
   absl::Status Of(const Answer& answer, const absl::Status& status) const;
 
@@ -65,7 +66,12 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   std::vector<Answer> answers_;  // all from the start on, never moved
   size_t running_ = 0;           // of these
   Usage usage_;
+  // Of the answers the most; the worker is that of the answer which ended last.
   double queue_ms_ = 0;
+  double prefill_ms_ = 0;
+  int32_t preemptions_ = 0;
+  int32_t retries_ = 0;
+  std::string slowest_worker_;
   bool over_ = false;
 };
 

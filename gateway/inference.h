@@ -92,6 +92,8 @@ struct InferenceOptions {
   int max_requests = 256;
   int threads = 2;
   absl::Duration request_timeout = absl::Minutes(10);  // where the request sets none
+  // The log has a line of its own for each request that takes this long.
+  absl::Duration slow_request = absl::InfiniteDuration();
 };
 
 // Thread-safe.

@@ -201,7 +201,7 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
 
 absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
                               const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
-                              const LogitsSink& sink) {
+                              const std::function<bool()>& vain, const LogitsSink& sink) {
   MOEPOOL_CHECK(!rows.empty() && rows.size() <= static_cast<size_t>(max_rows_));
   MOEPOOL_CHECK(faults.size() == rows.size());
   rows_ = static_cast<int>(rows.size());
@@ -218,6 +218,7 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
   backend_->Trunk().Embed(weights_.embedding, tokens_, x_);
   FillRope(rows);
   for (int i = 0; i < config_.layers; ++i) {
+    if (vain()) return absl::CancelledError("nobody wants the step any more");
     const TrunkLayer& layer = weights_.layers[static_cast<size_t>(i)];
     AttentionBlock(layer, i, kv, faults);
     MOEPOOL_RETURN_IF_ERROR(ExpertBlock(layer, i, rows, dispatcher, routes, faults));

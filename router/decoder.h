@@ -51,11 +51,12 @@ class Decoder {
                                                          int max_rows, DecoderHooks hooks = {});
 
   // Runs one step of at most max_rows rows. Unavailable: a worker was lost or `routes` is stale; nothing was
-  // given to the sink, and the same step can be run again. A row whose numbers are not finite has faults[row]
-  // set and yields no logits.
+  // given to the sink, and the same step can be run again. Cancelled, and the same: `vain`, which is asked
+  // before each layer, has said that nobody wants the step any more, or the dispatcher has. A row whose
+  // numbers are not finite has faults[row] set and yields no logits.
   absl::Status Forward(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
                        const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
-                       const LogitsSink& sink);
+                       const std::function<bool()>& vain, const LogitsSink& sink);
 
   int max_rows() const { return max_rows_; }
 

@@ -36,7 +36,22 @@ Dispatcher::Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertP
       pool_(pool),
       timeouts_(timeouts),
       identity_(identity),
-      clock_(std::move(clock)) {}
+      clock_(std::move(clock)),
+      load_(config.layers, config.experts, config.experts_per_token) {}
+
+const char* RetryReasonName(RetryReason reason) {
+  switch (reason) {
+    case RetryReason::kStaleRoutes:
+      return "stale_routes";
+    case RetryReason::kTimeout:
+      return "timeout";
+    case RetryReason::kConnection:
+      return "connection";
+    case RetryReason::kRefusal:
+      return "refusal";
+  }
+  return "";
+}
 
 void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> selected,
                       std::span<const uint8_t> skip) {
@@ -68,6 +83,7 @@ void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> sele
     PlanRow(row_experts_, row_owners_, levels_, &parts_, &adds_);
     rows_.push_back({row, static_cast<int32_t>(first_part), static_cast<int32_t>(parts_.size()),
                      static_cast<int32_t>(first_add), static_cast<int32_t>(adds_.size())});
+    ++totals_.rows_by_parts[std::min(parts_.size() - first_part, DispatchTotals::kMostParts)];
     for (size_t p = first_part; p < parts_.size(); ++p) {
       const PlannedPart& part = parts_[p];
       Share& share = shares_[part.owner];
@@ -142,8 +158,10 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   if (asleep_) request.header.flags |= kSleepAtOnce;
   request.header.layer = static_cast<uint32_t>(layer);
   request.header.in = wire;
+  // 0 would be for ever.
   request.header.budget_us = static_cast<uint32_t>(
-      std::min<int64_t>(absl::ToInt64Microseconds(budget), std::numeric_limits<uint32_t>::max()));
+      std::clamp<int64_t>(absl::ToInt64Microseconds(std::min(budget, step_deadline_ - share.sent)), 1,
+                          std::numeric_limits<uint32_t>::max()));
   request.x = x;
   request.rows = share.rows;
   request.parts = share.parts;
@@ -151,9 +169,12 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   EncodeDispatch(request, &frame_);
   totals_.dispatches += 1;
   totals_.parts += share.parts.size();
-  totals_.bytes_out += frame_.size();
+  share.sent_bytes = frame_.size();
+  share.received_bytes = 0;
   TraceFlowBegin("dispatch", identity_.incarnation ^ share.dispatch_id);
-  return transport.Send(share.dispatch_id, frame_, share.deadline);
+  absl::Status status = transport.Send(share.dispatch_id, frame_, share.deadline);
+  share.dispatch = clock_() - share.sent;
+  return status;
 }
 
 absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
@@ -161,6 +182,7 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
                                std::shared_ptr<const RoutingTable> table) {
   const TraceSpan span("dispatch", {"layer", layer}, {"rows", x.rows});
   layer_ = layer;
+  refused_ = false;
   table_ = std::move(table);
   Plan(x, selected, skip);
   PlanHost();
@@ -179,12 +201,14 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
     if (absl::Status sent = Send(layer, wire, x, m); !sent.ok()) return Lose(m, sent);
   }
   begun_ = clock_();
+  load_.Add(layer, selected, skip, begun_);  // while the workers are at it
   return absl::OkStatus();
 }
 
 absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* missing) {
   MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader header, DecodeHeader(frame.bytes));
-  if (header.kind == FrameKind::kRefusal) return DecodeRefusal(frame.bytes);
+  refused_ = header.kind == FrameKind::kRefusal;
+  if (refused_) return DecodeRefusal(frame.bytes);
   MOEPOOL_ASSIGN_OR_RETURN(const ReplyView reply, DecodeReply(frame.bytes, limits_));
   Share& share = shares_[member];
   if (reply.header.router_id != identity_.router_id || reply.header.incarnation != identity_.incarnation ||
@@ -224,7 +248,7 @@ absl::Status Dispatcher::Receive(size_t member) {
   while (missing > 0) {
     absl::StatusOr<FrameBytes> frame = transport.Receive(share.dispatch_id, share.deadline);
     if (!frame.ok()) return frame.status();
-    totals_.bytes_in += frame->bytes.size();
+    share.received_bytes += frame->bytes.size();
     const size_t before = missing;
     MOEPOOL_RETURN_IF_ERROR(AcceptReply(*std::move(frame), member, &missing));
     // Frames that have arrived are taken after the deadline too; a flood of duplicates must not hold us up.
@@ -236,7 +260,7 @@ absl::Status Dispatcher::Receive(size_t member) {
   TraceFlowEnd("reply", identity_.incarnation ^ share.dispatch_id);
   transport.Forget(share.dispatch_id);
   share.dispatch_id = 0;
-  pool_->ReportRoundTrip(table_->members[member].worker, clock_() - share.sent);
+  share.received = clock_();
   return absl::OkStatus();
 }
 
@@ -248,8 +272,16 @@ bool Dispatcher::Superseded() const {
 absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
   const RouteMember lost = table_->members[member];
   std::string what = "was lost";
-  if (absl::IsNotFound(cause) && Superseded()) {
+  RetryReason reason = RetryReason::kRefusal;
+  if (absl::IsDeadlineExceeded(cause)) reason = RetryReason::kTimeout;
+  if (absl::IsUnavailable(cause)) reason = RetryReason::kConnection;
+  // It did as it was told; where it stays silent it is lost, whoever waits.
+  const bool vain = refused_ && absl::IsDeadlineExceeded(cause) && clock_() >= step_deadline_;
+  if (vain) {
+    what = "was asked too late";
+  } else if (absl::IsNotFound(cause) && Superseded()) {
     what = "has newer routes";
+    reason = RetryReason::kStaleRoutes;
   } else {
     totals_.losses += 1;
     pool_->ReportLoss(lost.worker, cause);
@@ -261,6 +293,8 @@ absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
   }
   replies_.clear();
   table_.reset();
+  if (vain) return absl::CancelledError("the deadline of all sequences of the step has passed");
+  totals_.retries[static_cast<size_t>(reason)] += 1;
   return absl::UnavailableError(
       StrCat("worker ", lost.worker.value(), " ", what, " in layer ", layer_, ": ", ToStd(cause.message())));
 }
@@ -280,6 +314,31 @@ void Dispatcher::CountTime(absl::Time waiting, absl::Time end) {
   if (all_shared_memory_) contention_.Add(end - sending_, computed, end);
 }
 
+void Dispatcher::Report(absl::Time added) {
+  if (round_trips_epoch_ != table_->epoch) {
+    std::map<WorkerId, absl::Duration> kept;
+    for (const RouteMember& member : table_->members) kept[member.worker] = round_trips_[member.worker];
+    round_trips_ = std::move(kept);
+    round_trips_epoch_ = table_->epoch;
+  }
+  reports_.clear();
+  for (size_t m = 0; m < shares_.size(); ++m) {
+    const Share& share = shares_[m];
+    if (share.parts.empty()) continue;
+    ExchangeReport& report = reports_.emplace_back();
+    report.worker = table_->members[m].worker;
+    report.rows = static_cast<int>(share.rows.size());
+    report.dispatch = share.dispatch;
+    report.round_trip = share.received - share.sent;
+    report.compute = absl::Microseconds(share.compute_us);
+    report.combine = added - share.received;
+    report.sent_bytes = share.sent_bytes;
+    report.received_bytes = share.received_bytes;
+    round_trips_[report.worker] += report.round_trip;
+  }
+  pool_->ReportExchanges(reports_);
+}
+
 absl::Status Dispatcher::Finish(TrunkOps* ops, const float* shared, float* residual, RowFaults faults) {
   const absl::Time begin = clock_();
   for (size_t m = 0; m < shares_.size(); ++m) {
@@ -295,6 +354,7 @@ absl::Status Dispatcher::Finish(TrunkOps* ops, const float* shared, float* resid
   const TraceSpan span("combine", {"layer", layer_}, {"parts", static_cast<int64_t>(parts_.size())});
   ops->Combine({.parts = data_, .adds = adds_, .rows = rows_, .shared = shared, .hidden = config_.hidden},
                residual);
+  Report(clock_());
   replies_.clear();
   table_.reset();
   return absl::OkStatus();

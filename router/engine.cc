@@ -148,6 +148,16 @@ absl::StatusOr<PoolInfo> Engine::Pool() {
   info.totals.decode_rows = stats.decode_rows;
   info.totals.exchange = stats.dispatch.exchange;
   info.totals.exchange_own = stats.dispatch.exchange_own;
+  const ModelConfig& config = source_->Config();
+  info.layers = config.layers;
+  info.experts = config.experts;
+  ExpertLoad::Tokens tokens = dispatcher_->load().Read(absl::Now());
+  info.load_ratio.resize(static_cast<size_t>(config.layers), 0);
+  if (routes != nullptr) {
+    info.load_ratio = LoadRatios(tokens.last_minute, *routes, config.layers, config.experts);
+  }
+  info.expert_tokens = std::move(tokens.all);
+  info.expert_tokens_last_minute = std::move(tokens.last_minute);
   return info;
 }
 
@@ -282,7 +292,7 @@ void Engine::Finish(SequenceId id, SequenceUpdate update) {
   kv_->Release(id);
   (update.status.ok() ? stats_.finished : stats_.failed) += 1;
   update.finished = true;
-  AnnotateTimes(*sequence, &update);
+  Account(*sequence, &update);
   sequence->gate->Deliver(std::move(update));
 }
 

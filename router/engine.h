@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -47,6 +48,8 @@ struct EngineOptions {
   absl::Duration no_holder_timeout = absl::Seconds(15);
   DispatchTimeouts dispatch;
   RouterIdentity identity = RandomIdentity();
+  // The log has a line for each sequence that took this long from its arrival to its end.
+  absl::Duration slow_request = absl::InfiniteDuration();
   LogitsObserver on_logits;  // called on the engine's thread
   DecoderHooks decoder;
 };
@@ -55,7 +58,8 @@ struct EngineStats {
   uint64_t steps = 0;
   uint64_t prefill_rows = 0;
   uint64_t decode_rows = 0;
-  uint64_t failed_steps = 0;  // given up because a worker was lost, and run again
+  uint64_t failed_steps = 0;     // given up because a worker was lost, and run again
+  uint64_t abandoned_steps = 0;  // given up because nobody wanted them any more
   uint64_t finished = 0;
   uint64_t failed = 0;
   uint64_t preemptions = 0;
@@ -107,6 +111,8 @@ class Engine : public Trunk {
   void Accept(RequestQueue::Batch batch);
   // Ends those that have waited too long. `step`: how the last step failed, or OK where there are no routes.
   void FailStranded(const absl::Status& step);
+  // Whether all sequences of the step under way have been cancelled or have run out of time.
+  bool StepIsVain();
   // Unavailable: the step is to be run again.
   absl::Status Step(const std::shared_ptr<const RoutingTable>& routes);
   void MakePlan();
@@ -121,6 +127,9 @@ class Engine : public Trunk {
   // Ends the sequence with `update`, which is marked finished, and frees what it holds.
   void Finish(SequenceId id, SequenceUpdate update);
   void Fail(SequenceId id, absl::Status status);
+  // What the last update says of the sequence's way, and what the log does where it was slow.
+  void Account(const Sequence& s, SequenceUpdate* update);
+  const std::string& WorkerName(WorkerId worker);
   Sequence* Find(SequenceId id);
   void PublishStats();
 
@@ -153,6 +162,7 @@ class Engine : public Trunk {
   std::vector<std::unique_ptr<Sequence>> waiting_;      // in order of arrival
   absl::Time stranded_since_ = absl::InfiniteFuture();  // no step has succeeded since
   EngineStats stats_;
+  std::map<WorkerId, std::string> worker_names_;
 
   // The step under way.
   StepPlan plan_;
@@ -164,6 +174,7 @@ class Engine : public Trunk {
   std::vector<size_t> chunk_of_row_;
   std::vector<uint8_t> faults_;
   std::vector<ChunkResult> results_;
+  absl::Time step_deadline_;  // the last of its sequences'
 
   mutable Mutex stats_mutex_;
   CondVar stats_changed_;

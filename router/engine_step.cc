@@ -38,14 +38,21 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
   const absl::Time begin = absl::Now();
   TraceSpan forward("forward", {"rows", static_cast<int64_t>(rows_.size())});
   faults_.assign(rows_.size(), 0);
-  absl::Status status =
-      decoder_->Forward(rows_, *kv_, dispatcher_.get(), routes, faults_,
-                        [this](int row, std::span<float> logits) { OnLogits(row, logits); });
+  dispatcher_->SetStepDeadline(step_deadline_);
+  absl::Status status = decoder_->Forward(
+      rows_, *kv_, dispatcher_.get(), routes, faults_, [this] { return StepIsVain(); },
+      [this](int row, std::span<float> logits) { OnLogits(row, logits); });
   forward.End();
+  if (absl::IsCancelled(status)) {
+    // All its sequences end before the next step is planned.
+    stats_.abandoned_steps += 1;
+    return absl::OkStatus();
+  }
   if (!status.ok()) {
     // A worker was lost and is out of the pool, or the routes were out of date. Keys and values of the step
     // are written again, with the same numbers.
     stats_.failed_steps += 1;
+    for (const ChunkResult& result : results_) ++result.sequence->retries;
     return status;
   }
   stats_.steps += 1;
@@ -54,6 +61,12 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
   const TraceSpan commit("commit", {"sequences", static_cast<int64_t>(plan_.chunks.size())});
   for (size_t i = 0; i < plan_.chunks.size(); ++i) Commit(i);
   return absl::OkStatus();
+}
+
+bool Engine::StepIsVain() {
+  if (step_deadline_ != absl::InfiniteFuture() && absl::Now() >= step_deadline_) return true;
+  return std::all_of(results_.begin(), results_.end(),
+                     [this](const ChunkResult& result) { return queue_->Cancelled(result.sequence->id); });
 }
 
 void Engine::MakePlan() {
@@ -99,6 +112,7 @@ void Engine::Preempt(std::span<const SequenceId> ids) {
       sequence->next_logits = std::max(sequence->next_logits, sequence->computed);
     }
     sequence->computed = 0;
+    ++sequence->preemptions;
     waiting_.insert(waiting_.begin(), std::move(sequence));
     stats_.preemptions += 1;
   }
@@ -113,6 +127,7 @@ void Engine::Admit(std::span<const SequenceId> ids) {
     if (sequence.admitted == absl::InfiniteFuture()) {
       sequence.admitted = absl::Now();
       sequence.cached_tokens = prefix.tokens;
+      sequence.round_trips_before = dispatcher_->round_trips();
       if (kv_->prefix_cache() && !sequence.request.prompt_logprobs)
         stats_.prefix_queries += static_cast<uint64_t>(sequence.prompt_tokens());
       stats_.prefix_hits += static_cast<uint64_t>(prefix.tokens);
@@ -127,6 +142,7 @@ void Engine::BuildRows(std::span<const StepChunk> chunks) {
   chunk_of_row_.clear();
   results_.clear();
   results_.resize(chunks.size());
+  step_deadline_ = absl::InfinitePast();
   for (size_t i = 0; i < chunks.size(); ++i) {
     const StepChunk& chunk = chunks[i];
     Sequence* sequence = Find(chunk.id);
@@ -134,6 +150,7 @@ void Engine::BuildRows(std::span<const StepChunk> chunks) {
     const absl::Status grown = kv_->Grow(chunk.id, chunk.begin + chunk.count);
     MOEPOOL_CHECK(grown.ok());  // the scheduler counts blocks
     results_[i].sequence = sequence;
+    step_deadline_ = std::max(step_deadline_, sequence->request.deadline);
     results_[i].first_row = rows_.size();
     const int32_t* table = kv_->BlockTable(chunk.id).data();
     for (int position = chunk.begin; position < chunk.begin + chunk.count; ++position) {

@@ -56,6 +56,7 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
   {
     MutexLock lock(&pool->mutex_);
     pool->routes_ = std::move(routes);
+    pool->totals_.resize(pool->workers_.size());
   }
   return pool;
 }
@@ -76,8 +77,16 @@ void LocalPool::ReportLoss(WorkerId worker, const absl::Status& cause) {
   waiting_for_ = StrCat("local worker ", worker.value(), " failed: ", ToStd(cause.message()));
 }
 
+void LocalPool::ReportExchanges(std::span<const ExchangeReport> reports) {
+  const absl::Time now = absl::Now();
+  MutexLock lock(&mutex_);
+  for (const ExchangeReport& report : reports) totals_[report.worker.value() - 1].Add(report, now);
+}
+
 std::vector<PoolWorkerInfo> LocalPool::Workers() {
+  const absl::Time now = absl::Now();
   std::vector<PoolWorkerInfo> infos;
+  MutexLock lock(&mutex_);
   for (size_t w = 0; w < workers_.size(); ++w) {
     PoolWorkerInfo info;
     info.id = w + 1;
@@ -88,7 +97,7 @@ std::vector<PoolWorkerInfo> LocalPool::Workers() {
     info.expert_bytes = workers_[w].store->bytes();
     const std::vector<ExpertRef> held = workers_[w].store->Held();
     info.experts_held = static_cast<int32_t>(held.size());
-    info.dispatches = workers_[w].executor->stats().dispatches;
+    totals_[w].Describe(now, now - created_, &info);
     infos.push_back(std::move(info));
   }
   return infos;

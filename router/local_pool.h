@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/clock.h"
 #include "common/backend/backend.h"
 #include "common/base/mutex.h"
 #include "common/model/model_source.h"
 #include "expert_worker/executor.h"
 #include "expert_worker/expert_store.h"
 #include "router/pool.h"
+#include "router/worker_totals.h"
 
 namespace moepool {
 
@@ -28,7 +30,7 @@ class LocalPool : public ExpertPool {
   // A worker here shares the engine's fate, so a dispatch that fails is a bug: the pool stays without routes
   // from then on.
   void ReportLoss(WorkerId worker, const absl::Status& cause) override EXCLUDES(mutex_);
-  void ReportRoundTrip(WorkerId, absl::Duration) override {}
+  void ReportExchanges(std::span<const ExchangeReport> reports) override EXCLUDES(mutex_);
   std::vector<PoolWorkerInfo> Workers() override;
 
  private:
@@ -45,6 +47,8 @@ class LocalPool : public ExpertPool {
   Mutex mutex_;
   std::shared_ptr<const RoutingTable> routes_ GUARDED_BY(mutex_);
   std::string waiting_for_ GUARDED_BY(mutex_);
+  std::vector<WorkerTotals> totals_ GUARDED_BY(mutex_);  // of worker id 1, 2, …
+  const absl::Time created_ = absl::Now();
 };
 
 }  // namespace moepool

@@ -54,6 +54,8 @@ struct Flags {
   double dispatch_timeout_s = 10;
   double heartbeat_s = 1;
   double drain_timeout_s = 30;
+  double slow_request_ms = 30'000;
+  int64_t max_expert_series = kDefaultMaxExpertSeries;
   std::string log_level = "info";
   std::string trace;
 };
@@ -109,6 +111,14 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--drain-timeout", flags->drain_timeout_s, "Seconds for running requests after SIGTERM")
       ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
+  app->add_option("--slow-request-ms", flags->slow_request_ms,
+                  "Log each request that takes this long in the router; 0: none")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  app->add_option("--max-expert-series", flags->max_expert_series,
+                  "Leave tokens by expert out of /metrics where the model has more experts in all its layers")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30))
+      ->capture_default_str();
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error")->capture_default_str();
   app->add_option("--trace", flags->trace, kTraceFlagHelp);
 }
@@ -137,6 +147,7 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
   options.no_holder_timeout = absl::Seconds(flags.holder_timeout_s);
   options.dispatch.base = absl::Seconds(flags.dispatch_timeout_s);
   options.identity = identity;
+  if (flags.slow_request_ms > 0) options.slow_request = absl::Milliseconds(flags.slow_request_ms);
   MOEPOOL_ASSIGN_OR_RETURN(options.kv_type, ParseKvType(flags.kv_type));
   return options;
 }
@@ -169,7 +180,8 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
                            Engine::Create(backend.get(), source, &membership, engine_options));
   TrunkService trunk(engine.get());
   Metrics metrics;
-  const auto collector = std::make_shared<EngineCollector>(engine.get());
+  AddBuildInfo(&metrics, "router");
+  const auto collector = std::make_shared<EngineCollector>(engine.get(), flags.max_expert_series);
   metrics.AddSource(collector);
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsEndpoint> endpoint,
                            MetricsEndpoint::Start(metrics_address, metrics));

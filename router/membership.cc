@@ -197,7 +197,7 @@ void Membership::Remove(WorkerId worker, const absl::Status& cause, bool lost, C
   }
   {
     MutexLock lock(&routes_mutex_);
-    round_trips_.erase(worker);
+    totals_.erase(worker);
   }
   if (lost) ++losses_;
   cleanup->Note(lost ? LogLevel::kWarning : LogLevel::kInfo, lost ? "worker lost" : "worker left",

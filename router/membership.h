@@ -19,6 +19,7 @@
 #include "common/base/strong_id.h"
 #include "common/transport/pool_protocol.h"
 #include "router/pool.h"
+#include "router/worker_totals.h"
 
 namespace moepool {
 
@@ -76,7 +77,7 @@ struct PoolCounters {
 // "0-7,9" from ascending numbers.
 std::string FormatRanges(const std::vector<int32_t>& numbers);
 
-// Thread-safe. Routes() and ReportRoundTrip() never wait for a placement.
+// Thread-safe. Routes() and ReportExchanges() never wait for a placement.
 class Membership final : public ExpertPool {
  public:
   explicit Membership(MembershipOptions options);
@@ -104,7 +105,7 @@ class Membership final : public ExpertPool {
   std::shared_ptr<const RoutingTable> Routes() override;
   std::string WaitingFor() override;
   void ReportLoss(WorkerId worker, const absl::Status& cause) override;
-  void ReportRoundTrip(WorkerId worker, absl::Duration round_trip) override;
+  void ReportExchanges(std::span<const ExchangeReport> reports) override;
   // States: joining (no transport or no assignment yet), loading, ready, draining, unfit (could not load what
   // it was assigned).
   std::vector<PoolWorkerInfo> Workers() override;
@@ -112,10 +113,6 @@ class Membership final : public ExpertPool {
  private:
   struct Member;
   struct Plan;
-  struct RoundTrip {
-    uint64_t dispatches = 0;
-    absl::Duration average;
-  };
   // What is done after the lock: closing transports, which have locks of their own, and logging.
   struct Cleanup;
 
@@ -144,7 +141,7 @@ class Membership final : public ExpertPool {
   // Taken after mutex_ where both are.
   Mutex routes_mutex_;
   std::shared_ptr<const RoutingTable> table_ GUARDED_BY(routes_mutex_);
-  std::map<WorkerId, RoundTrip> round_trips_ GUARDED_BY(routes_mutex_);
+  std::map<WorkerId, WorkerTotals> totals_ GUARDED_BY(routes_mutex_);
 };
 
 }  // namespace moepool

@@ -11,12 +11,10 @@ std::shared_ptr<const RoutingTable> Membership::Routes() {
   return table_;
 }
 
-void Membership::ReportRoundTrip(WorkerId worker, absl::Duration round_trip) {
-  constexpr double kNewest = 0.1;  // its share in the moving average
+void Membership::ReportExchanges(std::span<const ExchangeReport> reports) {
+  const absl::Time now = options_.clock();
   MutexLock lock(&routes_mutex_);
-  RoundTrip& entry = round_trips_[worker];
-  entry.average = entry.dispatches == 0 ? round_trip : (1 - kNewest) * entry.average + kNewest * round_trip;
-  ++entry.dispatches;
+  for (const ExchangeReport& report : reports) totals_[report.worker].Add(report, now);
 }
 
 std::string Membership::WaitingFor() {
@@ -70,7 +68,13 @@ std::string FormatRanges(const std::vector<int32_t>& numbers) {
 }
 
 std::vector<PoolWorkerInfo> Membership::Workers() {
+  const absl::Time now = options_.clock();
   MutexLock lock(&mutex_);
+  {
+    // A worker may have been lost while the last of its exchanges was reported.
+    MutexLock routes_lock(&routes_mutex_);
+    std::erase_if(totals_, [&](const auto& entry) { return Find(entry.first) == nullptr; });
+  }
   std::vector<PoolWorkerInfo> workers;
   for (const auto& [id, member] : members_) {
     PoolWorkerInfo worker;
@@ -96,9 +100,8 @@ std::vector<PoolWorkerInfo> Membership::Workers() {
     }
     worker.experts = FormatRanges(first_layer);
     MutexLock routes_lock(&routes_mutex_);
-    if (const auto it = round_trips_.find(id); it != round_trips_.end()) {
-      worker.dispatches = it->second.dispatches;
-      worker.round_trip_us = absl::ToDoubleMicroseconds(it->second.average);
+    if (const auto it = totals_.find(id); it != totals_.end()) {
+      it->second.Describe(now, now - member->joined, &worker);
     }
     workers.push_back(std::move(worker));
   }

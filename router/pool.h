@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,18 @@ struct RoutingTable {
   int Owner(int layer, int experts, int expert) const { return member[layer * experts + expert]; }
 };
 
+// How a dispatch to one worker went, for the totals.
+struct ExchangeReport {
+  WorkerId worker;
+  int rows = 0;
+  absl::Duration dispatch;    // its rows gathered, encoded and handed to the transport
+  absl::Duration round_trip;  // from the beginning of that until the last of its parts was taken
+  absl::Duration compute;     // as the worker says
+  absl::Duration combine;     // from its last part until the parts of all workers were added
+  uint64_t sent_bytes = 0;
+  uint64_t received_bytes = 0;
+};
+
 // Thread-safe.
 class ExpertPool {
  public:
@@ -41,8 +54,8 @@ class ExpertPool {
   // A dispatch to this worker failed for good: it is out of the pool from now on. Routes() changes before
   // this returns.
   virtual void ReportLoss(WorkerId worker, const absl::Status& cause) = 0;
-  // After a dispatch: for the moving average and the counters.
-  virtual void ReportRoundTrip(WorkerId worker, absl::Duration round_trip) = 0;
+  // After a layer: how each of its dispatches went.
+  virtual void ReportExchanges(std::span<const ExchangeReport> reports) = 0;
   // For people and metrics: every worker known, in order of joining.
   virtual std::vector<PoolWorkerInfo> Workers() = 0;
 };

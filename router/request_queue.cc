@@ -1,6 +1,7 @@
 // See request_queue.h.
 #include "router/request_queue.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/base/str.h"
@@ -23,7 +24,14 @@ absl::Status RequestQueue::Push(std::unique_ptr<Sequence> sequence) {
 void RequestQueue::Cancel(SequenceId id) {
   MutexLock lock(&mutex_);
   batch_.cancelled.push_back(id);
+  any_cancelled_.store(true, std::memory_order_relaxed);
   changed_.NotifyOne();
+}
+
+bool RequestQueue::Cancelled(SequenceId id) {
+  if (!any_cancelled_.load(std::memory_order_relaxed)) return false;
+  MutexLock lock(&mutex_);
+  return std::find(batch_.cancelled.begin(), batch_.cancelled.end(), id) != batch_.cancelled.end();
 }
 
 void RequestQueue::Refuse() {
@@ -56,6 +64,7 @@ RequestQueue::Batch RequestQueue::Take(absl::Duration patience, int engine_waiti
     }
   }
   Batch taken = std::exchange(batch_, {});
+  any_cancelled_.store(false, std::memory_order_relaxed);
   batch_.closed = taken.closed;
   engine_waiting_ += static_cast<int>(taken.arrived.size());
   return taken;

@@ -2,6 +2,7 @@
 // that callers and the engine's thread share.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -27,6 +28,8 @@ class RequestQueue {
   // ResourceExhausted with both numbers; Unavailable after Refuse() or Close().
   absl::Status Push(std::unique_ptr<Sequence> sequence);
   void Cancel(SequenceId id);
+  // Whether Take would say so. Costs next to nothing while nobody has cancelled anything.
+  bool Cancelled(SequenceId id);
   void Refuse();  // nothing more is taken in
   void Close();   // and what is here is the last batch
 
@@ -44,6 +47,7 @@ class RequestQueue {
   Batch batch_ GUARDED_BY(mutex_);
   int engine_waiting_ GUARDED_BY(mutex_) = 0;
   bool refusing_ GUARDED_BY(mutex_) = false;
+  std::atomic<bool> any_cancelled_ = false;  // in batch_
 };
 
 }  // namespace moepool

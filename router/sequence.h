@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <span>
 #include <thread>
@@ -61,6 +62,10 @@ struct Sequence {
   absl::Time admitted = absl::InfiniteFuture();  // for the first time
   int cached_tokens = 0;                         // that came from the prefix cache then
   double prefill_ms = 0;
+  int preemptions = 0;
+  int retries = 0;  // of steps that it was in
+  // As the dispatcher had them when it was admitted.
+  std::map<WorkerId, absl::Duration> round_trips_before;
 
   bool scores() const { return request.first_logits >= 0; }
   int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }

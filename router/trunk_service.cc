@@ -85,7 +85,12 @@ class GenerateReactor : public SequenceReactor<trunk::v1::TrunkEvent> {
     next_.set_cached_tokens(std::max(next_.cached_tokens(), update.cached_tokens));
     next_.set_queue_ms(std::max(next_.queue_ms(), update.queue_ms));
     next_.set_prefill_ms(std::max(next_.prefill_ms(), update.prefill_ms));
-    if (update.finished) next_.set_finish_reason(ToProto(update.reason));
+    if (update.finished) {
+      next_.set_finish_reason(ToProto(update.reason));
+      next_.set_preemptions(update.preemptions);
+      next_.set_retries(update.retries);
+      next_.set_slowest_worker(std::move(update.slowest_worker));
+    }
     waiting_ = true;
   }
   bool TakeEvent() REQUIRES(mutex_) override {

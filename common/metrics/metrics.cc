@@ -63,17 +63,37 @@ prometheus::Histogram& Metrics::Histogram(const std::string& name, const std::st
       .Add(labels, bounds);
 }
 
+void AddBuildInfo(Metrics* metrics, const std::string& process) {
+  metrics
+      ->Gauge("build_info", "Always 1: the version, and which process of moepool this is.",
+              {{"version", MOEPOOL_VERSION}, {"process", process}})
+      .Set(1);
+}
+
 std::string Metrics::Expose() const { return prometheus::TextSerializer().Serialize(sources_->Collect()); }
 
 const std::vector<double>& RequestSecondsBounds() {
-  static const auto* const bounds = new std::vector<double>{0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-                                                            1,     2.5,   5,    10,    30,   60,  180,  600};
+  static const auto* const bounds =
+      new std::vector<double>{0.01, 0.02,  0.04,  0.08,  0.16,  0.32,   0.64,   1.28,  2.56,
+                              5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68, 655.36};
+  return *bounds;
+}
+
+const std::vector<double>& FirstTokenSecondsBounds() {
+  static const auto* const bounds = new std::vector<double>{
+      0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160};
   return *bounds;
 }
 
 const std::vector<double>& TokenSecondsBounds() {
   static const auto* const bounds = new std::vector<double>{
-      0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10};
+      0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10};
+  return *bounds;
+}
+
+const std::vector<double>& TokensBounds() {
+  static const auto* const bounds =
+      new std::vector<double>{1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576};
   return *bounds;
 }
 

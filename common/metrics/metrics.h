@@ -41,10 +41,16 @@ class Metrics {
   std::shared_ptr<Sources> sources_;
 };
 
+// moepool_build_info{version, process}, which is always 1.
+void AddBuildInfo(Metrics* metrics, const std::string& process);
+
 inline constexpr char kMetricsContentType[] = "text/plain; version=0.0.4; charset=utf-8";
 
-// Upper bounds in seconds that suit a request (1 ms to 10 min) and one token (0.1 ms to 10 s).
-const std::vector<double>& RequestSecondsBounds();
-const std::vector<double>& TokenSecondsBounds();
+// Upper bounds of histograms: those that OpenTelemetry's conventions for generative AI have for servers,
+// with more at the end, and below 10 ms for one token.
+const std::vector<double>& RequestSecondsBounds();     // gen_ai.server.request.duration
+const std::vector<double>& FirstTokenSecondsBounds();  // gen_ai.server.time_to_first_token
+const std::vector<double>& TokenSecondsBounds();       // gen_ai.server.time_per_output_token
+const std::vector<double>& TokensBounds();             // gen_ai.client.token.usage, up to 2^20
 
 }  // namespace moepool

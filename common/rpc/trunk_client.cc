@@ -64,6 +64,9 @@ SequenceUpdate ToUpdate(const trunk::v1::TrunkEvent& event) {
   update.cached_tokens = event.cached_tokens();
   update.queue_ms = event.queue_ms();
   update.prefill_ms = event.prefill_ms();
+  update.preemptions = event.preemptions();
+  update.retries = event.retries();
+  update.slowest_worker = event.slowest_worker();
   return update;
 }
 

@@ -307,6 +307,15 @@ trunk::v1::Pool ToProto(const PoolInfo& pool) {
     w->set_experts(worker.experts);
     w->set_dispatches(worker.dispatches);
     w->set_round_trip_us(worker.round_trip_us);
+    w->set_busy_ratio(worker.busy_ratio);
+    w->set_rows(worker.rows);
+    w->set_dispatch_us(worker.dispatch_us);
+    w->set_combine_us(worker.combine_us);
+    w->set_compute_us(worker.compute_us);
+    w->set_sent_bytes(worker.sent_bytes);
+    w->set_received_bytes(worker.received_bytes);
+    ToProto(worker.dispatch, w->mutable_dispatch());
+    ToProto(worker.combine, w->mutable_combine());
   }
   proto.set_running(pool.running);
   proto.set_waiting(pool.waiting);
@@ -319,6 +328,12 @@ trunk::v1::Pool ToProto(const PoolInfo& pool) {
   totals->set_decode_rows(pool.totals.decode_rows);
   ToProto(pool.totals.exchange, totals->mutable_exchange());
   ToProto(pool.totals.exchange_own, totals->mutable_exchange_own());
+  proto.set_layers(pool.layers);
+  proto.set_experts(pool.experts);
+  proto.mutable_expert_tokens()->Add(pool.expert_tokens.begin(), pool.expert_tokens.end());
+  proto.mutable_expert_tokens_last_minute()->Add(pool.expert_tokens_last_minute.begin(),
+                                                 pool.expert_tokens_last_minute.end());
+  proto.mutable_load_ratio()->Add(pool.load_ratio.begin(), pool.load_ratio.end());
   return proto;
 }
 
@@ -338,7 +353,16 @@ PoolInfo FromProto(const trunk::v1::Pool& proto) {
                             .experts_held = w.experts_held(),
                             .experts = w.experts(),
                             .dispatches = w.dispatches(),
-                            .round_trip_us = w.round_trip_us()});
+                            .round_trip_us = w.round_trip_us(),
+                            .busy_ratio = w.busy_ratio(),
+                            .rows = w.rows(),
+                            .dispatch_us = w.dispatch_us(),
+                            .combine_us = w.combine_us(),
+                            .compute_us = w.compute_us(),
+                            .sent_bytes = w.sent_bytes(),
+                            .received_bytes = w.received_bytes(),
+                            .dispatch = FromProto(w.dispatch()),
+                            .combine = FromProto(w.combine())});
   }
   pool.running = proto.running();
   pool.waiting = proto.waiting();
@@ -351,6 +375,12 @@ PoolInfo FromProto(const trunk::v1::Pool& proto) {
   pool.totals.decode_rows = totals.decode_rows();
   pool.totals.exchange = FromProto(totals.exchange());
   pool.totals.exchange_own = FromProto(totals.exchange_own());
+  pool.layers = proto.layers();
+  pool.experts = proto.experts();
+  pool.expert_tokens.assign(proto.expert_tokens().begin(), proto.expert_tokens().end());
+  pool.expert_tokens_last_minute.assign(proto.expert_tokens_last_minute().begin(),
+                                        proto.expert_tokens_last_minute().end());
+  pool.load_ratio.assign(proto.load_ratio().begin(), proto.load_ratio().end());
   return pool;
 }
 

@@ -135,6 +135,10 @@ struct SequenceUpdate {
   int32_t cached_tokens = 0;
   double queue_ms = 0;    // arrival to admission
   double prefill_ms = 0;  // admission to the first id
+  // In the last update alone.
+  int32_t preemptions = 0;     // times that it was put back to wait
+  int32_t retries = 0;         // steps with it that were run again because a worker was lost
+  std::string slowest_worker;  // the one whose round trips took longest meanwhile, all together
 };
 
 struct ModelInfo {
@@ -162,6 +166,16 @@ struct PoolWorkerInfo {
   std::string experts;
   uint64_t dispatches = 0;
   double round_trip_us = 0;
+  double busy_ratio = 0;  // part of the last minute in which it was computing
+  // These and `dispatches` since it joined, of dispatches that were answered in full.
+  uint64_t rows = 0;         // sent to it, summed over layers
+  uint64_t dispatch_us = 0;  // the router's, until its rows were encoded and handed to the transport
+  uint64_t combine_us = 0;   // from its last part until the parts of all workers were added
+  uint64_t compute_us = 0;   // its own, as it says
+  uint64_t sent_bytes = 0;   // to it
+  uint64_t received_bytes = 0;
+  TimeHistogram dispatch;  // dispatch_us by size
+  TimeHistogram combine;   // combine_us by size
 };
 
 // Of the engine since it started.
@@ -184,6 +198,13 @@ struct PoolInfo {
   int32_t kv_blocks_free = 0;
   std::string waiting_for;
   EngineTotals totals;
+  int32_t layers = 0;                   // rows of the arrays below; 0 where experts are not counted
+  int32_t experts = 0;                  // of a layer
+  std::vector<uint64_t> expert_tokens;  // [layers, experts], since the start; a step run again counts again
+  std::vector<uint64_t> expert_tokens_last_minute;  // [layers, experts]
+  // [layers]: tokens of the worker with most of them over the workers' mean, in the last minute, with the
+  // experts where they are placed now. 0 where there were none, or the pool is not ready.
+  std::vector<double> load_ratio;
 };
 
 // One running sequence. Destroying it cancels it; no update is delivered once the destructor has returned.

@@ -83,7 +83,7 @@ class FixedPool : public ExpertPool {
   void ReportLoss(WorkerId, const absl::Status& cause) override {
     ADD_FAILURE() << "lost a worker: " << cause;
   }
-  void ReportRoundTrip(WorkerId, absl::Duration) override {}
+  void ReportExchanges(std::span<const ExchangeReport>) override {}
   std::vector<PoolWorkerInfo> Workers() override { return {}; }
 
  private:

@@ -1,12 +1,16 @@
 """/health, /ready and /metrics, and logs: complete, well formed, and without a word of a prompt or an answer."""
 
 import json
+import pathlib
 import re
+import signal
+import subprocess
 import unittest
 
 import cluster
 from cluster import E2eTest
 
+DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
 SAMPLE = re.compile(rf'({NAME})(\{{{NAME}="(?:[^"\\]|\\.)*"(?:,{NAME}="(?:[^"\\]|\\.)*")*\}})? (\S+)( \d+)?')
 SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("", "_sum", "_count")}
@@ -45,7 +49,106 @@ def parse_metrics(text):
     return values
 
 
+def exported(text):
+    """{name: (type, labels)} of what a process exports, but for what its HTTP server adds."""
+    found, name = {}, None
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split(" ")
+            if not name.startswith("exposer_"):
+                found[name] = (kind, set())
+        elif line and not line.startswith("#") and name in found:
+            found[name][1].update(set(re.findall(rf'[{{,]({NAME})="', line)) - {"le"})
+    return found
+
+
+def documented():
+    """{heading: {name: (type, labels)}} of docs/metrics.md."""
+    tables, heading = {}, None
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            heading = line[3:]
+        row = re.fullmatch(r"\| `(\w+)` \| (\w+) \| ([^|]*) \| .+ \|", line)
+        if row:
+            tables.setdefault(heading, {})[row.group(1)] = (row.group(2), set(re.findall(r"`(\w+)`", row.group(3))))
+    return tables
+
+
 class ObservabilityTest(E2eTest):
+    def exposition(self, process):
+        ready = process.wait_ready()
+        answer = cluster.Client(ready.get("http_address") or ready["metrics_address"], None).get("/metrics")
+        self.assertEqual(answer.status, 200)
+        return answer.body.decode()
+
+    def test_metrics_are_those_of_the_documentation_and_in_good_form(self):
+        pool = self.start_cluster(cluster.tiny_mixtral(), workers=2)
+        pool.client.infer("the cat", max_tokens=5)
+        tables = documented()
+        for heading, process in (("Gateway", pool.gateway), ("Router", pool.router), ("Expert worker", pool.workers[0])):
+            text = self.exposition(process)
+            self.assertEqual(exported(text), tables[heading], heading)
+            checked = subprocess.run(["promtool", "check", "metrics"], input=text, check=False, stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, text=True)
+            # What the library that serves them adds is not ours to name.
+            complaints = [line for line in checked.stdout.splitlines() if not line.startswith("exposer_")]
+            self.assertEqual(complaints, [], heading)
+            self.assertIn(checked.returncode, (0, 3), heading)  # 3: it has complained
+
+    def test_experts_are_left_out_where_there_are_too_many(self):
+        pool = self.start_cluster(cluster.tiny_mixtral(), workers=1, router_flags=("--max-expert-series", "63"))
+        pool.client.infer("the cat", max_tokens=5)
+        self.assertNotIn("moepool_expert_tokens_total", exported(self.exposition(pool.router)))
+        self.assertIn("moepool_layer_load_ratio", exported(self.exposition(pool.router)))
+
+    def test_series_of_a_worker_go_with_it(self):
+        pool = self.start_cluster(cluster.tiny_mixtral(), workers=2)
+        pool.client.infer("the cat", max_tokens=5)
+        names = {worker["name"] for worker in pool.status()["workers"]}
+
+        def shown():
+            return set(re.findall(r'worker="([^"]*)"', self.exposition(pool.router)))
+        self.assertEqual(shown(), names)
+        pool.workers[1].signal(signal.SIGTERM)
+        self.assertEqual(pool.workers[1].wait_exit(), 0)
+        cluster.wait_for(lambda: len(shown()) == 1, "the worker's series to go")
+        self.assertLess(shown(), names)
+
+    def test_a_slow_request_is_logged_by_gateway_and_router(self):
+        slow = ("--slow-request-ms", "0.001")
+        pool = self.start_cluster(cluster.tiny_mixtral(), workers=2, router_flags=slow, gateway_flags=slow)
+        trace = "0af7651916cd43dd8448eb211c80319c"
+        answer = pool.client.request(
+            "POST", "/infer", json.dumps({"prompt": "the cat", "max_tokens": 9}),
+            {"Content-Type": "application/json", "X-Request-Id": "req-7",
+             "traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+        self.assertEqual(answer.status, 200, answer)
+        usage = answer.json()["usage"]
+        pool.wait_idle()
+        workers = {worker["name"] for worker in pool.status()["workers"]}
+        for process in (pool.gateway, pool.router):
+            def lines(process=process):
+                return [json.loads(line) for line in process.log().splitlines() if '"slow request"' in line]
+            cluster.wait_for(lines, f"the line of {process.label}")
+            line = lines()[0]
+            self.assertEqual(line["level"], "warning")
+            self.assertEqual(line["request_id"], "req-7")
+            self.assertEqual(line["trace_id"], trace)
+            self.assertEqual(line["status"], "OK")
+            for count in ("prompt_tokens", "completion_tokens"):
+                self.assertEqual(line[count], usage[count])
+            for duration in ("queue_ms", "prefill_ms", "decode_ms"):
+                self.assertLessEqual(line[duration], line["total_ms"])
+            self.assertEqual((line["preemptions"], line["retries"]), (0, 0))
+            self.assertIn(line["slowest_worker"], workers)
+
+    def test_no_request_is_slow_by_default(self):
+        pool = self.start_cluster(cluster.tiny_mixtral(), workers=1)
+        pool.client.infer("the cat", max_tokens=5)
+        pool.wait_idle()
+        for process in (pool.gateway, pool.router):
+            self.assertNotIn("slow request", process.log())
+
     def metrics(self, process):
         ready = process.wait_ready()
         answer = cluster.Client(ready.get("http_address") or ready["metrics_address"], None).get("/metrics")

@@ -59,7 +59,9 @@ class OneWorkerPool : public ExpertPool {
   std::shared_ptr<const RoutingTable> Routes() override { return table_; }
   std::string WaitingFor() override { return ""; }
   void ReportLoss(WorkerId, const absl::Status&) override { ++losses_; }
-  void ReportRoundTrip(WorkerId, absl::Duration) override { ++round_trips_; }
+  void ReportExchanges(std::span<const ExchangeReport> reports) override {
+    round_trips_ += static_cast<int>(reports.size());
+  }
   std::vector<PoolWorkerInfo> Workers() override { return {}; }
 
   int losses() const { return losses_; }

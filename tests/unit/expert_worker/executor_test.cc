@@ -93,6 +93,48 @@ TEST_F(ExecutorTest, RepliesSayHowLongItComputedAndNotTheDispatchsBudget) {
   EXPECT_LE(absl::Microseconds(said_us), absl::Now() - begin);
 }
 
+// A second dispatch waits for the one that is computed, and its time runs out meanwhile.
+TEST_F(ExecutorTest, DoesNotBeginWhatIsTooLate) {
+  std::atomic<int64_t> now_us = 0;
+  std::atomic<int> looks = 0;
+  Executor executor(fixture_.backend.get(), &store_, fixture_.limits, [&] {
+    const absl::Time now = absl::UnixEpoch() + absl::Microseconds(now_us.load());
+    ++looks;
+    return now;
+  });
+  for (const uint32_t budget_us : {0u, 1'000u, 1'001u}) {
+    SCOPED_TRACE(budget_us);
+    const uint64_t computed_before = executor.stats().dispatches;
+    TestDispatch dispatch(fixture_.limits, 3, {1, 2});
+    const std::vector<uint8_t> first = dispatch.Encode();
+    dispatch.request.header.budget_us = budget_us;
+    const std::vector<uint8_t> second = dispatch.Encode();
+    absl::Status refusal;
+    std::thread waiting;
+    executor.Handle(first, [&](const FramePieces&) {
+      // The first is still at it while its reply is written.
+      const int looks_before = looks;
+      waiting = std::thread([&] {
+        executor.Handle(second, [&](const FramePieces& reply) {
+          const FrameBytes whole = CopyFrame(reply);
+          if (DecodeHeader(whole.bytes)->kind == FrameKind::kRefusal) refusal = DecodeRefusal(whole.bytes);
+          return absl::OkStatus();
+        });
+      });
+      while (looks == looks_before) std::this_thread::yield();  // until the second has arrived
+      now_us += 1'000;
+      return absl::OkStatus();
+    });
+    waiting.join();
+    const bool late = budget_us == 1'000;
+    EXPECT_EQ(refusal.code(), late ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kOk);
+    EXPECT_EQ(executor.stats().dispatches - computed_before, late ? 1u : 2u);
+    if (late) EXPECT_THAT(std::string(refusal.message()), HasSubstr("waited for 1000 us, and had 1000 us"));
+  }
+  EXPECT_EQ(executor.stats().too_late, 1u);
+  EXPECT_EQ(executor.stats().refusals, 1u);
+}
+
 TEST_F(ExecutorTest, CarriesFaultsOfPartsThatAreNotFinite) {
   TestDispatch dispatch(fixture_.limits, 3, {1});
   const size_t blocks = static_cast<size_t>(fixture_.limits.hidden) / 32;

@@ -48,9 +48,24 @@ TEST(MetricsTest, Exposition) {
 }
 
 TEST(MetricsTest, BoundsAscend) {
-  for (const auto* bounds : {&RequestSecondsBounds(), &TokenSecondsBounds()}) {
+  for (const auto* bounds :
+       {&RequestSecondsBounds(), &FirstTokenSecondsBounds(), &TokenSecondsBounds(), &TokensBounds()}) {
     EXPECT_TRUE(std::is_sorted(bounds->begin(), bounds->end()));
   }
+}
+
+// What others' dashboards are made for.
+TEST(MetricsTest, BoundsHoldThoseOfTheConventions) {
+  const auto holds = [](const std::vector<double>& bounds, const std::vector<double>& conventions) {
+    return std::includes(bounds.begin(), bounds.end(), conventions.begin(), conventions.end());
+  };
+  EXPECT_TRUE(holds(RequestSecondsBounds(), {0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12,
+                                             10.24, 20.48, 40.96, 81.92}));
+  EXPECT_TRUE(holds(FirstTokenSecondsBounds(), {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5,
+                                                0.75, 1.0, 2.5, 5.0, 7.5, 10.0}));
+  EXPECT_TRUE(
+      holds(TokenSecondsBounds(), {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5}));
+  EXPECT_TRUE(holds(TokensBounds(), {1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576}));
 }
 
 TEST(MetricsEndpointTest, ServesOnItsRealPort) {

@@ -67,7 +67,8 @@ TEST_F(DispatchTest, DispatchNamesRouterEpochLayerAndBudget) {
   EXPECT_EQ(header->rows, 9u);
   EXPECT_EQ(header->parts, 9u);  // one worker holds all: one part a row
   EXPECT_EQ(header->budget_us, 3'000'000u + 9 * 7'000);
-  EXPECT_THAT(pool_.trips, ElementsAre(100));
+  ASSERT_EQ(pool_.reports.size(), 1u);
+  EXPECT_EQ(pool_.reports[0].worker, WorkerId(100));
 }
 
 // Workers of this host with even shares are told how many they are, and which; others are told nothing.
@@ -218,7 +219,7 @@ TEST_F(DispatchTest, OneOfThreeFailsAfterTheOthersHaveAnswered) {
 TEST_F(DispatchTest, TheFirstToFailLeavesTheOthersForgotten) {
   transports_[0]->worker = [](const Frame&) { return Script{{}, absl::UnavailableError("killed")}; };
   ExpectLost(Exchange(), 100);
-  EXPECT_THAT(pool_.trips, IsEmpty());
+  EXPECT_THAT(pool_.reports, IsEmpty());
   ExpectRecovers();
 }
 

@@ -154,13 +154,15 @@ class RecordingPool : public ExpertPool {
     losses.push_back(worker.value());
     causes.push_back(cause);
   }
-  void ReportRoundTrip(WorkerId worker, absl::Duration) override { trips.push_back(worker.value()); }
+  void ReportExchanges(std::span<const ExchangeReport> of_layer) override {
+    reports.insert(reports.end(), of_layer.begin(), of_layer.end());
+  }
   std::vector<PoolWorkerInfo> Workers() override { return {}; }
 
   std::shared_ptr<const RoutingTable> routes;
   std::vector<uint64_t> losses;
   std::vector<absl::Status> causes;
-  std::vector<uint64_t> trips;
+  std::vector<ExchangeReport> reports;
 };
 
 // A dispatcher over scripted workers, with rows and a placement of its own.

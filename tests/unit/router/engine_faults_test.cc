@@ -78,7 +78,7 @@ class StubbornPool : public ExpertPool {
   }
   std::string WaitingFor() override { return ""; }
   void ReportLoss(WorkerId, const absl::Status&) override { losses_.fetch_add(1); }
-  void ReportRoundTrip(WorkerId, absl::Duration) override {}
+  void ReportExchanges(std::span<const ExchangeReport>) override {}
   std::vector<PoolWorkerInfo> Workers() override { return {}; }
 
   void SetFailing(bool failing) { failing_ = failing; }

@@ -91,7 +91,7 @@ class FragilePool : public ExpertPool {
   }
   std::string WaitingFor() override { return "expert 3 of layer 1 has no holder"; }
   void ReportLoss(WorkerId, const absl::Status&) override { Break(); }
-  void ReportRoundTrip(WorkerId, absl::Duration) override {}
+  void ReportExchanges(std::span<const ExchangeReport>) override {}
   std::vector<PoolWorkerInfo> Workers() override { return {}; }
   void Break() {
     MutexLock lock(&mutex_);

@@ -297,8 +297,13 @@ TEST_F(MembershipTest, WorkersAndRoundTrips) {
   Attach(*a);
   EXPECT_EQ(pool_->Workers().at(0).state, "loading");
   Load(a.get());
-  pool_->ReportRoundTrip(a->id, absl::Microseconds(100));
-  pool_->ReportRoundTrip(a->id, absl::Microseconds(200));
+  for (const int us : {100, 200}) {
+    ExchangeReport report;
+    report.worker = a->id;
+    report.rows = 3;
+    report.round_trip = absl::Microseconds(us);
+    pool_->ReportExchanges({&report, 1});
+  }
   pool_->OnLoad(a->id, {.expert_bytes = 160, .dispatches = 3, .rows = 4, .busy_seconds = 0.5});
   const PoolWorkerInfo info = pool_->Workers().at(0);
   EXPECT_EQ(pool_->Counters().epoch, 1u);
@@ -307,6 +312,7 @@ TEST_F(MembershipTest, WorkersAndRoundTrips) {
   EXPECT_EQ(info.expert_bytes, 160u);
   EXPECT_EQ(info.dispatches, 2u);
   EXPECT_DOUBLE_EQ(info.round_trip_us, 110);
+  EXPECT_EQ(info.rows, 6u);
   EXPECT_EQ(info.experts_held, kLayers * kExperts);
   EXPECT_EQ(info.experts, "0-7");
 }

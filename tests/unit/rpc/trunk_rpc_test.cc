@@ -143,6 +143,20 @@ TEST_F(TrunkRpcTest, Pool) {
   worker.id = 7;
   worker.name = "host:1";
   worker.round_trip_us = 1.5;
+  worker.busy_ratio = 0.25;
+  worker.rows = 11;
+  worker.dispatch_us = 12;
+  worker.combine_us = 13;
+  worker.compute_us = 14;
+  worker.sent_bytes = 15;
+  worker.received_bytes = 16;
+  worker.dispatch.Add(0.001);
+  worker.combine.Add(0.002);
+  pool.layers = 2;
+  pool.experts = 3;
+  pool.expert_tokens = {1, 2, 3, 4, 5, 6};
+  pool.expert_tokens_last_minute = {0, 1, 0, 1, 0, 7};
+  pool.load_ratio = {1.5, 0};
   fake_.SetPool(pool);
   const absl::StatusOr<PoolInfo> got = client_->Pool();
   ASSERT_TRUE(got.ok()) << got.status();
@@ -159,6 +173,20 @@ TEST_F(TrunkRpcTest, Pool) {
   ASSERT_EQ(got->workers.size(), 1u);
   EXPECT_EQ(got->workers[0].name, "host:1");
   EXPECT_EQ(got->workers[0].round_trip_us, 1.5);
+  EXPECT_EQ(got->workers[0].busy_ratio, 0.25);
+  EXPECT_EQ(got->workers[0].rows, 11u);
+  EXPECT_EQ(got->workers[0].dispatch_us, 12u);
+  EXPECT_EQ(got->workers[0].combine_us, 13u);
+  EXPECT_EQ(got->workers[0].compute_us, 14u);
+  EXPECT_EQ(got->workers[0].sent_bytes, 15u);
+  EXPECT_EQ(got->workers[0].received_bytes, 16u);
+  EXPECT_EQ(got->workers[0].dispatch.counts(), worker.dispatch.counts());
+  EXPECT_EQ(got->workers[0].combine.sum_seconds(), 0.002);
+  EXPECT_EQ(got->layers, 2);
+  EXPECT_EQ(got->experts, 3);
+  EXPECT_EQ(got->expert_tokens, pool.expert_tokens);
+  EXPECT_EQ(got->expert_tokens_last_minute, pool.expert_tokens_last_minute);
+  EXPECT_EQ(got->load_ratio, pool.load_ratio);
 }
 
 TEST_F(TrunkRpcTest, Generate) {
@@ -194,6 +222,9 @@ TEST_F(TrunkRpcTest, Generate) {
   last.cached_tokens = 2;
   last.queue_ms = 1.5;
   last.prefill_ms = 2.5;
+  last.preemptions = 3;
+  last.retries = 4;
+  last.slowest_worker = "host:9";
   fake->Send(last);
   const SequenceUpdate got = received.WaitFinished();
   EXPECT_TRUE(got.status.ok()) << got.status;
@@ -201,6 +232,9 @@ TEST_F(TrunkRpcTest, Generate) {
   EXPECT_EQ(got.cached_tokens, 2);
   EXPECT_EQ(got.queue_ms, 1.5);
   EXPECT_EQ(got.prefill_ms, 2.5);
+  EXPECT_EQ(got.preemptions, 3);
+  EXPECT_EQ(got.retries, 4);
+  EXPECT_EQ(got.slowest_worker, "host:9");
   EXPECT_THAT(received.ids(), testing::ElementsAre(1, 2, 3, 4));
 }
 

@@ -403,5 +403,20 @@ TEST(SharedMemoryTest, AWorkerEndsWhenTheRouterIsGone) {
   EXPECT_FALSE(status.ok());
 }
 
+TEST(SharedMemoryTest, WhatARouterThatIsGoneHasAskedIsNotComputed) {
+  Accepter accepter;
+  auto connection = DialSharedMemory(accepter.name(), "known", absl::Seconds(20));
+  ASSERT_TRUE(connection.ok());
+  SharedMemoryServer server(*std::move(connection));
+  auto transport = MakeSharedMemoryTransport(accepter.Take());
+  std::vector<uint8_t> frame = Bytes(200, 1);
+  ASSERT_TRUE(transport->Send(1, frame, absl::Now() + absl::Seconds(20)).ok());
+  transport = nullptr;
+  int computed = 0;
+  const absl::Status status = server.Serve([&](std::span<const uint8_t>, const FrameWriter&) { ++computed; });
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_EQ(computed, 0);
+}
+
 }  // namespace
 }  // namespace moepool
