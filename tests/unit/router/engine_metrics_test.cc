@@ -107,7 +107,11 @@ class NamedPool : public ExpertPool {
   void ReportExchanges(std::span<const ExchangeReport>) override {}
   std::vector<PoolWorkerInfo> Workers() override {
     std::vector<PoolWorkerInfo> workers;
-    for (const std::string& name : names) workers.push_back({.id = workers.size() + 1, .name = name});
+    for (const std::string& name : names) {
+      PoolWorkerInfo& worker = workers.emplace_back();
+      worker.id = workers.size();
+      worker.name = name;
+    }
     return workers;
   }
   std::vector<std::string> names;

@@ -11,7 +11,7 @@ namespace {
 
 using ::testing::ElementsAre;
 
-constexpr absl::Time At(int64_t seconds) {
+absl::Time At(int64_t seconds) {
   return absl::UnixEpoch() + absl::Seconds(1'000'000) + absl::Seconds(seconds);
 }
 
