@@ -128,15 +128,17 @@ TEST_F(EngineMetricsTest, SeriesComeAndGoWithTheirWorkersAndAreNeverTwice) {
   EXPECT_FALSE(ByName(collector.Collect()).contains("moepool_worker_expert_bytes"));
   pool.names = {"a", "b", "a"};
   std::vector<std::string> labels;
-  for (const ClientMetric& metric : ByName(collector.Collect()).at("moepool_worker_expert_bytes").metric) {
+  auto families = ByName(collector.Collect());
+  for (const ClientMetric& metric : families.at("moepool_worker_expert_bytes").metric) {
     labels.push_back(metric.label.at(0).value);
   }
   EXPECT_EQ(labels, (std::vector<std::string>{"a#1", "b", "a#3"}));
   pool.names = {"b"};
-  auto families = ByName(collector.Collect());
+  families = ByName(collector.Collect());
   EXPECT_EQ(families.at("moepool_worker_expert_bytes").metric.size(), 1u);
   EXPECT_EQ(families.at("moepool_pool_ready").metric.at(0).gauge.value, 0);
   EXPECT_EQ(families.at("moepool_layer_load_ratio").metric.at(0).gauge.value, 0);
+  engine_.reset();  // before its pool
 }
 
 TEST(MetricFamiliesTest, HistogramsAreCumulative) {
