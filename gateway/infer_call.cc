@@ -63,9 +63,9 @@ absl::StatusOr<std::unique_ptr<Admission::Ticket>> InferCallImpl::Admit() {
   if (request_.echo) return InvalidField("echo", "is not served yet");
   if (request_.prompt_logprobs) return InvalidField("prompt_logprobs", "are not served yet");
   Admission& admission = inference_->admission_;
-  if (request_.n > admission.max_requests()) {
+  if (request_.n > admission.max_places()) {
     return InvalidField("n", absl::StrCat("is ", request_.n, ", and this gateway answers ",
-                                          admission.max_requests(), " at once"));
+                                          admission.max_places(), " at once"));
   }
   return admission.Admit(request_.n);
 }
@@ -96,6 +96,8 @@ absl::Status InferCallImpl::Submit() {
   TraceSpan prompt("prompt");
   MOEPOOL_ASSIGN_OR_RETURN(SequenceRequest sequence, MakeSequence());
   prompt.End();
+  MOEPOOL_RETURN_IF_ERROR(
+      ticket_->TakeTokens(usage_.prompt_tokens + int64_t{request_.n} * sequence.max_tokens));
   answers_.resize(static_cast<size_t>(request_.n));
   running_ = answers_.size();
   const std::string request_id = sequence.request_id;
@@ -173,6 +175,7 @@ void InferCallImpl::CountIds(Answer* answer, int32_t count) {
   const absl::Time now = absl::Now();
   if (usage_.completion_tokens == 0) {
     first_token_ = now;
+    ticket_->Start();
     metrics_.requests_waiting.Decrement();
     metrics_.requests_running.Increment();
     metrics_.time_to_first_token.Observe(absl::ToDoubleSeconds(now - arrived_));

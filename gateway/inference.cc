@@ -12,7 +12,7 @@ Inference::Inference(Trunk* trunk, ModelWatcher* watcher, GatewayMetrics* metric
       watcher_(watcher),
       metrics_(metrics),
       options_(options),
-      admission_(options.max_requests),
+      admission_({options.max_requests, options.max_queue_requests, options.max_queue_tokens}),
       pool_(options.threads) {}
 
 Inference::~Inference() { pool_.join(); }

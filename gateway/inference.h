@@ -89,7 +89,9 @@ class InferCall {
 };
 
 struct InferenceOptions {
-  int max_requests = 256;
+  int max_requests = 256;  // this and the next two as AdmissionLimits has them
+  int max_queue_requests = 0;
+  int64_t max_queue_tokens = 0;
   int threads = 2;
   absl::Duration request_timeout = absl::Minutes(10);  // where the request sets none
   // The log has a line of its own for each request that takes this long.

@@ -1,7 +1,9 @@
 #include "gateway/http/openai_error.h"
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "gateway/infer_request.h"
+#include "gateway/retry_after.h"
 
 namespace moepool {
 namespace {
@@ -12,6 +14,12 @@ const char* TypeOf(int http_status) {
   if (http_status == 429) return "rate_limit_error";
   if (http_status >= 500) return "server_error";
   return "invalid_request_error";
+}
+
+// As OpenAI has it, or the status code's name in lower case.
+std::string CodeOf(const absl::Status& status) {
+  if (status.code() == absl::StatusCode::kUnauthenticated) return "invalid_api_key";
+  return absl::AsciiStrToLower(absl::StatusCodeToString(status.code()));
 }
 
 std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
@@ -56,14 +64,16 @@ json OpenAiError(const absl::Status& status) {
            {{"message", std::string(status.message())},
             {"type", TypeOf(HttpStatusOf(status))},
             {"param", field.empty() ? json() : json(field)},
-            {"code", absl::AsciiStrToLower(absl::StatusCodeToString(status.code()))}}}};
+            {"code", CodeOf(status)}}}};
 }
 
 HttpResponse ErrorResponse(const absl::Status& status) {
   HttpResponse response;
   response.status = HttpStatusOf(status);
   response.body = Dump(OpenAiError(status));
-  if (response.status == 429 || response.status == 503) response.headers.emplace_back("Retry-After", "1");
+  if (const int seconds = RetryAfterSeconds(status); seconds > 0) {
+    response.headers.emplace_back("Retry-After", absl::StrCat(seconds));
+  }
   return response;
 }
 

@@ -11,7 +11,8 @@
 namespace moepool {
 
 int HttpStatusOf(const absl::Status& status);
-// "param" is the field that the status is about, or null; "code" is the status code's name in lower case.
+// "param" is the field that the status is about, or null; "code" is the status code's name in lower case, but
+// invalid_api_key where there is no such key.
 nlohmann::json OpenAiError(const absl::Status& status);
 // With Retry-After where coming back may help.
 HttpResponse ErrorResponse(const absl::Status& status);
