@@ -223,6 +223,7 @@ void InferCallImpl::Finish(const absl::Status& status, InferEvent event) {
   Log(LogLevel::kInfo, "request",
       {{"id", id_},
        {"request_id", request_.request_id},
+       {"key", request_.key_name},
        {"status", absl::StatusCodeToString(status.code())},
        {"answers", request_.n},
        {"prompt_tokens", usage_.prompt_tokens},

@@ -60,6 +60,7 @@ struct InferRequest {
   bool prompt_logprobs = false;               // with sampling.top_logprobs; max_tokens may then be 0
   std::string request_id;                     // the client's, for logs; empty: none
   std::string traceparent;                    // valid, or empty
+  std::string key_name;                       // of the API key that it came with, for logs; empty: none
   absl::Time deadline = absl::InfiniteFuture();
 };
 

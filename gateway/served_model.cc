@@ -68,6 +68,20 @@ absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::s
   return ids;
 }
 
+absl::StatusOr<std::string> DecodeIds(const ServedModel& model, std::span<const int32_t> ids, bool special) {
+  Detokenizer detokenizer(model.tokenizer.get(), special);
+  std::string text;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= model.info.vocab_size) {
+      return InvalidField(absl::StrCat("ids[", i, "]"),
+                          absl::StrCat("is ", ids[i], ", not in [0, ", model.info.vocab_size, ")"));
+    }
+    text += detokenizer.Push(ids[i]);
+  }
+  text += detokenizer.Finish();
+  return text;
+}
+
 bool UsesTemplate(const ServedModel& model, const InferRequest& request) {
   if (std::holds_alternative<std::vector<ChatMessage>>(request.input)) return true;
   return std::holds_alternative<std::string>(request.input) && !request.raw && model.chat_template != nullptr;

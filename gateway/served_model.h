@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,10 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel
 // Ids of a text, with BOS in front where the model wants it and the text does not begin with it.
 absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::string_view text,
                                                 bool parse_special);
+
+// Text of ids, control tokens as text where `special`; U+FFFD for what is no UTF-8. InvalidField: an id out
+// of the vocabulary.
+absl::StatusOr<std::string> DecodeIds(const ServedModel& model, std::span<const int32_t> ids, bool special);
 
 // What the model is fed for a request: the template applied (a plain prompt goes in as it is where the model
 // has no template), BOS added. InvalidArgument: no tokens, ids out of the vocabulary, longer than the

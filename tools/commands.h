@@ -17,6 +17,7 @@ using CommandRunner = std::function<absl::Status()>;
 void AddServeCommand(CLI::App* app, CommandRunner* run);       // gateway, engine and workers in one process
 void AddGenerateCommand(CLI::App* app, CommandRunner* run);    // asks a gateway, streams the answer
 void AddStatusCommand(CLI::App* app, CommandRunner* run);      // shows a router's pool
+void AddKeyCommand(CLI::App* app, CommandRunner* run);         // makes an API key
 void AddTokenizeCommand(CLI::App* app, CommandRunner* run);    // ids of a text
 void AddInspectCommand(CLI::App* app, CommandRunner* run);     // what a model file holds
 void AddPerplexityCommand(CLI::App* app, CommandRunner* run);  // of a text

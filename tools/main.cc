@@ -16,6 +16,7 @@ int main(int argc, char** argv) {
   moepool::AddServeCommand(&app, &run);
   moepool::AddGenerateCommand(&app, &run);
   moepool::AddStatusCommand(&app, &run);
+  moepool::AddKeyCommand(&app, &run);
   moepool::AddTokenizeCommand(&app, &run);
   moepool::AddInspectCommand(&app, &run);
   moepool::AddPerplexityCommand(&app, &run);

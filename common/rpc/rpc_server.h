@@ -17,7 +17,9 @@ namespace moepool {
 struct RpcServerOptions {
   HostPort address;
   int max_message_bytes = kMaxRpcMessageBytes;
-  std::vector<std::string> health_services = {};  // full names; NOT_SERVING until SetReady
+  int max_streams = 0;                                 // calls at once on one connection; 0: no limit
+  absl::Duration max_idle = absl::InfiniteDuration();  // of a connection without calls
+  std::vector<std::string> health_services = {};       // full names; NOT_SERVING until SetReady
 };
 
 // Thread-safe.

@@ -8,6 +8,7 @@
 #include "boost/asio/post.hpp"
 #include "gateway/http/infer_answer.h"
 #include "gateway/http/openai_error.h"
+#include "gateway/request_id.h"
 
 namespace moepool {
 namespace {
@@ -34,23 +35,9 @@ bool IsJson(const std::string& content_type) {
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), "application/json");
 }
 
-// 00-TRACE-PARENT-FLAGS in lower-case hexadecimal, as W3C's trace context has it, neither of them all zeros.
-bool IsTraceparent(std::string_view text) {
-  static constexpr std::string_view kForm = "00-hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh-hhhhhhhhhhhhhhhh-hh";
-  if (text.size() != kForm.size()) return false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const bool hex =
-        absl::ascii_isdigit(static_cast<unsigned char>(text[i])) || (text[i] >= 'a' && text[i] <= 'f');
-    if (kForm[i] == 'h' ? !hex : text[i] != kForm[i]) return false;
-  }
-  const auto zeros = [](std::string_view part) {
-    return part.find_first_not_of('0') == std::string_view::npos;
-  };
-  return !zeros(text.substr(3, 32)) && !zeros(text.substr(36, 16));
-}
-
 void Identify(const HttpRequest& http, InferRequest* request) {
   request->request_id = http.request_id;
+  request->key_name = http.key_name;
   if (const std::string trace = http.Header("traceparent"); IsTraceparent(trace))
     request->traceparent = trace;
 }
@@ -72,6 +59,12 @@ const std::vector<HttpApi::Route>& HttpApi::Routes() {
       {"/ready", "GET", &HttpApi::Ready},      {"/metrics", "GET", &HttpApi::ShowMetrics},
   };
   return *routes;
+}
+
+std::vector<std::string> HttpApi::Paths() {
+  std::vector<std::string> paths;
+  for (const Route& route : Routes()) paths.push_back(route.path);
+  return paths;
 }
 
 void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpResponder> responder) {

@@ -22,6 +22,8 @@ class HttpApi {
  public:
   HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* metrics, const HttpApiOptions& options);
   void Handle(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  // All that are served.
+  static std::vector<std::string> Paths();
 
  private:
   using Action = void (HttpApi::*)(HttpRequest request, std::shared_ptr<HttpResponder> responder);

@@ -1,13 +1,9 @@
 #include "gateway/http/http_parse.h"
 
-#include <algorithm>
-#include <random>
 #include <string>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "boost/beast/core/string.hpp"
 
 namespace moepool {
@@ -15,7 +11,6 @@ namespace {
 
 namespace http = boost::beast::http;
 
-constexpr size_t kMaxRequestIdBytes = 128;
 constexpr size_t kExpectedHeaders = 16;
 
 std::string ToString(boost::beast::string_view s) { return std::string(s.data(), s.size()); }
@@ -41,17 +36,6 @@ absl::Status CheckHeader(const HttpParser& parser) {
   return absl::OkStatus();
 }
 
-std::string RequestId(const std::string& given) {
-  const bool sound = !given.empty() && given.size() <= kMaxRequestIdBytes &&
-                     std::all_of(given.begin(), given.end(), [](char c) {
-                       return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '_' ||
-                              c == '.' || c == ':';
-                     });
-  if (sound) return given;
-  static thread_local std::random_device device;
-  return absl::StrFormat("req-%08x%08x%08x", device(), device(), device());
-}
-
 std::string HttpRequest::Header(std::string_view name) const {
   for (const auto& [given, value] : headers) {
     if (boost::beast::iequals(given, {name.data(), name.size()})) return value;
@@ -59,8 +43,8 @@ std::string HttpRequest::Header(std::string_view name) const {
   return "";
 }
 
-HttpRequest TakeRequest(HttpParser* parser) {
-  auto message = parser->release();
+HttpRequest HeadOf(const HttpParser& parser) {
+  const auto& message = parser.get();
   HttpRequest request;
   request.method = ToString(message.method_string());
   const std::string target = ToString(message.target());
@@ -72,7 +56,6 @@ HttpRequest TakeRequest(HttpParser* parser) {
     request.headers.emplace_back(ToString(field.name_string()), ToString(field.value()));
   }
   request.content_type = ToString(message[http::field::content_type]);
-  request.body = std::move(message.body());
   return request;
 }
 

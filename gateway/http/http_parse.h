@@ -2,8 +2,6 @@
 // what a handler gets.
 #pragma once
 
-#include <string>
-
 #include "absl/status/status.h"
 #include "boost/beast/http/parser.hpp"
 #include "boost/beast/http/string_body.hpp"
@@ -18,9 +16,7 @@ void LimitParser(const HttpServerOptions& options, HttpParser* parser);
 // After the header. InvalidArgument where the end of the body would be a guess, which a proxy before us may
 // have made otherwise, or Host is not given once.
 absl::Status CheckHeader(const HttpParser& parser);
-// The client's X-Request-Id where that is 1 to 128 letters, digits and "-_.:", else a random one.
-std::string RequestId(const std::string& given);
-// After the body; the parser is used up.
-HttpRequest TakeRequest(HttpParser* parser);
+// After the header: all but the body.
+HttpRequest HeadOf(const HttpParser& parser);
 
 }  // namespace moepool

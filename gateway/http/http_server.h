@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,6 +17,8 @@
 
 namespace moepool {
 
+using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
+
 struct HttpRequest {
   std::string method;
   std::string path;   // without the query
@@ -23,7 +26,8 @@ struct HttpRequest {
   std::string content_type;
   std::string body;
   std::string request_id;  // the client's X-Request-Id where that is sound, else made; in every answer
-  std::vector<std::pair<std::string, std::string>> headers;  // as received
+  HttpHeaders headers;     // as received
+  std::string key_name;    // of the API key that it came with; empty: no key is asked for
   // The first of this name, whatever its case; empty where there is none.
   std::string Header(std::string_view name) const;
 };
@@ -32,7 +36,7 @@ struct HttpResponse {
   int status = 200;
   std::string content_type = "application/json";
   std::string body;
-  std::vector<std::pair<std::string, std::string>> headers;
+  HttpHeaders headers;
 };
 
 // The answer to one request: Send, or StartStream, Write… and EndStream. Thread-safe; nothing blocks. A
@@ -51,11 +55,21 @@ class HttpResponder {
 
 // Runs on an I/O thread: hands work on and returns.
 using HttpHandler = std::function<void(HttpRequest request, std::shared_ptr<HttpResponder> responder)>;
+// Looks at a request of which the header has come. A response ends it, and its body is not read; nothing lets
+// it go on, and what the gate wrote into it is the handler's. Runs on an I/O thread.
+using HttpGateFunction = std::function<std::optional<HttpResponse>(HttpRequest* request)>;
+// Headers that every answer to the request has, whoever made it.
+using HttpHeadersFunction = std::function<HttpHeaders(const HttpRequest& request)>;
+// Told of every answer when it begins. Of a request whose header could not be read, the path is empty.
+using HttpAnswerObserver = std::function<void(const HttpRequest& request, int status)>;
 // Body of a response that the server makes by itself: 400, 408, 413, 431, 503.
 using HttpErrorBody = std::function<std::string(int status, const std::string& message)>;
 
 struct HttpServerOptions {
   HostPort address;
+  HttpGateFunction gate;            // none: all may go on
+  HttpHeadersFunction add_headers;  // none: nothing is added
+  HttpAnswerObserver on_answer;     // none: nobody is told
   int threads = 2;
   int max_connections = 512;
   uint32_t max_header_bytes = 16 << 10;

@@ -10,6 +10,7 @@
 #include "boost/asio/write.hpp"
 #include "boost/beast/http/read.hpp"
 #include "boost/beast/http/status.hpp"
+#include "gateway/request_id.h"
 
 namespace moepool {
 namespace {
@@ -150,6 +151,8 @@ void HttpSession::BeginRequest() {
   state_ = State::kReading;
   timed_out_ = false;
   request_id_.clear();
+  request_ = {};
+  added_.clear();
   parser_.emplace();
   LimitParser(context_.options, &*parser_);
   ArmRead(context_.options.header_timeout);
@@ -167,6 +170,17 @@ void HttpSession::OnHeader(ErrorCode error) {
   keep_alive_ = request.keep_alive();
   if (const absl::Status framing = CheckHeader(*parser_); !framing.ok()) {
     return SendError(400, std::string(framing.message()));
+  }
+  request_ = HeadOf(*parser_);
+  request_.request_id = request_id_;
+  const HttpServerOptions& options = context_.options;
+  if (options.add_headers) added_ = options.add_headers(request_);
+  if (options.gate) {
+    if (std::optional<HttpResponse> refusal = options.gate(&request_); refusal.has_value()) {
+      // Where the next request begins is known only when this one's body has been read.
+      if (!parser_->is_done()) keep_alive_ = false;
+      return Answer(*std::move(refusal));
+    }
   }
   ArmRead(context_.draining ? kLingerTimeout : context_.options.body_timeout);
   if (parser_->is_done() || !boost::beast::iequals(request[http::field::expect], "100-continue"))
@@ -208,8 +222,8 @@ void HttpSession::FailRead(ErrorCode error) {
 }
 
 void HttpSession::Dispatch() {
-  HttpRequest request = TakeRequest(&*parser_);
-  request.request_id = request_id_;
+  HttpRequest request = request_;  // of which the head goes on to be the answer's
+  request.body = std::move(parser_->get().body());
   parser_.reset();
   state_ = State::kAnswering;
   answered_ = false;
@@ -220,13 +234,18 @@ void HttpSession::Dispatch() {
 
 // An error of the connection: it is closed afterwards, since what follows cannot be told apart.
 void HttpSession::SendError(int status, const std::string& message) {
-  state_ = State::kAnswering;
-  answered_ = false;
   keep_alive_ = false;
   if (request_id_.empty()) request_id_ = RequestId("");
   HttpResponse response;
   response.status = status;
   response.body = context_.error_body(status, message);
+  Answer(std::move(response));
+}
+
+void HttpSession::Answer(HttpResponse response) {
+  parser_.reset();
+  state_ = State::kAnswering;
+  answered_ = false;
   Send(++serial_, std::move(response));
 }
 
@@ -237,6 +256,7 @@ std::string HttpSession::Head(int status, const std::string& content_type,
   if (!content_type.empty()) absl::StrAppend(&head, "Content-Type: ", content_type, "\r\n");
   if (length.has_value()) absl::StrAppend(&head, "Content-Length: ", *length, "\r\n");
   if (!request_id_.empty()) absl::StrAppend(&head, "X-Request-Id: ", request_id_, "\r\n");
+  for (const auto& [name, value] : added_) absl::StrAppend(&head, name, ": ", value, "\r\n");
   if (chunked_) absl::StrAppend(&head, "Transfer-Encoding: chunked\r\n");
   if (!keep_alive_) {
     absl::StrAppend(&head, "Connection: close\r\n");
@@ -256,6 +276,7 @@ void HttpSession::Send(uint64_t serial, HttpResponse response) {
   for (const auto& [name, value] : response.headers) absl::StrAppend(&data, name, ": ", value, "\r\n");
   absl::StrAppend(&data, "\r\n", head_only_ ? "" : response.body);
   answered_ = true;
+  if (context_.options.on_answer) context_.options.on_answer(request_, response.status);
   Queue(std::move(data));
 }
 
@@ -263,6 +284,7 @@ void HttpSession::StartStream(uint64_t serial, const std::string& content_type) 
   if (!IsCurrent(serial)) return;
   chunked_ = !http_1_0_;
   if (context_.draining || http_1_0_) keep_alive_ = false;
+  if (context_.options.on_answer) context_.options.on_answer(request_, 200);
   Queue(absl::StrCat(Head(200, content_type, std::nullopt),
                      "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n\r\n"));
 }

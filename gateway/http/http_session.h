@@ -61,6 +61,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void Dispatch();
   void FailRead(ErrorCode error);
   void SendError(int status, const std::string& message);
+  void Answer(HttpResponse response);
   void Queue(std::string data);
   void FlushQueue();
   void WriteSome();
@@ -93,6 +94,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::string writing_;
   size_t written_bytes_ = 0;  // of writing_
   std::string request_id_;    // of the request under way, once its header has come
+  HttpRequest request_;       // as far as it has come
+  HttpHeaders added_;         // to its answer
   std::function<void()> on_disconnect_;
 };
 

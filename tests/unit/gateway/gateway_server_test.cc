@@ -20,6 +20,7 @@ class GatewayServerTest : public testing::Test {
     options.http.address = {"127.0.0.1", 0};
     options.grpc_address = HostPort{"127.0.0.1", 0};
     options.model_factory = MakeTestModel;
+    options.allowed_hosts = {"test"};  // as HttpClient calls every server
     server_ = *GatewayServer::Start(options, &trunk_, &metrics_);
     channel_ = MakeRpcChannel(server_->grpc_address()->ToString());
     stub_ = v1::Inference::NewStub(channel_);
