@@ -11,6 +11,7 @@ namespace moepool {
 namespace {
 
 constexpr double kMaxSeconds = 1e6;
+constexpr double kMaxMilliseconds = 1e9;
 
 absl::StatusOr<HostPort> ListenAddress(const GatewayFlags& flags, const char* flag, const std::string& text) {
   const bool allowed = flags.insecure || !flags.api_key_file.empty();
@@ -72,6 +73,8 @@ void AddGatewayFlags(CLI::App* app, GatewayFlags* flags) {
   seconds("--request-timeout", &flags->request_timeout_s, "Seconds that a request may take");
   seconds("--keepalive-interval", &flags->keepalive_interval_s,
           "Seconds between comments on a silent stream");
+  count("--slow-request-ms", &flags->slow_request_ms, "Log each request that takes this long; 0: none", 0.0,
+        kMaxMilliseconds);
   seconds("--drain-timeout", &flags->drain_timeout_s, "Seconds for running requests after SIGTERM", 0.0);
 }
 
@@ -105,6 +108,7 @@ absl::StatusOr<GatewayOptions> ToGatewayOptions(const GatewayFlags& flags) {
   options.inference.max_requests = flags.max_requests;
   options.inference.max_queue_requests = flags.max_queue_requests;
   options.inference.max_queue_tokens = flags.max_queue_tokens;
+  if (flags.slow_request_ms > 0) options.inference.slow_request = absl::Milliseconds(flags.slow_request_ms);
   options.inference.request_timeout = absl::Seconds(flags.request_timeout_s);
   return options;
 }

@@ -36,6 +36,7 @@ struct GatewayFlags {
   double write_timeout_s = 30;
   double request_timeout_s = 600;
   double keepalive_interval_s = 10;
+  double slow_request_ms = 30'000;
   double drain_timeout_s = 30;
 };
 

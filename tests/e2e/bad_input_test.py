@@ -119,8 +119,8 @@ class BadInputTest(E2eTest):
         host, port = self.client.http_address.split(":")
         for sent in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"hello\r\n\r\n", b"\x00" * 4096,
                      b"POST /infer HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
-                     b"POST /infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
-                     b"POST /infer HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n"):
+                     b"POST /infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+                     b"POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999999999999\r\n\r\n"):
             with self.subTest(sent=sent[:60]):
                 with socket.create_connection((host, int(port)), timeout=cluster.PATIENCE_S) as connection:
                     connection.sendall(sent)
@@ -129,7 +129,7 @@ class BadInputTest(E2eTest):
                 self.check_goes_on()
         # Half a request, and then nobody.
         with socket.create_connection((host, int(port)), timeout=cluster.PATIENCE_S) as connection:
-            connection.sendall(b'POST /infer HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n'
+            connection.sendall(b'POST /infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n'
                                b'{"pro')
         self.check_goes_on()
 

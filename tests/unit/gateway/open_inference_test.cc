@@ -95,8 +95,8 @@ TEST(ReadOpenInferRequestTest, RawContents) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(std::get<std::string>(read->request.input), "h\xC3\xA9ll");
   EXPECT_TRUE(read->request.stream);
-  for (const std::string raw : {std::string(), std::string("\5\0\0", 3), std::string("\5\0\0\0hell", 8),
-                                std::string("\2\0\0\0hello", 9), std::string("\xFF\xFF\xFF\xFFhello", 9)}) {
+  for (const std::string& raw : {std::string(), std::string("\5\0\0", 3), std::string("\5\0\0\0hell", 8),
+                                 std::string("\2\0\0\0hello", 9), std::string("\xFF\xFF\xFF\xFFhello", 9)}) {
     proto.set_raw_input_contents(1, raw);
     EXPECT_THAT(Refusal(proto), HasSubstr("text_input has " + std::to_string(raw.size()) + " raw bytes"));
   }
