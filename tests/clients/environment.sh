@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prints the bin folder of a virtual environment with the packages of requirements.txt, made under build/clients the
-# first time and whenever these files or the Python have changed. MOEPOOL_CLIENTS, where set, is that folder already.
+# first time and when the Python has changed, and brought up to date when these files have. MOEPOOL_CLIENTS, where set,
+# is that folder already.
 #
 #   tests/clients/environment.sh          makes it where it is missing, prints its bin folder
 #   tests/clients/environment.sh --lock   resolves requirements.txt anew and writes constraints.txt
@@ -51,11 +52,14 @@ mkdir -p -- "$root/build"
 # Tests that run side by side may all ask first.
 exec 9> "$folder.lock"
 flock 9
-wanted=$(cat -- "$here/requirements.txt" "$here/constraints.txt" <(python3 -c 'import sys; print(sys.executable, sys.version)') |
-  sha256sum)
+python=$(python3 -c 'import sys; print(sys.executable, sys.version)')
+wanted=$(sha256sum < <(cat -- "$here/requirements.txt" "$here/constraints.txt"))
+if [[ ! -f $folder/made_by || $(< "$folder/made_by") != "$python" ]]; then
+  new_environment "$folder"
+  printf '%s\n' "$python" > "$folder/made_by"
+fi
 if [[ ! -f $folder/made_from || $(< "$folder/made_from") != "$wanted" ]]; then
   echo "environment.sh: installing the clients' packages into $folder" >&2
-  new_environment "$folder"
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input -r "$here/requirements.txt" \
     -c "$here/constraints.txt" >&2
   printf '%s\n' "$wanted" > "$folder/made_from"
