@@ -18,6 +18,7 @@ void AddServeCommand(CLI::App* app, CommandRunner* run);       // gateway, engin
 void AddGenerateCommand(CLI::App* app, CommandRunner* run);    // asks a gateway, streams the answer
 void AddStatusCommand(CLI::App* app, CommandRunner* run);      // shows a router's pool
 void AddKeyCommand(CLI::App* app, CommandRunner* run);         // makes an API key
+void AddHealthCommand(CLI::App* app, CommandRunner* run);      // asks a process whether it serves
 void AddTokenizeCommand(CLI::App* app, CommandRunner* run);    // ids of a text
 void AddInspectCommand(CLI::App* app, CommandRunner* run);     // what a model file holds
 void AddPerplexityCommand(CLI::App* app, CommandRunner* run);  // of a text

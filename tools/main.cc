@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   moepool::AddGenerateCommand(&app, &run);
   moepool::AddStatusCommand(&app, &run);
   moepool::AddKeyCommand(&app, &run);
+  moepool::AddHealthCommand(&app, &run);
   moepool::AddTokenizeCommand(&app, &run);
   moepool::AddInspectCommand(&app, &run);
   moepool::AddPerplexityCommand(&app, &run);
