@@ -14,8 +14,10 @@ build_packages=(
   libspdlog-dev libssl-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
 )
-test_packages=(clang-format clang-tidy curl git iproute2 prometheus prometheus-alertmanager python3-venv)
-nightly_packages=(clang libclang-rt-14-dev)
+test_packages=(
+  clang-format clang-tidy curl dpkg-dev git iproute2 prometheus prometheus-alertmanager python3-venv systemd
+)
+nightly_packages=(buildah clang debootstrap libclang-rt-14-dev lintian)
 
 case "${1:-}" in
   build) packages=("${build_packages[@]}") ;;
