@@ -46,6 +46,7 @@ Engine::Engine(Backend* backend, std::shared_ptr<const ModelSource> source, Expe
       source_(std::move(source)),
       pool_(pool),
       options_(std::move(options)),
+      constraints_(source_),
       queue_(std::make_shared<RequestQueue>(options_.max_waiting)) {}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(Backend* backend,
@@ -165,6 +166,9 @@ absl::StatusOr<std::unique_ptr<TrunkCall>> Engine::Generate(SequenceRequest requ
                                                             UpdateCallback on_update) {
   MOEPOOL_RETURN_IF_ERROR(CheckRequest(request));
   auto sequence = std::make_unique<Sequence>();
+  if (!request.constraint.grammar.empty()) {
+    MOEPOOL_ASSIGN_OR_RETURN(sequence->constraint, constraints_.Start(request.constraint));
+  }
   const SequenceId id(next_id_.fetch_add(1));
   auto gate = std::make_shared<UpdateGate>(std::move(on_update));
   sequence->id = id;

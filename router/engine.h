@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "common/base/mutex.h"
 #include "common/trunk/trunk.h"
+#include "router/constraints.h"
 #include "router/decoder.h"
 #include "router/dispatch.h"
 #include "router/kv_cache.h"
@@ -67,6 +68,7 @@ struct EngineStats {
   uint64_t prefix_hits = 0;     // and found there
   uint64_t kv_blocks_evicted = 0;
   double step_seconds = 0;
+  double constraint_mask_seconds = 0;  // finding out which ids constraints allow
   int last_step_rows = 0;
   int running = 0;
   int waiting = 0;
@@ -105,6 +107,7 @@ class Engine : public Trunk {
   absl::Status Start();
   absl::Status StartKvCache();
   absl::Status CheckRequest(const SequenceRequest& request) const;
+  absl::Status CheckReasoning(const ReasoningLimit& limit) const;
 
   // All below: the engine's thread.
   void Loop();
@@ -123,6 +126,7 @@ class Engine : public Trunk {
   // What the first ids and the last update say of the sequence's way to them.
   static void AnnotateTimes(const Sequence& s, SequenceUpdate* update);
   void OnLogits(int row, std::span<float> logits);
+  absl::StatusOr<SampledToken> SampleNext(Sequence* sequence, std::span<float> logits);
   void Commit(size_t chunk);
   // Ends the sequence with `update`, which is marked finished, and frees what it holds.
   void Finish(SequenceId id, SequenceUpdate update);
@@ -148,6 +152,7 @@ class Engine : public Trunk {
   EngineOptions options_;
   ModelDigest digest_{};
   int context_tokens_ = 0;
+  Constraints constraints_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Dispatcher> dispatcher_;

@@ -41,6 +41,8 @@ void AddEngine(const EngineStats& stats, MetricFamilies* m) {
           "time.",
           stats.abandoned_steps);
   counter("engine_step_seconds_total", "Time spent in steps that succeeded.", stats.step_seconds);
+  counter("constraint_mask_seconds_total", "Time spent finding out which tokens constraints allow.",
+          stats.constraint_mask_seconds);
   counter("prefill_rows_total", "Rows of prompts computed.", stats.prefill_rows);
   counter("decode_rows_total", "Rows of generated tokens computed.", stats.decode_rows);
   counter("sequences_finished_total", "Sequences that ended well.", stats.finished);

@@ -24,9 +24,10 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
           StrCat("token id ", id, " of the prompt is outside the vocabulary of ", vocab));
     }
   }
-  if (!request.constraint.grammar.empty() || request.reasoning.max_tokens >= 0) {
-    return absl::UnimplementedError("constraints and limits on reasoning are not served yet");
+  if (request.constraint.grammar.empty() && !request.constraint.begin_after.empty()) {
+    return absl::InvalidArgumentError("a constraint that begins after a text has no grammar");
   }
+  MOEPOOL_RETURN_IF_ERROR(CheckReasoning(request.reasoning));
   if (request.first_logits >= 0) {
     if (request.prompt_logprobs) {
       return absl::InvalidArgumentError("logits and prompt_logprobs were both asked for");
@@ -59,6 +60,26 @@ absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
   return ValidateSamplingIds(request.sampling, vocab);
 }
 
+absl::Status Engine::CheckReasoning(const ReasoningLimit& limit) const {
+  if (limit.max_tokens < 0) return absl::OkStatus();
+  if (limit.end_ids.empty()) {
+    return absl::InvalidArgumentError("a limit on reasoning has no ids to end it with");
+  }
+  const int vocab = source_->Config().vocab_size;
+  for (const std::vector<int32_t>* ids : {&limit.start_ids, &limit.end_ids}) {
+    if (ids->size() > kMaxReasoningIds) {
+      return absl::InvalidArgumentError(StrCat("reasoning begins or ends with ", ids->size(),
+                                               " ids, at most ", kMaxReasoningIds, " are possible"));
+    }
+    for (const int32_t id : *ids) {
+      if (id >= 0 && id < vocab) continue;
+      return absl::InvalidArgumentError(
+          StrCat("token id ", id, " of the limit on reasoning is outside the vocabulary of ", vocab));
+    }
+  }
+  return absl::OkStatus();
+}
+
 void Engine::AnnotateTimes(const Sequence& s, SequenceUpdate* update) {
   update->queue_ms = Milliseconds(std::min(s.admitted, absl::Now()) - s.arrived);
   update->prefill_ms = s.prefill_ms;
@@ -67,7 +88,7 @@ void Engine::AnnotateTimes(const Sequence& s, SequenceUpdate* update) {
 
 void Engine::OnLogits(int row, std::span<float> logits) {
   ChunkResult& result = results_[chunk_of_row_[static_cast<size_t>(row)]];
-  const Sequence& sequence = *result.sequence;
+  Sequence& sequence = *result.sequence;
   const int position = rows_[static_cast<size_t>(row)].position;
   if (options_.on_logits) options_.on_logits(sequence.request.request_id, position, logits);
   if (sequence.scores()) {
@@ -86,13 +107,35 @@ void Engine::OnLogits(int row, std::span<float> logits) {
     }
     return;
   }
-  const size_t prompt = sequence.request.prompt.size();
-  const SampleContext context{.prompt = all.first(prompt),
-                              .generated = all.subspan(prompt),
-                              .stop_ids = sequence.request.stop_ids,
-                              .index = static_cast<uint64_t>(sequence.generated())};
   const TraceSpan span("sample");
-  result.sampled = Sample(sequence.request.sampling, context, logits);
+  result.sampled = SampleNext(&sequence, logits);
+}
+
+absl::StatusOr<SampledToken> Engine::SampleNext(Sequence* sequence, std::span<float> logits) {
+  const SequenceRequest& request = sequence->request;
+  const std::span<const int32_t> all(sequence->tokens);
+  SampleContext context{.prompt = all.first(request.prompt.size()),
+                        .generated = all.subspan(request.prompt.size()),
+                        .stop_ids = request.stop_ids,
+                        .index = static_cast<uint64_t>(sequence->generated()),
+                        .allowed = {},
+                        .may_stop = true,
+                        .forced_id = sequence->reasoning.Forced(request.reasoning)};
+  std::shared_ptr<const IdBits> mask;
+  if (sequence->constraint.has_value() && context.forced_id < 0) {
+    const absl::Time begin = absl::Now();
+    mask = sequence->constraint->Mask();
+    stats_.constraint_mask_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
+    context.may_stop = sequence->constraint->MayEnd();
+    if (mask != nullptr) context.allowed = *mask;
+    const bool none =
+        mask != nullptr && std::all_of(mask->begin(), mask->end(), [](uint64_t w) { return w == 0; });
+    if (none && !context.may_stop) {
+      return absl::InternalError(StrCat("the constraint is too ambiguous: after ", sequence->generated(),
+                                        " tokens it allows no token that can be found in bounded time"));
+    }
+  }
+  return Sample(request.sampling, context, logits);
 }
 
 void Engine::Commit(size_t chunk_index) {
@@ -148,12 +191,18 @@ void Engine::Commit(size_t chunk_index) {
     Finish(chunk.id, std::move(update));
     return;
   }
+  const bool forced = sequence.reasoning.Forced(sequence.request.reasoning) >= 0;
   sequence.tokens.push_back(id);
+  sequence.reasoning.Push(sequence.request.reasoning, id);
+  if (sequence.constraint.has_value()) {
+    forced ? sequence.constraint->AcceptForced(id) : void(sequence.constraint->Accept(id));
+  }
   update.ids.push_back(id);
   if (sequence.request.sampling.logprobs) update.logprobs.push_back(std::move(result.sampled->logprobs));
   if (sequence.generated() == 1) AnnotateTimes(sequence, &update);
-  if (sequence.generated() == sequence.request.max_tokens) {
-    update.reason = FinishReason::kLength;
+  const bool complete = sequence.constraint.has_value() && sequence.constraint->IsComplete();
+  if (complete || sequence.generated() == sequence.request.max_tokens) {
+    update.reason = complete ? FinishReason::kStop : FinishReason::kLength;
     Finish(chunk.id, std::move(update));
     return;
   }

@@ -160,6 +160,7 @@ void KeepTopP(double p, const Softmax& softmax, std::span<float> logits) {
 // Steps 1 to 8 of Sample.
 absl::StatusOr<int32_t> Pick(const SamplingParams& params, const SampleContext& context,
                              std::span<float> logits) {
+  if (context.forced_id >= 0) return context.forced_id;
   MOEPOOL_RETURN_IF_ERROR(AdjustLogits(params, context, logits));
   MOEPOOL_ASSIGN_OR_RETURN(const Candidate best, Best(logits));
   if (params.temperature == 0) return best.id;

@@ -23,6 +23,10 @@ struct SampleContext {
   std::span<const int32_t> generated;
   std::span<const int32_t> stop_ids;  // not sampled while fewer than min_tokens are generated
   uint64_t index = 0;                 // of the output
+  // Where a constraint asks for it: one bit an id, ids without one are left out. Empty: all may come.
+  std::span<const uint64_t> allowed = {};
+  bool may_stop = true;    // where not, stop ids are left out, and where so, they may come without a bit
+  int32_t forced_id = -1;  // is picked whatever its logit
 };
 
 struct SampledToken {
@@ -36,7 +40,9 @@ absl::StatusOr<TokenLogprobs> LogprobsOf(std::span<const float> logits, int32_t 
 
 // Picks the id of output `index`; logits [vocab] is overwritten.
 //   0. LogprobsOf the logits as the model gave them, where asked for. Nothing below shows in them.
-//   1. Where fewer than min_tokens ids are generated, stop ids are left out.
+//   1. Where fewer than min_tokens ids are generated, stop ids are left out; and where a constraint holds,
+//   the
+//      ids that it does not allow.
 //   2. Logit biases are added.
 //   3. Repetition penalty, once for each id of prompt or generated: x/r where x > 0, otherwise x*r.
 //   4. x - frequency_penalty * (times generated) - presence_penalty (if generated at all). With repeat_last_n

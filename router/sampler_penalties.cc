@@ -50,6 +50,20 @@ float Penalised(float x, double after) {
   return std::isfinite(x) ? static_cast<float>(std::clamp(after, -kMax, kMax)) : x;
 }
 
+constexpr float kLeftOut = -std::numeric_limits<float>::infinity();
+
+void KeepAllowed(std::span<const uint64_t> allowed, std::span<float> logits) {
+  if (allowed.empty()) return;
+  for (size_t begin = 0; begin < logits.size(); begin += 64) {
+    const uint64_t bits = begin / 64 < allowed.size() ? allowed[begin / 64] : 0;
+    if (bits == ~uint64_t{0}) continue;
+    const std::span<float> some = logits.subspan(begin, std::min<size_t>(64, logits.size() - begin));
+    for (size_t i = 0; i < some.size(); ++i) {
+      if ((bits >> i & 1) == 0) some[i] = kLeftOut;
+    }
+  }
+}
+
 absl::Status AddBiases(const std::vector<LogitBias>& biases, std::span<float> logits) {
   for (const LogitBias& b : biases) {
     MOEPOOL_RETURN_IF_ERROR(CheckIds({&b.id, 1}, logits.size()));
@@ -155,9 +169,17 @@ absl::Status ApplyDry(const DryParams& dry, const SampleContext& context, std::s
 
 absl::Status AdjustLogits(const SamplingParams& params, const SampleContext& context,
                           std::span<float> logits) {
-  if (static_cast<size_t>(params.min_tokens) > context.generated.size()) {
-    MOEPOOL_RETURN_IF_ERROR(CheckIds(context.stop_ids, logits.size()));
-    for (const int32_t id : context.stop_ids) logits[id] = -std::numeric_limits<float>::infinity();
+  MOEPOOL_RETURN_IF_ERROR(CheckIds(context.stop_ids, logits.size()));
+  const bool may_stop =
+      context.may_stop && static_cast<size_t>(params.min_tokens) <= context.generated.size();
+  std::vector<float> stops;  // their logits, which the mask says nothing about
+  if (may_stop && !context.allowed.empty()) {
+    for (const int32_t id : context.stop_ids) stops.push_back(logits[id]);
+  }
+  KeepAllowed(context.allowed, logits);
+  for (size_t i = 0; i < stops.size(); ++i) logits[context.stop_ids[i]] = stops[i];
+  if (!may_stop) {
+    for (const int32_t id : context.stop_ids) logits[id] = kLeftOut;
   }
   MOEPOOL_RETURN_IF_ERROR(AddBiases(params.logit_bias, logits));
   MOEPOOL_RETURN_IF_ERROR(ApplyPenalties(params, context, logits));

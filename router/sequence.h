@@ -4,6 +4,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
@@ -11,8 +12,10 @@
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "common/base/strong_id.h"
+#include "common/constrain/text_constraint.h"
 #include "common/model/config.h"
 #include "common/trunk/trunk.h"
+#include "router/reasoning.h"
 
 namespace moepool {
 
@@ -66,6 +69,8 @@ struct Sequence {
   int retries = 0;  // of steps that it was in
   // As the dispatcher had them when it was admitted.
   std::map<WorkerId, absl::Duration> round_trips_before;
+  std::optional<TextMatcher> constraint;  // has seen what is generated
+  ReasoningProgress reasoning;            // as well
 
   bool scores() const { return request.first_logits >= 0; }
   int prompt_tokens() const { return static_cast<int>(request.prompt.size()); }

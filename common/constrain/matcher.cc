@@ -30,6 +30,11 @@ uint32_t CountCharacters(const CodePointSet& set) {
 absl::StatusOr<std::shared_ptr<const CompiledGrammar>> CompiledGrammar::Make(
     std::string_view text, std::shared_ptr<const Vocabulary> vocabulary) {
   MOEPOOL_ASSIGN_OR_RETURN(const Grammar grammar, ParseGrammar(text));
+  return Make(grammar, std::move(vocabulary));
+}
+
+absl::StatusOr<std::shared_ptr<const CompiledGrammar>> CompiledGrammar::Make(
+    const Grammar& grammar, std::shared_ptr<const Vocabulary> vocabulary) {
   MOEPOOL_ASSIGN_OR_RETURN(Automaton automaton, BuildAutomaton(grammar, vocabulary->writable()));
   return std::shared_ptr<const CompiledGrammar>(
       new CompiledGrammar(std::move(automaton), std::move(vocabulary)));

@@ -23,6 +23,8 @@ class CompiledGrammar {
   // cannot write, or exceeds a limit; the message says which.
   static absl::StatusOr<std::shared_ptr<const CompiledGrammar>> Make(
       std::string_view grammar, std::shared_ptr<const Vocabulary> vocabulary);
+  static absl::StatusOr<std::shared_ptr<const CompiledGrammar>> Make(
+      const Grammar& grammar, std::shared_ptr<const Vocabulary> vocabulary);
 
   const Vocabulary& vocabulary() const { return *vocabulary_; }
   // What it takes, caches included.

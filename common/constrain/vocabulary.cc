@@ -54,7 +54,8 @@ ByteTree::ByteTree(const std::vector<std::string>& bytes, std::span<const int32_
   nodes_.push_back({end + 1, static_cast<uint32_t>(ids_.size()), 0, 0});
 }
 
-Vocabulary::Vocabulary(std::vector<std::string> bytes) : bytes_(std::move(bytes)) {
+Vocabulary::Vocabulary(std::vector<std::string> bytes, Specials specials)
+    : bytes_(std::move(bytes)), specials_(std::move(specials)) {
   FindWritable();
   std::sort(sorted_.begin(), sorted_.end(), [this](int32_t a, int32_t b) {
     return std::pair(this->bytes(a), a) < std::pair(this->bytes(b), b);
@@ -63,21 +64,28 @@ Vocabulary::Vocabulary(std::vector<std::string> bytes) : bytes_(std::move(bytes)
 }
 
 absl::StatusOr<std::shared_ptr<const Vocabulary>> Vocabulary::Make(std::vector<std::string> bytes) {
+  return Make(std::move(bytes), {});
+}
+
+absl::StatusOr<std::shared_ptr<const Vocabulary>> Vocabulary::Make(std::vector<std::string> bytes,
+                                                                   Specials specials) {
   for (size_t id = 0; id < bytes.size(); ++id) {
     if (bytes[id].size() > kMaxTokenBytes) {
       return absl::InvalidArgumentError(
           StrCat("token ", id, " has ", bytes[id].size(), " bytes, at most ", kMaxTokenBytes));
     }
   }
-  return std::shared_ptr<const Vocabulary>(new Vocabulary(std::move(bytes)));
+  return std::shared_ptr<const Vocabulary>(new Vocabulary(std::move(bytes), std::move(specials)));
 }
 
 absl::StatusOr<std::shared_ptr<const Vocabulary>> Vocabulary::Make(const Tokenizer& tokenizer) {
   std::vector<std::string> bytes;
+  Specials specials;
   for (int32_t id = 0; id < tokenizer.VocabSize(); ++id) {
     bytes.push_back(tokenizer.EndsGeneration(id) ? "" : tokenizer.Bytes(id, /*special=*/false));
+    if (bytes.back().empty()) specials.emplace(id, tokenizer.Bytes(id, /*special=*/true));
   }
-  return Make(std::move(bytes));
+  return Make(std::move(bytes), std::move(specials));
 }
 
 // A token that ends inside a character is of use only where each byte that may follow has a token of its own.

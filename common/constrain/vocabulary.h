@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
 #include "common/base/mutex.h"
 #include "common/constrain/code_points.h"
 #include "common/text/tokenizer.h"
@@ -84,6 +86,11 @@ class Vocabulary {
   int32_t size() const { return static_cast<int32_t>(bytes_.size()); }
   size_t words() const { return (bytes_.size() + 63) / 64; }
   std::string_view bytes(int32_t id) const { return bytes_[static_cast<size_t>(id)]; }
+  // The same, but of control tokens their names.
+  std::string_view spelling(int32_t id) const {
+    const auto special = specials_.find(id);
+    return special == specials_.end() ? bytes(id) : std::string_view(special->second);
+  }
   const ByteTree& tree() const { return *tree_; }
   // Characters that can be written whatever came before: as a token of their own, or byte by byte.
   const CodePointSet& writable() const { return writable_; }
@@ -91,11 +98,16 @@ class Vocabulary {
   std::shared_ptr<const TokenSlice> Slice(const CodePointSet& set) const EXCLUDES(mutex_);
 
  private:
-  explicit Vocabulary(std::vector<std::string> bytes);
+  using Specials = absl::flat_hash_map<int32_t, std::string>;
+
+  Vocabulary(std::vector<std::string> bytes, Specials specials);
+  static absl::StatusOr<std::shared_ptr<const Vocabulary>> Make(std::vector<std::string> bytes,
+                                                                Specials specials);
   void FindWritable();
   std::shared_ptr<const TokenSlice> MakeSlice(const CodePointSet& set) const;
 
   std::vector<std::string> bytes_;
+  Specials specials_;
   std::vector<int32_t> sorted_;  // ids of those with bytes that may be used, in order of bytes
   std::unique_ptr<ByteTree> tree_;
   CodePointSet writable_;

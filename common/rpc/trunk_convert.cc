@@ -141,6 +141,7 @@ trunk::v1::TrunkRequest ToProto(const SequenceRequest& request) {
   if (!request.constraint.grammar.empty()) {
     proto.mutable_constraint()->set_grammar(request.constraint.grammar);
     proto.mutable_constraint()->set_begin_after(request.constraint.begin_after);
+    proto.mutable_constraint()->set_may_end_free(request.constraint.may_end_free);
   }
   if (const ReasoningLimit& limit = request.reasoning; limit.max_tokens >= 0) {
     trunk::v1::ReasoningLimit* const reasoning = proto.mutable_reasoning();
@@ -160,7 +161,8 @@ SequenceRequest FromProto(const trunk::v1::TrunkRequest& proto) {
   request.max_tokens = proto.max_tokens();
   request.sampling = FromProto(proto.sampling());
   request.stop_ids.assign(proto.stop_ids().begin(), proto.stop_ids().end());
-  request.constraint = {proto.constraint().grammar(), proto.constraint().begin_after()};
+  request.constraint = {proto.constraint().grammar(), proto.constraint().begin_after(),
+                        proto.constraint().may_end_free()};
   if (const trunk::v1::ReasoningLimit& limit = proto.reasoning(); limit.has_max_tokens()) {
     request.reasoning = {limit.max_tokens(),
                          {limit.start_ids().begin(), limit.start_ids().end()},
