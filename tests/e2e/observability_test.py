@@ -68,7 +68,7 @@ def documented():
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
             heading = line[3:]
-        row = re.fullmatch(r"\| `(\w+)` \| (\w+) \| ([^|]*) \| .+ \|", line)
+        row = re.fullmatch(r"\| `(\w+)` \| (\w+) \|([^|]*)\| .+ \|", line)
         if row:
             tables.setdefault(heading, {})[row.group(1)] = (row.group(2), set(re.findall(r"`(\w+)`", row.group(3))))
     return tables
