@@ -1,5 +1,5 @@
 # What Debian's policy asks of a package beyond the files: a copyright file and a changelog.
-set(doc $ENV{DESTDIR}/usr/share/doc/moepool)
+set(doc ${CPACK_TEMPORARY_INSTALL_DIRECTORY}/usr/share/doc/moepool)
 get_filename_component(source ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
 file(READ ${source}/deploy/debian/copyright copyright)
 file(WRITE ${doc}/copyright "${copyright}")
