@@ -1,6 +1,7 @@
 #include "gateway/infer_call.h"
 
 #include <algorithm>
+#include <limits>
 #include <random>
 #include <utility>
 
@@ -56,12 +57,6 @@ void InferCallImpl::Start() {
 
 absl::StatusOr<std::unique_ptr<Admission::Ticket>> InferCallImpl::Admit() {
   MOEPOOL_RETURN_IF_ERROR(ValidateInferRequest(request_));
-  if (!request_.tools.is_null()) return InvalidField("tools", "are not served yet");
-  if (request_.response_format.kind != ResponseFormatKind::kText) {
-    return InvalidField("response_format", "is not served yet");
-  }
-  if (request_.echo) return InvalidField("echo", "is not served yet");
-  if (request_.prompt_logprobs) return InvalidField("prompt_logprobs", "are not served yet");
   Admission& admission = inference_->admission_;
   if (request_.n > admission.max_places()) {
     return InvalidField("n", absl::StrCat("is ", request_.n, ", and this gateway answers ",
@@ -72,7 +67,10 @@ absl::StatusOr<std::unique_ptr<Admission::Ticket>> InferCallImpl::Admit() {
 
 absl::StatusOr<SequenceRequest> InferCallImpl::MakeSequence() {
   SequenceRequest sequence;
-  MOEPOOL_ASSIGN_OR_RETURN(sequence.prompt, EncodePrompt(*model_, request_, absl::Now()));
+  MOEPOOL_ASSIGN_OR_RETURN(plan_, PlanAnswer(*model_, request_, absl::Now()));
+  sequence.prompt = std::move(plan_.prompt);
+  sequence.constraint = plan_.constraint;
+  sequence.reasoning = plan_.reasoning;
   usage_.prompt_tokens = static_cast<int32_t>(sequence.prompt.size());
   sequence.request_id = request_.request_id.empty() ? id_ : request_.request_id;
   sequence.traceparent = request_.traceparent;
@@ -86,7 +84,12 @@ absl::StatusOr<SequenceRequest> InferCallImpl::MakeSequence() {
     MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSampling(sequence.sampling)));
   }
   MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSamplingIds(sequence.sampling, model_->info.vocab_size)));
-  if (!request_.ignore_eos) sequence.stop_ids = model_->stop_ids;
+  sequence.prompt_logprobs = request_.prompt_logprobs;
+  if (request_.echo || request_.prompt_logprobs) prompt_ = sequence.prompt;
+  // Evaluation harnesses ask for a prompt's log-probabilities with one token more, and drop the last of the
+  // list whatever it is: the model's end must not leave it out.
+  const bool scored = request_.echo && request_.prompt_logprobs && sequence.max_tokens <= 1;
+  if (!request_.ignore_eos && !scored) sequence.stop_ids = model_->stop_ids;
   sequence.deadline = std::min(request_.deadline, arrived_ + inference_->options_.request_timeout);
   return sequence;
 }
@@ -107,9 +110,18 @@ absl::Status InferCallImpl::Submit() {
     Answer& answer = answers_[i];
     answer.index = static_cast<int32_t>(i);
     answer.seed = first_seed + i;
-    answer.text.emplace(model_->tokenizer.get(), request_.stop, request_.sampling.min_tokens, begins_text);
+    answer.text.emplace(model_->tokenizer.get(), request_.stop, request_.sampling.min_tokens, begins_text,
+                        plan_.parsed ? model_->marker_ids : std::vector<int32_t>());
+    if (plan_.parsed) answer.parser.emplace(plan_.parser);
     sequence.sampling.seed = answer.seed;
     if (i > 0) sequence.request_id = absl::StrCat(request_id, "-", i);
+    if (sequence.max_tokens == 0 && !sequence.prompt_logprobs) {  // nothing that a router could add
+      InferEvent event;
+      event.index = answer.index;
+      ShowPrompt(&answer, {}, &event);
+      End(&answer, FinishReason::kLength, std::move(event));
+      continue;
+    }
     SequenceRequest copy = i + 1 < answers_.size() ? sequence : std::move(sequence);
     absl::StatusOr<std::unique_ptr<TrunkCall>> call = inference_->trunk_->Generate(
         std::move(copy), [self = shared_from_this(), answer = &answer](SequenceUpdate update) {
@@ -139,12 +151,17 @@ void InferCallImpl::OnUpdate(Answer* answer, SequenceUpdate update) {
                                                      update.logprobs.size(), " log-probabilities"))));
   }
   InferEvent event = Read(answer, update);
-  if (answer->text->stopped()) return End(answer, FinishReason::kStop, std::move(event));
-  if (update.finished && update.status.ok()) {
-    event.text += answer->text->Finish();
-    return End(answer, answer->text->stopped() ? FinishReason::kStop : update.reason, std::move(event));
+  const bool parsed = answer->parser.has_value() && answer->parser->stopped();
+  const bool ended = update.finished && update.status.ok();
+  if (answer->text->stopped() || parsed || ended) {
+    FlushText(answer, &event);
+    FinishReason reason = answer->text->stopped() || parsed ? FinishReason::kStop : update.reason;
+    const bool called = answer->parser.has_value() && answer->parser->called_tools();
+    if (reason == FinishReason::kStop && called) reason = FinishReason::kToolCalls;
+    return End(answer, reason, std::move(event));
   }
-  if (!event.text.empty() || !event.ids.empty()) on_event_(std::move(event));
+  if (!event.text.empty() || !event.ids.empty() || !event.prompt_logprobs.empty())
+    on_event_(std::move(event));
   if (!update.finished) return;
   if (update.status.code() == absl::StatusCode::kUnavailable) inference_->watcher_->Refresh();
   Finish(Of(*answer, update.status));
@@ -153,18 +170,65 @@ void InferCallImpl::OnUpdate(Answer* answer, SequenceUpdate update) {
 InferEvent InferCallImpl::Read(Answer* answer, const SequenceUpdate& update) {
   InferEvent event;
   event.index = answer->index;
+  ShowPrompt(answer, update, &event);
   if (update.ids.empty()) return event;
-  TokenStream::Step step = answer->text->Push(update.ids);
-  event.text = std::move(step.text);
-  event.ids.assign(update.ids.begin(), update.ids.begin() + step.used);
-  for (size_t i = 0; i < std::min(step.used, update.logprobs.size()); ++i) {
-    const TokenLogprobs& given = update.logprobs[i];
-    TokenLogprobEntries& entries = event.logprobs.emplace_back();
-    entries.token = Entry(update.ids[i], given.logprob);
-    for (const IdLogprob& top : given.top) entries.top.push_back(Entry(top.id, top.logprob));
+  size_t used = 0;
+  while (used < update.ids.size() && !answer->text->stopped()) {
+    if (answer->parser.has_value() && answer->parser->stopped()) break;
+    usage_.reasoning_tokens += answer->parser.has_value() && answer->parser->thinking() ? 1 : 0;
+    AddText(answer, answer->text->Push(std::span(update.ids).subspan(used, 1)).text, &event);
+    ++used;
   }
-  CountIds(answer, static_cast<int32_t>(step.used));
+  event.ids.assign(update.ids.begin(), update.ids.begin() + static_cast<std::ptrdiff_t>(used));
+  for (size_t i = 0; i < std::min(used, update.logprobs.size()); ++i) {
+    event.logprobs.push_back(Entries(update.ids[i], update.logprobs[i]));
+  }
+  CountIds(answer, static_cast<int32_t>(used));
   return event;
+}
+
+void InferCallImpl::AddText(Answer* answer, const std::string& text, InferEvent* event) {
+  if (!answer->parser.has_value()) {
+    event->text += text;
+    return;
+  }
+  AnswerParser::Output out = answer->parser->Push(text);
+  event->reasoning += out.reasoning;
+  event->text += out.text;
+  for (ToolCallDelta& call : out.tool_calls) event->tool_calls.push_back(std::move(call));
+}
+
+void InferCallImpl::FlushText(Answer* answer, InferEvent* event) {
+  AddText(answer, answer->text->Finish(), event);
+  if (!answer->parser.has_value()) return;
+  AnswerParser::Output out = answer->parser->Finish();
+  event->reasoning += out.reasoning;
+  event->text += out.text;
+  for (ToolCallDelta& call : out.tool_calls) event->tool_calls.push_back(std::move(call));
+}
+
+void InferCallImpl::ShowPrompt(Answer* answer, const SequenceUpdate& update, InferEvent* event) {
+  if (!std::exchange(answer->prompt_shown, true)) {
+    if (request_.echo) {
+      const auto* const text = std::get_if<std::string>(&request_.input);
+      event->text = text != nullptr ? *text : DecodeIds(*model_, prompt_, /*special=*/true).value_or("");
+    }
+    if (request_.prompt_logprobs) {
+      answer->prompt_entries = 1;
+      event->prompt_logprobs.push_back(Entries(prompt_[0], {std::numeric_limits<float>::quiet_NaN(), {}}));
+    }
+  }
+  for (const TokenLogprobs& given : update.prompt_logprobs) {
+    if (answer->prompt_entries >= prompt_.size()) break;  // more than were asked for
+    event->prompt_logprobs.push_back(Entries(prompt_[answer->prompt_entries++], given));
+  }
+}
+
+TokenLogprobEntries InferCallImpl::Entries(int32_t id, const TokenLogprobs& given) const {
+  TokenLogprobEntries entries;
+  entries.token = Entry(id, given.logprob);
+  for (const IdLogprob& top : given.top) entries.top.push_back(Entry(top.id, top.logprob));
+  return entries;
 }
 
 LogprobEntry InferCallImpl::Entry(int32_t id, float logprob) const {
@@ -266,9 +330,13 @@ void InferCallImpl::LogIfSlow(const absl::Status& status, const Timings& timings
 
 void InferCallImpl::Count(const absl::Status& status) {
   if (!status.ok()) return metrics_.Failure(status.code()).Increment();
-  const bool stopped = std::all_of(answers_.begin(), answers_.end(),
-                                   [](const Answer& a) { return a.reason == FinishReason::kStop; });
-  (stopped ? metrics_.success_stop : metrics_.success_length).Increment();
+  const auto any = [this](FinishReason reason) {
+    return std::any_of(answers_.begin(), answers_.end(), [&](const Answer& a) { return a.reason == reason; });
+  };
+  (any(FinishReason::kLength)      ? metrics_.success_length
+   : any(FinishReason::kToolCalls) ? metrics_.success_tool_calls
+                                   : metrics_.success_stop)
+      .Increment();
   metrics_.prompt_tokens.Increment(usage_.prompt_tokens);
   metrics_.cached_tokens.Increment(usage_.cached_tokens);
   metrics_.request_prompt_tokens.Observe(usage_.prompt_tokens);

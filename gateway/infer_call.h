@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "boost/asio/strand.hpp"
 #include "boost/asio/thread_pool.hpp"
+#include "gateway/answer_plan.h"
 #include "gateway/inference.h"
 #include "gateway/token_stream.h"
 
@@ -28,11 +29,14 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
     int32_t index = 0;
     uint64_t seed = 0;
     std::optional<TokenStream> text;
+    std::optional<AnswerParser> parser;
     std::unique_ptr<TrunkCall> call;
     int32_t tokens = 0;
     absl::Time last_token;
     int32_t cached_tokens = 0;
+    size_t prompt_entries = 0;  // log-probabilities of the prompt handed out
     FinishReason reason = FinishReason::kNone;
+    bool prompt_shown = false;  // its first event, which begins with what is asked of the prompt, has come
     bool over = false;
   };
 
@@ -41,7 +45,14 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   absl::Status Submit();
   absl::StatusOr<SequenceRequest> MakeSequence();
   void OnUpdate(Answer* answer, SequenceUpdate update);
+  // Adds text of the answer to the event, parsed.
+  void AddText(Answer* answer, const std::string& text, InferEvent* event);
+  // What is held back, at the end of an answer.
+  void FlushText(Answer* answer, InferEvent* event);
   InferEvent Read(Answer* answer, const SequenceUpdate& update);
+  // What comes before the answer itself: the prompt's text and log-probabilities, where asked for.
+  void ShowPrompt(Answer* answer, const SequenceUpdate& update, InferEvent* event);
+  TokenLogprobEntries Entries(int32_t id, const TokenLogprobs& given) const;
   LogprobEntry Entry(int32_t id, float logprob) const;
   void CountIds(Answer* answer, int32_t count);
   // The answer is whole; the last one ends the request.
@@ -63,6 +74,8 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   absl::Time last_token_;
   std::unique_ptr<Admission::Ticket> ticket_;
   std::shared_ptr<const ServedModel> model_;
+  AnswerPlan plan_;
+  std::vector<int32_t> prompt_;  // kept where it is shown
   std::vector<Answer> answers_;  // all from the start on, never moved
   size_t running_ = 0;           // of these
   Usage usage_;

@@ -158,6 +158,20 @@ const JsonFields<TokenizeBody>& TokenizeFields() {
   return *fields;
 }
 
+struct DetokenizeBody {
+  std::optional<std::vector<int32_t>> ids;
+  bool special = true;
+};
+
+const JsonFields<DetokenizeBody>& DetokenizeFields() {
+  static const auto* const fields = new JsonFields<DetokenizeBody>{
+      {"ids", [](const std::string& field, const ordered_json& value,
+                 DetokenizeBody* out) { return ReadIds(field, value, &out->ids.emplace()); }},
+      FieldAt<DetokenizeBody>("special", [](DetokenizeBody& b) { return &b.special; }),
+  };
+  return *fields;
+}
+
 }  // namespace
 
 absl::Status SamplingField(const absl::Status& status) {
@@ -282,6 +296,8 @@ std::vector<std::string> InferFieldNames() { return FieldNames(InferFields()); }
 
 std::vector<std::string> TokenizeFieldNames() { return FieldNames(TokenizeFields()); }
 
+std::vector<std::string> DetokenizeFieldNames() { return FieldNames(DetokenizeFields()); }
+
 absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body) {
   MOEPOOL_ASSIGN_OR_RETURN(const ordered_json object, ParseJson(body));
   InferBody b;
@@ -311,6 +327,14 @@ absl::StatusOr<TokenizeTextRequest> ParseTokenizeRequest(std::string_view body) 
   MOEPOOL_RETURN_IF_ERROR(ReadObject("", object, TokenizeFields(), UnknownFields::kRefused, &b));
   if (!b.text.has_value()) return InvalidField("text", "is missing");
   return TokenizeTextRequest{*std::move(b.text), b.parse_special};
+}
+
+absl::StatusOr<DetokenizeRequest> ParseDetokenizeRequest(std::string_view body) {
+  MOEPOOL_ASSIGN_OR_RETURN(const ordered_json object, ParseJson(body));
+  DetokenizeBody b;
+  MOEPOOL_RETURN_IF_ERROR(ReadObject("", object, DetokenizeFields(), UnknownFields::kRefused, &b));
+  if (!b.ids.has_value()) return InvalidField("ids", "is missing");
+  return DetokenizeRequest{*std::move(b.ids), b.special};
 }
 
 }  // namespace moepool

@@ -64,6 +64,11 @@ struct InferRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
+struct DetokenizeRequest {
+  std::vector<int32_t> ids;
+  bool special = true;  // control tokens are written out
+};
+
 struct TokenizeTextRequest {
   std::string text;
   bool parse_special = true;
@@ -84,11 +89,15 @@ const JsonFields<InferRequest>& ConversationFields();
 // Names of all fields of POST /infer and of POST /tokenize.
 std::vector<std::string> InferFieldNames();
 std::vector<std::string> TokenizeFieldNames();
+std::vector<std::string> DetokenizeFieldNames();
 
 // POST /infer. InvalidArgument names the field and the value, and any field that is not known. A null is an
 // absent field.
 absl::StatusOr<InferRequest> ParseInferRequest(std::string_view body);
 // POST /tokenize.
 absl::StatusOr<TokenizeTextRequest> ParseTokenizeRequest(std::string_view body);
+
+// POST /detokenize.
+absl::StatusOr<DetokenizeRequest> ParseDetokenizeRequest(std::string_view body);
 
 }  // namespace moepool

@@ -15,6 +15,7 @@
 #include "common/base/mutex.h"
 #include "common/trunk/trunk.h"
 #include "gateway/admission.h"
+#include "gateway/answer/tool_call_delta.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/infer_request.h"
 #include "gateway/model_watcher.h"
@@ -43,14 +44,6 @@ struct LogprobEntry {
 struct TokenLogprobEntries {
   LogprobEntry token;
   std::vector<LogprobEntry> top;
-};
-
-// A piece of a call of a tool. The first of each index brings id and name.
-struct ToolCallDelta {
-  int32_t index = 0;  // of the call within its answer
-  std::string id;
-  std::string name;
-  std::string arguments;  // more of the JSON text
 };
 
 struct InferEvent {

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "common/text/chat_template.h"
 #include "common/text/tokenizer.h"
 #include "common/trunk/trunk.h"
+#include "gateway/chat_syntax.h"
 #include "gateway/dry_breakers.h"
 #include "gateway/infer_request.h"
 
@@ -23,6 +23,8 @@ struct ServedModel {
   ModelInfo info;
   std::unique_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<const ChatTemplate> chat_template;  // null: the model has none
+  ChatSyntax syntax;                                  // of the template
+  std::vector<int32_t> marker_ids;                    // control tokens that mark thoughts and calls
   std::vector<int32_t> stop_ids;                      // every id that ends generation
   std::unique_ptr<DryBreakerCache> dry_breakers;      // of the tokenizer
 };
@@ -32,8 +34,8 @@ using ModelFactory = std::function<absl::StatusOr<std::shared_ptr<const ServedMo
 // Builds the model's own tokenizer and template. A template that cannot be parsed is an error.
 absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info);
 
-// Completes a model of which tokenizer and template stand: collects the ids that end generation,
-// makes the cache.
+// Completes a model of which tokenizer and template stand: collects the ids that end generation and those
+// that mark, tries the template, makes the cache.
 // InvalidArgument where the tokenizer and the model disagree on the vocabulary's size.
 absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel model);
 
@@ -45,14 +47,10 @@ absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::s
 // of the vocabulary.
 absl::StatusOr<std::string> DecodeIds(const ServedModel& model, std::span<const int32_t> ids, bool special);
 
-// What the model is fed for a request: the template applied (a plain prompt goes in as it is where the model
-// has no template), BOS added. InvalidArgument: no tokens, ids out of the vocabulary, longer than the
-// context, with both numbers.
 // Whether the prompt goes through the chat template, so that what is generated begins a text of its own
 // rather than going on with the prompt's.
 bool UsesTemplate(const ServedModel& model, const InferRequest& request);
 
-absl::StatusOr<std::vector<int32_t>> EncodePrompt(const ServedModel& model, const InferRequest& request,
-                                                  absl::Time now);
+SpecialText SpecialTextOf(const ServedModel& model);
 
 }  // namespace moepool

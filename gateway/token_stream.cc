@@ -6,10 +6,11 @@
 namespace moepool {
 
 TokenStream::TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens,
-                         bool begins_text)
+                         bool begins_text, std::vector<int32_t> marker_ids)
     : tokenizer_(tokenizer),
       detokenizer_(tokenizer, /*special=*/false, begins_text),
       stops_(std::move(stops)),
+      marker_ids_(std::move(marker_ids)),
       min_tokens_(min_tokens) {
   for (const std::string& stop : stops_) longest_stop_ = std::max(longest_stop_, stop.size());
 }
@@ -19,7 +20,10 @@ TokenStream::Step TokenStream::Push(std::span<const int32_t> ids) {
   while (!stopped_ && step.used < ids.size()) {
     const int32_t id = ids[step.used++];
     ++taken_;
-    step.text += Release(tokenizer_->EndsGeneration(id) ? "" : detokenizer_.Push(id));
+    const bool marker = std::find(marker_ids_.begin(), marker_ids_.end(), id) != marker_ids_.end();
+    step.text += Release(tokenizer_->EndsGeneration(id) ? ""
+                         : marker                       ? detokenizer_.Push(id, /*special=*/true)
+                                                        : detokenizer_.Push(id));
   }
   return step;
 }

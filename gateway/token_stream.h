@@ -17,9 +17,10 @@ namespace moepool {
 class TokenStream {
  public:
   // `stops` are not empty strings; one that is complete with the first min_tokens ids is text like any other.
-  // begins_text: see Detokenizer. `tokenizer` outlives this.
+  // begins_text: see Detokenizer. marker_ids: control tokens that are text all the same. `tokenizer` outlives
+  // this.
   TokenStream(const Tokenizer* tokenizer, std::vector<std::string> stops, int32_t min_tokens = 0,
-              bool begins_text = true);
+              bool begins_text = true, std::vector<int32_t> marker_ids = {});
 
   struct Step {
     std::string text;  // became certain: can no longer be part of a stop string
@@ -38,6 +39,7 @@ class TokenStream {
   const Tokenizer* const tokenizer_;
   Detokenizer detokenizer_;
   const std::vector<std::string> stops_;
+  const std::vector<int32_t> marker_ids_;
   const int32_t min_tokens_;
   size_t longest_stop_ = 0;
   int32_t taken_ = 0;  // ids

@@ -21,8 +21,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> MakeTokenizer(TokenizerSpec spec) {
       absl::StrCat("tokenizer model \"", spec.model, "\" is not known; known are: gpt2, llama, t5"));
 }
 
-std::string Detokenizer::Push(int32_t id) {
-  const std::string bytes = tokenizer_->Bytes(id, special_);
+std::string Detokenizer::Push(int32_t id, bool special) {
+  const std::string bytes = tokenizer_->Bytes(id, special);
   if (!bytes.empty()) {
     pending_.append(bytes, drops_space_ && bytes[0] == ' ' ? 1 : 0);
     drops_space_ = false;

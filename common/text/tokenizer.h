@@ -43,7 +43,9 @@ class Detokenizer {
   Detokenizer(const Tokenizer* tokenizer, bool special, bool begins_text = true)
       : tokenizer_(tokenizer), special_(special), drops_space_(begins_text && tokenizer->DropsFirstSpace()) {}
   // Text that became certain with this id; valid UTF-8.
-  std::string Push(int32_t id);
+  std::string Push(int32_t id) { return Push(id, special_); }
+  // The same with another choice about control tokens.
+  std::string Push(int32_t id, bool special);
   // What is still held, replaced where incomplete.
   std::string Finish();
 

@@ -6,6 +6,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "boost/asio/post.hpp"
+#include "common/base/status_macros.h"
+#include "gateway/http/call_group.h"
 #include "gateway/http/infer_answer.h"
 #include "gateway/http/openai_error.h"
 #include "gateway/request_id.h"
@@ -35,14 +37,46 @@ bool IsJson(const std::string& content_type) {
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), "application/json");
 }
 
+// A pattern ends with a name in braces where the rest of the path, not empty, is that.
+bool Matches(std::string_view pattern, std::string_view path) {
+  const size_t brace = pattern.find('{');
+  if (brace == std::string_view::npos) return pattern == path;
+  return path.size() > brace && path.substr(0, brace) == pattern.substr(0, brace);
+}
+
+// What to use in place of a path of OpenAI's that is not served, or null.
+const char* InsteadOf(std::string_view path) {
+  static constexpr struct {
+    std::string_view path;
+    const char* instead;
+  } kNotServed[] = {
+      {"/v1/responses", "use /v1/chat/completions"},
+      {"/v1/embeddings", "the model generates text; use /v1/chat/completions or /v1/completions"},
+      {"/v1/moderations", "the model generates text; use /v1/chat/completions or /v1/completions"},
+      {"/v1/edits", "use /v1/chat/completions"},
+      {"/v1/images", "only text is served; use /v1/chat/completions"},
+      {"/v1/audio", "only text is served; use /v1/chat/completions"},
+      {"/v1/assistants", "nothing is kept between requests; use /v1/chat/completions"},
+      {"/v1/threads", "nothing is kept between requests; use /v1/chat/completions"},
+      {"/v1/files", "nothing is kept between requests; use /v1/chat/completions"},
+      {"/v1/batches", "nothing is kept between requests; use /v1/chat/completions"},
+      {"/v1/fine_tuning", "the model is served as it is; use /v1/chat/completions"},
+  };
+  for (const auto& entry : kNotServed) {
+    if (path.substr(0, entry.path.size()) != entry.path) continue;
+    if (path.size() == entry.path.size() || path[entry.path.size()] == '/') return entry.instead;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 void Identify(const HttpRequest& http, InferRequest* request) {
   request->request_id = http.request_id;
   request->key_name = http.key_name;
   if (const std::string trace = http.Header("traceparent"); IsTraceparent(trace))
     request->traceparent = trace;
 }
-
-}  // namespace
 
 HttpApi::HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* metrics,
                  const HttpApiOptions& options)
@@ -54,9 +88,16 @@ HttpApi::HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* met
 
 const std::vector<HttpApi::Route>& HttpApi::Routes() {
   static const auto* const routes = new std::vector<Route>{
-      {"/infer", "POST", &HttpApi::Infer},     {"/tokenize", "POST", &HttpApi::Tokenize},
-      {"/v1/models", "GET", &HttpApi::Models}, {"/health", "GET", &HttpApi::Health},
-      {"/ready", "GET", &HttpApi::Ready},      {"/metrics", "GET", &HttpApi::ShowMetrics},
+      {"/infer", "POST", &HttpApi::Infer},
+      {"/tokenize", "POST", &HttpApi::Tokenize},
+      {"/v1/models", "GET", &HttpApi::Models},
+      {"/health", "GET", &HttpApi::Health},
+      {"/ready", "GET", &HttpApi::Ready},
+      {"/metrics", "GET", &HttpApi::ShowMetrics},
+      {"/detokenize", "POST", &HttpApi::Detokenize},
+      {"/v1/models/{model}", "GET", &HttpApi::OneModel},
+      {"/v1/chat/completions", "POST", &HttpApi::ChatCompletions},
+      {"/v1/completions", "POST", &HttpApi::Completions},
   };
   return *routes;
 }
@@ -69,7 +110,7 @@ std::vector<std::string> HttpApi::Paths() {
 
 void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
   for (const Route& route : Routes()) {
-    if (request.path != route.path) continue;
+    if (!Matches(route.path, request.path)) continue;
     const bool get = std::string_view(route.method) == "GET";
     const std::string allow = get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
     if (request.method == "OPTIONS") {
@@ -91,7 +132,15 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpResponder> respond
     }
     return (this->*route.action)(std::move(request), std::move(responder));
   }
+  if (const char* instead = InsteadOf(request.path); instead != nullptr) {
+    return responder->Send(
+        PlainError(404, absl::StrCat(request.path.substr(0, 200), " is not served: ", instead)));
+  }
   responder->Send(PlainError(404, absl::StrCat("no such path: ", request.path.substr(0, 200))));
+}
+
+std::shared_ptr<SseStream> HttpApi::OpenStream(const std::shared_ptr<HttpResponder>& responder) {
+  return SseStream::Start(responder, &inference_->pool(), options_.keepalive_interval);
 }
 
 void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
@@ -101,53 +150,50 @@ void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responde
         absl::StatusOr<InferRequest> parsed = ParseInferRequest(request.body);
         if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
         Identify(request, &*parsed);
+        const auto calls = std::make_shared<CallGroup>();
         const InferAnswerOptions options{.n = parsed->n, .logprobs = parsed->sampling.logprobs};
-        const std::shared_ptr<InferAnswer> answer =
-            parsed->stream
-                ? MakeStreamAnswer(responder, options, &inference_->pool(), options_.keepalive_interval)
-                : MakeJsonAnswer(responder, options);
-        const std::shared_ptr<InferCall> call = inference_->Start(
-            *std::move(parsed), [answer](InferEvent event) { answer->OnEvent(std::move(event)); });
-        responder->OnDisconnect([call] { call->Cancel(); });
+        const std::shared_ptr<InferAnswer> answer = parsed->stream
+                                                        ? MakeStreamAnswer(OpenStream(responder), options)
+                                                        : MakeJsonAnswer(responder, calls, options);
+        calls->Add(inference_->Start(*std::move(parsed),
+                                     [answer](InferEvent event) { answer->OnEvent(std::move(event)); }));
+        responder->OnDisconnect([calls] { calls->Cancel(); });
       });
 }
 
-void HttpApi::Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+void HttpApi::WithModel(HttpRequest request, std::shared_ptr<HttpResponder> responder,
+                        absl::StatusOr<json> (*answer)(const std::string& body, const ServedModel& model)) {
   absl::StatusOr<std::unique_ptr<Admission::Ticket>> admitted = inference_->admission().Admit();
   if (!admitted.ok()) return responder->Send(ErrorResponse(admitted.status()));
   const std::shared_ptr<Admission::Ticket> ticket = *std::move(admitted);
   boost::asio::post(inference_->pool(),
-                    [this, ticket, request = std::move(request), responder = std::move(responder)] {
-                      const absl::StatusOr<TokenizeTextRequest> parsed = ParseTokenizeRequest(request.body);
-                      if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
+                    [this, ticket, answer, request = std::move(request), responder = std::move(responder)] {
                       const auto model = inference_->Model();
                       if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
-                      const auto ids = EncodeText(**model, parsed->text, parsed->parse_special);
-                      if (!ids.ok()) return responder->Send(ErrorResponse(ids.status()));
-                      json pieces = json::array();
-                      for (const int32_t id : *ids)
-                        pieces.push_back((*model)->tokenizer->Bytes(id, /*special=*/true));
-                      responder->Send(JsonResponse({{"ids", *ids}, {"pieces", std::move(pieces)}}));
+                      const absl::StatusOr<json> body = answer(request.body, **model);
+                      responder->Send(body.ok() ? JsonResponse(*body) : ErrorResponse(body.status()));
                     });
 }
 
-void HttpApi::Models(HttpRequest, std::shared_ptr<HttpResponder> responder) {
-  const auto model = inference_->Model();
-  if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
-  const ModelInfo& info = (*model)->info;
-  responder->Send(JsonResponse({{"object", "list"},
-                                {"data",
-                                 {{{"id", info.name},
-                                   {"object", "model"},
-                                   {"created", started_unix_s_},
-                                   {"owned_by", "moepool"},
-                                   {"family", info.family},
-                                   {"context_tokens", info.context_tokens},
-                                   {"vocab_size", info.vocab_size},
-                                   {"layers", info.layers},
-                                   {"experts", info.experts},
-                                   {"experts_per_token", info.experts_per_token},
-                                   {"dense", info.dense}}}}}));
+void HttpApi::Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+  WithModel(std::move(request), std::move(responder),
+            [](const std::string& body, const ServedModel& model) -> absl::StatusOr<json> {
+              MOEPOOL_ASSIGN_OR_RETURN(const TokenizeTextRequest parsed, ParseTokenizeRequest(body));
+              MOEPOOL_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                                       EncodeText(model, parsed.text, parsed.parse_special));
+              json pieces = json::array();
+              for (const int32_t id : ids) pieces.push_back(model.tokenizer->Bytes(id, /*special=*/true));
+              return json({{"ids", ids}, {"pieces", std::move(pieces)}});
+            });
+}
+
+void HttpApi::Detokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
+  WithModel(std::move(request), std::move(responder),
+            [](const std::string& body, const ServedModel& model) -> absl::StatusOr<json> {
+              MOEPOOL_ASSIGN_OR_RETURN(const DetokenizeRequest parsed, ParseDetokenizeRequest(body));
+              MOEPOOL_ASSIGN_OR_RETURN(const std::string text, DecodeIds(model, parsed.ids, parsed.special));
+              return json({{"text", text}});
+            });
 }
 
 void HttpApi::Health(HttpRequest, std::shared_ptr<HttpResponder> responder) {

@@ -1,4 +1,4 @@
-// The gateway's routes: /infer, /tokenize, /v1/models, /health, /ready, /metrics.
+// The gateway's routes: /infer and its helpers, what OpenAI's clients call, health and metrics.
 #pragma once
 
 #include <functional>
@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/metrics/metrics.h"
 #include "gateway/http/http_server.h"
+#include "gateway/http/sse_stream.h"
 #include "gateway/inference.h"
 
 namespace moepool {
@@ -16,6 +17,9 @@ namespace moepool {
 struct HttpApiOptions {
   absl::Duration keepalive_interval = absl::Seconds(10);  // of a stream without text
 };
+
+// Takes over what the request's header says of who asks: id and trace context.
+void Identify(const HttpRequest& http, InferRequest* request);
 
 // Thread-safe. All that it is given outlives it.
 class HttpApi {
@@ -36,10 +40,21 @@ class HttpApi {
 
   void Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Detokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  // openai_api.cc
   void Models(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void OneModel(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void ChatCompletions(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Completions(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Health(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Ready(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void ShowMetrics(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+
+  std::shared_ptr<SseStream> OpenStream(const std::shared_ptr<HttpResponder>& responder);
+  // Answers on the pool, from the model alone.
+  void WithModel(HttpRequest request, std::shared_ptr<HttpResponder> responder,
+                 absl::StatusOr<nlohmann::json> (*answer)(const std::string& body, const ServedModel& model));
+  nlohmann::json Describe(const ModelInfo& info) const;
 
   Inference* const inference_;
   ModelWatcher* const watcher_;

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
-#include "absl/time/time.h"
-#include "boost/asio/steady_timer.hpp"
-#include "common/base/mutex.h"
+#include "absl/status/status.h"
+#include "gateway/http/call_group.h"
 #include "gateway/http/http_server.h"
+#include "gateway/http/sse_stream.h"
 #include "gateway/inference.h"
-#include "nlohmann/json.hpp"
 
 namespace moepool {
 
@@ -24,14 +24,20 @@ struct InferAnswerOptions {
   bool logprobs = false;  // were asked for
 };
 
+// Cancels `calls` where the answer outgrows kMaxAnswerBytes.
 std::shared_ptr<InferAnswer> MakeJsonAnswer(std::shared_ptr<HttpResponder> responder,
+                                            std::shared_ptr<CallGroup> calls,
                                             const InferAnswerOptions& options);
 
-// The stream's header goes out with the first text or the first keep-alive comment, so that a refusal before
-// is an HTTP status of its own. A failure afterwards is the last `data:` line, and no [DONE] follows it.
-std::shared_ptr<InferAnswer> MakeStreamAnswer(std::shared_ptr<HttpResponder> responder,
-                                              const InferAnswerOptions& options,
-                                              boost::asio::thread_pool* pool,
-                                              absl::Duration keepalive_interval);
+std::shared_ptr<InferAnswer> MakeStreamAnswer(std::shared_ptr<SseStream> stream,
+                                              const InferAnswerOptions& options);
+
+// What a JSON answer may grow to, text and written log-probabilities together: it is kept until its end.
+inline constexpr size_t kMaxAnswerBytes = 64 << 20;
+// OutOfRange, which says what to do about it.
+absl::Status AnswerTooLarge();
+
+// Adds pieces to the calls that they belong to.
+void AddToolCalls(const std::vector<ToolCallDelta>& deltas, std::vector<ToolCallDelta>* calls);
 
 }  // namespace moepool

@@ -19,6 +19,7 @@ const char* TypeOf(int http_status) {
 // As OpenAI has it, or the status code's name in lower case.
 std::string CodeOf(const absl::Status& status) {
   if (status.code() == absl::StatusCode::kUnauthenticated) return "invalid_api_key";
+  if (status.code() == absl::StatusCode::kNotFound) return "model_not_found";
   return absl::AsciiStrToLower(absl::StatusCodeToString(status.code()));
 }
 

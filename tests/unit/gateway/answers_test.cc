@@ -39,7 +39,9 @@ TEST(AnswersTest, SeveralAnswers) {
       {"index": 0, "text": "a", "finish_reason": "length", "seed": 7},
       {"index": 1, "text": "bb", "finish_reason": "stop", "seed": 8},
       {"index": 2, "text": "ccc", "finish_reason": "stop", "seed": 9}])"));
-  EXPECT_EQ(body["usage"], json({{"prompt_tokens", 19}, {"cached_tokens", 3}, {"completion_tokens", 6}}));
+  EXPECT_EQ(
+      body["usage"],
+      json({{"prompt_tokens", 19}, {"cached_tokens", 3}, {"completion_tokens", 6}, {"reasoning_tokens", 0}}));
   EXPECT_FALSE(body.contains("text"));
   EXPECT_EQ(body["model"], "test-model");
   EXPECT_EQ(gateway.trunk.calls(), 3u);

@@ -67,7 +67,9 @@ class PlainTemplate : public ChatTemplate {
     std::string text = variables.at("bos_token").get<std::string>();
     for (const auto& message : variables.at("messages")) {
       if (message.at("role") == "refused") return absl::InvalidArgumentError("no such role");
-      text += message.at("role").get<std::string>() + ":" + message.at("content").get<std::string>() + "|";
+      const nlohmann::ordered_json& content = message.at("content");
+      text += message.at("role").get<std::string>() + ":";
+      text += (content.is_string() ? content.get<std::string>() : "") + "|";
     }
     if (variables.at("add_generation_prompt").get<bool>()) text += "assistant:";
     return text;
@@ -97,6 +99,17 @@ inline absl::StatusOr<std::shared_ptr<const ServedModel>> MakeTestModel(ModelInf
   if (!info.tokenizer.chat_template.empty()) model.chat_template = std::make_unique<PlainTemplate>();
   model.info = std::move(info);
   return FinishServedModel(std::move(model));
+}
+
+// Payloads of a stream's `data:` lines, in order, the chunked framing taken off.
+inline std::vector<std::string> DataLines(const std::string& body) {
+  std::vector<std::string> lines;
+  for (size_t at = body.find("data: "); at != std::string::npos; at = body.find("data: ", at)) {
+    const size_t end = body.find("\n\n", at);
+    lines.push_back(body.substr(at + 6, end - at - 6));
+    at = end;
+  }
+  return lines;
 }
 
 inline std::vector<int32_t> Ids(std::string_view text) {

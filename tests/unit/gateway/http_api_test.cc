@@ -13,17 +13,6 @@ using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
 
-// Payloads of a stream's `data:` lines, in order, the chunked framing taken off.
-std::vector<std::string> DataLines(const std::string& body) {
-  std::vector<std::string> lines;
-  for (size_t at = body.find("data: "); at != std::string::npos; at = body.find("data: ", at)) {
-    const size_t end = body.find("\n\n", at);
-    lines.push_back(body.substr(at + 6, end - at - 6));
-    at = end;
-  }
-  return lines;
-}
-
 TEST(HttpApiTest, Infer) {
   HttpGateway gateway;
   gateway.Answer({"he", "llo"});
@@ -36,7 +25,9 @@ TEST(HttpApiTest, Infer) {
   EXPECT_EQ(body["finish_reason"], "stop");
   EXPECT_EQ(body["model"], "test-model");
   EXPECT_EQ(body["seed"], 7);
-  EXPECT_EQ(body["usage"], json({{"prompt_tokens", 19}, {"cached_tokens", 3}, {"completion_tokens", 5}}));
+  EXPECT_EQ(
+      body["usage"],
+      json({{"prompt_tokens", 19}, {"cached_tokens", 3}, {"completion_tokens", 5}, {"reasoning_tokens", 0}}));
   EXPECT_EQ(body["timings"]["queue_ms"], 2.5);
   EXPECT_TRUE(body["timings"].contains("ttft_ms"));
   EXPECT_TRUE(body["timings"].contains("decode_ms"));
