@@ -98,10 +98,14 @@ class PrometheusTest(E2eTest):
 
     @classmethod
     def wait_scraped(cls, targets):
-        """Until all that has happened so far is in two scrapes of every process and in the rules made of them."""
-        now = cls.prometheus.now()
-        wait_for(lambda: len(cls.prometheus.query(f'(timestamp(up{{job=~"moepool.+"}}) > {now + 2}) and up == 1')) == targets,
-                 f"two scrapes of {targets} processes")
+        """Until all that has happened so far is in two scrapes of each process that is left."""
+        then = cls.prometheus.now()
+
+        def scraped():
+            seconds = int(cls.prometheus.now() - then)
+            return seconds > 0 and targets == len(
+                cls.prometheus.query(f'sum_over_time(up{{job=~"moepool.+"}}[{seconds}s]) >= 2'))
+        wait_for(scraped, f"two scrapes of {targets} processes")
 
     @classmethod
     def serve(cls):
