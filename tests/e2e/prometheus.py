@@ -12,7 +12,7 @@ import yaml
 
 from processes import PATIENCE_S, SCRATCH, bound_command, wait_for
 
-INTERVAL = "1s"
+INTERVAL = "2s"  # and the time that a scrape may take, so not too short for a busy machine
 
 
 class Server:
@@ -104,6 +104,10 @@ class Prometheus(Server):
             raise AssertionError(f"{path} {fields}: {status} {body.decode()}")
         return answer["data"]
 
+    def target_errors(self):
+        """{instance: what went wrong with its last scrape, or nothing}"""
+        return {target["labels"]["instance"]: target["lastError"] for target in self.ask("targets")["activeTargets"]}
+
     def now(self):
         return float(self.ask("query", query="time()")["result"][0])
 
@@ -112,6 +116,6 @@ class Prometheus(Server):
         return [(sample["metric"], float(sample["value"][1])) for sample in self.ask("query", query=expr)["result"]]
 
     def history(self, expr, begin, end):
-        """[(labels, [value])] over that time, a value a second."""
+        """[(labels, [value])] over that time, a value each INTERVAL."""
         result = self.ask("query_range", query=expr, start=begin, end=end, step=INTERVAL)["result"]
         return [(series["metric"], [float(value) for _, value in series["values"]]) for series in result]

@@ -105,7 +105,10 @@ class PrometheusTest(E2eTest):
             seconds = int(cls.prometheus.now() - then)
             return seconds > 0 and targets == len(
                 cls.prometheus.query(f'sum_over_time(up{{job=~"moepool.+"}}[{seconds}s]) >= 2'))
-        wait_for(scraped, f"two scrapes of {targets} processes")
+        try:
+            wait_for(scraped, f"two scrapes of {targets} processes")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {cls.prometheus.target_errors()}") from None
 
     @classmethod
     def serve(cls):
@@ -118,6 +121,7 @@ class PrometheusTest(E2eTest):
         client.stream(LONG_PROMPT, max_tokens=30, ignore_eos=True).read()
         client.post("/v1/chat/completions", CHATTING)
         client.post("/v1/chat/completions", {**CHATTING, "response_format": {"type": "json_object"}})
+        client.post("/infer", {"prompt": "a", "max_tokens": 8, "response_format": {"type": "json_object"}})
         client.post("/infer", {"prompt": "a", "top_k": -1})
         client.get("/no/such/path")
         stream = client.stream(LONG_PROMPT, max_tokens=400, ignore_eos=True).read(pieces=3)
