@@ -105,7 +105,8 @@ absl::StatusOr<std::string> SchemaCompiler::Map(const Json& schema, const Json& 
   MOEPOOL_ASSIGN_OR_RETURN(const std::string value,
                            Value(values, Down(at, "additionalProperties"), depth + 1));
   const std::string pair = text_.Add(StrCat(text_.Use("string"), " \":\" ", ws, " ", value));
-  const std::string all = StrCat(pair, " (\",\" ", ws, " ", pair, ")", Times(0, most - 1), " ", ws);
+  const std::string all =
+      StrCat(pair, " (\",\" ", ws, " ", pair, ")", Times(0, most >= kUnbounded ? most : most - 1), " ", ws);
   return text_.Add(StrCat("\"{\" ", ws, least == 0 ? StrCat(" (", all, ")?") : " " + all, " \"}\""));
 }
 
