@@ -15,7 +15,7 @@ build_packages=(
   protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(
-  clang-format clang-tidy curl dpkg-dev git iproute2 prometheus prometheus-alertmanager python3-venv systemd
+  chromium clang-format clang-tidy curl dpkg-dev git iproute2 prometheus prometheus-alertmanager python3-venv systemd
 )
 nightly_packages=(buildah clang debootstrap libclang-rt-14-dev lintian)
 

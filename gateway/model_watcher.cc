@@ -35,6 +35,11 @@ std::string ModelWatcher::NotReadyReason() {
   return reason_;
 }
 
+absl::StatusOr<std::shared_ptr<const PoolSight>> ModelWatcher::Pool() {
+  MutexLock lock(&mutex_);
+  return sight_;
+}
+
 void ModelWatcher::Refresh() {
   MutexLock lock(&mutex_);
   refresh_ = true;
@@ -72,10 +77,19 @@ void ModelWatcher::Run() {
 }
 
 std::string ModelWatcher::Look() {
-  const absl::StatusOr<PoolInfo> pool = trunk_->Pool();
-  if (!pool.ok()) {
+  const absl::Time asked = absl::Now();
+  absl::StatusOr<PoolInfo> answer = trunk_->Pool();
+  if (!answer.ok()) {
     described_ = false;
-    return std::string(pool.status().message());
+    MutexLock lock(&mutex_);
+    sight_ = answer.status();
+    return std::string(answer.status().message());
+  }
+  const auto sight = std::make_shared<const PoolSight>(PoolSight{asked, *std::move(answer)});
+  const PoolInfo* const pool = &sight->pool;
+  {
+    MutexLock lock(&mutex_);
+    sight_ = sight;
   }
   if (pool->epoch < epoch_) described_ = false;  // another life of the router
   epoch_ = pool->epoch;

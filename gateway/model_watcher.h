@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "common/trunk/trunk.h"
@@ -16,6 +17,11 @@ namespace moepool {
 struct ModelWatcherOptions {
   absl::Duration poll_interval = absl::Seconds(1);
   absl::Duration not_ready_interval = absl::Milliseconds(100);  // until the router serves
+};
+
+struct PoolSight {
+  absl::Time time;  // when the router was asked
+  PoolInfo pool;
 };
 
 // Thread-safe. Owns a thread that polls the trunk; describes the model again after the router was away, and
@@ -31,6 +37,8 @@ class ModelWatcher {
   std::shared_ptr<const ServedModel> Model();
   // Why requests cannot be served, or empty.
   std::string NotReadyReason();
+  // The pool as the router last told, at most a poll interval ago; or why it does not tell.
+  absl::StatusOr<std::shared_ptr<const PoolSight>> Pool();
   // The router may have changed: look at once.
   void Refresh();
 
@@ -50,6 +58,8 @@ class ModelWatcher {
   Mutex mutex_;
   CondVar wake_;
   std::shared_ptr<const ServedModel> model_ GUARDED_BY(mutex_);
+  absl::StatusOr<std::shared_ptr<const PoolSight>> sight_ GUARDED_BY(mutex_) =
+      absl::UnavailableError("the router has not been reached yet");
   std::string reason_ GUARDED_BY(mutex_) = "the router has not been reached yet";
   bool refresh_ GUARDED_BY(mutex_) = false;
   bool stopping_ GUARDED_BY(mutex_) = false;

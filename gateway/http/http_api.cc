@@ -84,10 +84,11 @@ HttpApi::HttpApi(Inference* inference, ModelWatcher* watcher, const Metrics* met
       watcher_(watcher),
       metrics_(metrics),
       options_(options),
-      started_unix_s_(absl::ToUnixSeconds(absl::Now())) {}
+      started_unix_s_(absl::ToUnixSeconds(absl::Now())),
+      pool_text_(watcher) {}
 
 const std::vector<HttpApi::Route>& HttpApi::Routes() {
-  static const auto* const routes = new std::vector<Route>{
+  static const auto* const routes = WithPage(new std::vector<Route>{
       {"/infer", "POST", &HttpApi::Infer},
       {"/tokenize", "POST", &HttpApi::Tokenize},
       {"/v1/models", "GET", &HttpApi::Models},
@@ -98,7 +99,8 @@ const std::vector<HttpApi::Route>& HttpApi::Routes() {
       {"/v1/models/{model}", "GET", &HttpApi::OneModel},
       {"/v1/chat/completions", "POST", &HttpApi::ChatCompletions},
       {"/v1/completions", "POST", &HttpApi::Completions},
-  };
+      {"/pool", "GET", &HttpApi::Pool},
+  });
   return *routes;
 }
 

@@ -1,4 +1,4 @@
-// The gateway's routes: /infer and its helpers, what OpenAI's clients call, health and metrics.
+// The gateway's routes: /infer and its helpers, what OpenAI's clients call, the page, health and metrics.
 #pragma once
 
 #include <functional>
@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/metrics/metrics.h"
 #include "gateway/http/http_server.h"
+#include "gateway/http/pool_text.h"
 #include "gateway/http/sse_stream.h"
 #include "gateway/inference.h"
 
@@ -37,6 +38,8 @@ class HttpApi {
     Action action;
   };
   static const std::vector<Route>& Routes();
+  // The table and a route for each file of the page.
+  static const std::vector<Route>* WithPage(std::vector<Route>* table);
 
   void Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);
@@ -49,6 +52,8 @@ class HttpApi {
   void Health(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Ready(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void ShowMetrics(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Page(HttpRequest request, std::shared_ptr<HttpResponder> responder);  // pool_page.cc
+  void Pool(HttpRequest request, std::shared_ptr<HttpResponder> responder);  // pool_page.cc
 
   std::shared_ptr<SseStream> OpenStream(const std::shared_ptr<HttpResponder>& responder);
   // Answers on the pool, from the model alone.
@@ -61,6 +66,7 @@ class HttpApi {
   const Metrics* const metrics_;
   const HttpApiOptions options_;
   const int64_t started_unix_s_;
+  PoolText pool_text_;
 };
 
 }  // namespace moepool

@@ -271,7 +271,7 @@ void HttpSession::Send(uint64_t serial, HttpResponse response) {
   chunked_ = false;
   if (context_.draining) keep_alive_ = false;
   std::optional<size_t> length;
-  if (response.status != 204) length = response.body.size();
+  if (response.status != 204 && response.status != 304) length = response.body.size();
   std::string data = Head(response.status, length.has_value() ? response.content_type : "", length);
   for (const auto& [name, value] : response.headers) absl::StrAppend(&data, name, ": ", value, "\r\n");
   absl::StrAppend(&data, "\r\n", head_only_ ? "" : response.body);

@@ -108,6 +108,13 @@ class Client:
             raise AssertionError(f"/infer {fields}: {answer}")
         return answer.json()
 
+    def infer_messages(self, messages, **fields):
+        """As infer(), of a conversation."""
+        answer = self.post("/infer", {"messages": messages, **fields})
+        if answer.status != 200:
+            raise AssertionError(f"/infer {fields}: {answer}")
+        return answer.json()
+
     def stream(self, prompt, **fields):
         connection = http.client.HTTPConnection(self.http_address, timeout=PATIENCE_S)
         body = json.dumps({"prompt": prompt, "stream": True, **fields}, ensure_ascii=False).encode()
