@@ -10,6 +10,7 @@
 #include "gateway/http/call_group.h"
 #include "gateway/http/infer_answer.h"
 #include "gateway/http/openai_error.h"
+#include "gateway/http/openapi.h"
 #include "gateway/request_id.h"
 
 namespace moepool {
@@ -96,6 +97,8 @@ const std::vector<HttpApi::Route>& HttpApi::Routes() {
       {"/ready", "GET", &HttpApi::Ready},
       {"/metrics", "GET", &HttpApi::ShowMetrics},
       {"/detokenize", "POST", &HttpApi::Detokenize},
+      {"/openapi.json", "GET", &HttpApi::OpenApi},
+      {"/tokenizer_info", "GET", &HttpApi::TokenizerInfo},
       {"/v1/models/{model}", "GET", &HttpApi::OneModel},
       {"/v1/chat/completions", "POST", &HttpApi::ChatCompletions},
       {"/v1/completions", "POST", &HttpApi::Completions},
@@ -177,25 +180,10 @@ void HttpApi::WithModel(HttpRequest request, std::shared_ptr<HttpResponder> resp
                     });
 }
 
-void HttpApi::Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  WithModel(std::move(request), std::move(responder),
-            [](const std::string& body, const ServedModel& model) -> absl::StatusOr<json> {
-              MOEPOOL_ASSIGN_OR_RETURN(const TokenizeTextRequest parsed, ParseTokenizeRequest(body));
-              MOEPOOL_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                                       EncodeText(model, parsed.text, parsed.parse_special));
-              json pieces = json::array();
-              for (const int32_t id : ids) pieces.push_back(model.tokenizer->Bytes(id, /*special=*/true));
-              return json({{"ids", ids}, {"pieces", std::move(pieces)}});
-            });
-}
-
-void HttpApi::Detokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  WithModel(std::move(request), std::move(responder),
-            [](const std::string& body, const ServedModel& model) -> absl::StatusOr<json> {
-              MOEPOOL_ASSIGN_OR_RETURN(const DetokenizeRequest parsed, ParseDetokenizeRequest(body));
-              MOEPOOL_ASSIGN_OR_RETURN(const std::string text, DecodeIds(model, parsed.ids, parsed.special));
-              return json({{"text", text}});
-            });
+void HttpApi::OpenApi(HttpRequest, std::shared_ptr<HttpResponder> responder) {
+  HttpResponse response;
+  response.body = OpenApiText();
+  responder->Send(std::move(response));
 }
 
 void HttpApi::Health(HttpRequest, std::shared_ptr<HttpResponder> responder) {

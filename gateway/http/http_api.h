@@ -42,13 +42,15 @@ class HttpApi {
   static const std::vector<Route>* WithPage(std::vector<Route>* table);
 
   void Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder);
-  void Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);
-  void Detokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);       // tokenizer_api.cc
+  void Detokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);     // tokenizer_api.cc
+  void TokenizerInfo(HttpRequest request, std::shared_ptr<HttpResponder> responder);  // tokenizer_api.cc
   // openai_api.cc
   void Models(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void OneModel(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void ChatCompletions(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Completions(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  void OpenApi(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Health(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Ready(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void ShowMetrics(HttpRequest request, std::shared_ptr<HttpResponder> responder);

@@ -184,5 +184,26 @@ TEST(CompletionsTest, Refusals) {
   }
 }
 
+// As vLLM has it, which evaluation harnesses speak.
+TEST(TokenizerApiTest, FormsOfEvaluationHarnesses) {
+  HttpGateway gateway;
+  HttpClient client(gateway.port());
+  json body =
+      client.Call("POST", "/tokenize", R"({"prompt": "hi", "add_special_tokens": false, "x": 1})").Json();
+  EXPECT_EQ(body["tokens"], json({104, 105}));
+  EXPECT_EQ(body["count"], 2);
+  EXPECT_EQ(body["max_model_len"], 128);
+  body = client.Call("POST", "/tokenize", R"({"prompt": "hi"})").Json();
+  EXPECT_EQ(body["tokens"], json({kBos, 104, 105}));
+  body = client.Call("POST", "/detokenize", R"({"tokens": [104, 105], "model": "m"})").Json();
+  EXPECT_EQ(body["prompt"], "hi");
+  EXPECT_EQ(client.Call("POST", "/detokenize", R"({"tokens": [1, "a"]})").Json()["error"]["param"],
+            "tokens[1]");
+  body = client.Call("GET", "/tokenizer_info").Json();
+  EXPECT_EQ(body["eos_token"], "</s>");
+  EXPECT_EQ(body["bos_token"], "<s>");
+  EXPECT_EQ(body["chat_template"], "plain");
+}
+
 }  // namespace
 }  // namespace moepool

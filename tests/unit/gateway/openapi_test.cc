@@ -1,0 +1,93 @@
+#include "gateway/http/openapi.h"
+
+#include <set>
+
+#include "gateway/openai/chat_request.h"
+#include "gateway/openai/completions_request.h"
+#include "gateway/openai/tokenize_request.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/unit/gateway/gateway_testing.h"
+
+namespace moepool {
+namespace {
+
+using nlohmann::json;
+
+const json& File() {
+  static const auto* const file = new json(json::parse(OpenApiText()));
+  return *file;
+}
+
+std::set<std::string> Keys(const json& object) {
+  std::set<std::string> keys;
+  for (const auto& [key, value] : object.items()) keys.insert(key);
+  return keys;
+}
+
+std::set<std::string> Set(const std::vector<std::string>& names) { return {names.begin(), names.end()}; }
+
+// Every "$ref" below `value`.
+void CollectReferences(const json& value, std::set<std::string>* found) {
+  if (value.is_object() && value.contains("$ref")) found->insert(value["$ref"].get<std::string>());
+  for (const json& member : value) {
+    if (member.is_structured()) CollectReferences(member, found);
+  }
+}
+
+TEST(OpenApiTest, HasTheRoutesAndNoOthers) {
+  std::set<std::string> routes;
+  for (const std::string& path : HttpApi::Paths()) {
+    // The page is no part of the API.
+    if (path != "/" && path.rfind("/page/", 0) != 0) routes.insert(path);
+  }
+  EXPECT_EQ(Keys(File()["paths"]), routes);
+}
+
+TEST(OpenApiTest, HasTheMethodsOfTheRoutes) {
+  HttpGateway gateway;
+  HttpClient client(gateway.port());
+  for (const auto& [path, item] : File()["paths"].items()) {
+    ASSERT_EQ(item.size(), 1u) << path;
+    const std::string allowed = client.Call("OPTIONS", path).Header("Allow");
+    EXPECT_THAT(allowed, testing::StartsWith(item.contains("get") ? "GET" : "POST")) << path;
+  }
+}
+
+TEST(OpenApiTest, HasTheFieldsThatTheParsersKnow) {
+  const struct {
+    const char* schema;
+    std::vector<std::string> names;
+  } cases[] = {{"ChatRequest", ChatFieldNames()},
+               {"CompletionsRequest", CompletionsFieldNames()},
+               {"InferRequest", InferFieldNames()},
+               {"Message", MessageFieldNames()},
+               {"TokenizeRequest", TokenizeFieldNames()},
+               {"DetokenizeRequest", DetokenizeFieldNames()},
+               {"PromptToTokenize", PromptToTokenizeFieldNames()},
+               {"TokensToDetokenize", TokensToDetokenizeFieldNames()}};
+  for (const auto& c : cases) {
+    EXPECT_EQ(Keys(File()["components"]["schemas"][c.schema]["properties"]), Set(c.names)) << c.schema;
+  }
+}
+
+TEST(OpenApiTest, RefersToWhatIsThere) {
+  std::set<std::string> found;
+  CollectReferences(File(), &found);
+  EXPECT_FALSE(found.empty());
+  for (const std::string& reference : found) {
+    EXPECT_TRUE(File().contains(json::json_pointer(reference.substr(1)))) << reference;
+  }
+}
+
+TEST(OpenApiTest, IsServed) {
+  HttpGateway gateway;
+  HttpClient client(gateway.port());
+  const auto response = client.Call("GET", "/openapi.json");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.Header("Content-Type"), "application/json");
+  EXPECT_EQ(response.body, std::string(OpenApiText()));
+}
+
+}  // namespace
+}  // namespace moepool
