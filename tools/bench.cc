@@ -11,6 +11,7 @@ void AddBenchCommand(CLI::App* app, CommandRunner* run) {
   AddBenchKernelsCommand(command, run);
   AddBenchEngineCommand(command, run);
   AddBenchServeCommand(command, run);
+  AddBenchGatewayCommand(command, run);
 }
 
 }  // namespace moepool

@@ -40,6 +40,7 @@ class GrpcServer final : public BenchServer {
                              }));
     generated.tokens = last.usage().completion_tokens();
     generated.prompt_tokens = last.usage().prompt_tokens();
+    generated.cached_tokens = last.usage().cached_tokens();
     return generated;
   }
 

@@ -32,6 +32,7 @@ struct EventNews {
   bool has_tokens = false;
   int tokens = 0;         // in all, where the event says
   int prompt_tokens = 0;  // as tokens
+  int cached_tokens = 0;  // as tokens
 };
 using ReadEvent = std::function<EventNews(const json&)>;
 
@@ -61,6 +62,7 @@ absl::StatusOr<Generated> Stream(const HostPort& address, const std::string& pat
     if (news.has_tokens) generated.events_s.push_back(now);
     if (news.tokens > 0) generated.tokens = news.tokens;
     if (news.prompt_tokens > 0) generated.prompt_tokens = news.prompt_tokens;
+    if (news.cached_tokens > 0) generated.cached_tokens = news.cached_tokens;
   });
   MOEPOOL_ASSIGN_OR_RETURN(
       const HttpAnswer answer,
@@ -78,27 +80,28 @@ class MoepoolServer final : public BenchServer {
   absl::StatusOr<BenchPrompt> MakePrompt(int tokens, std::mt19937_64* random) override {
     // Too many words; then the most of them that fit; then a word of one token for each token that is
     // missing.
+    const auto wanted = static_cast<size_t>(tokens);
     std::vector<std::string> words;
     for (int doubling = 0;; ++doubling) {
       if (doubling == kMaxDoublings) return NoPrompt(tokens);
       for (size_t more = std::max<size_t>(words.size(), 8); more > 0; --more) words.push_back(Word(random));
-      MOEPOOL_ASSIGN_OR_RETURN(const int all, Count(Join(words, words.size())));
-      if (all > tokens) break;
+      MOEPOOL_ASSIGN_OR_RETURN(const std::vector<int32_t> all, Ids(Join(words, words.size())));
+      if (all.size() > wanted) break;
     }
     size_t fits = 0;
     size_t too_many = words.size();
     while (too_many - fits > 1) {
       const size_t middle = (fits + too_many) / 2;
-      MOEPOOL_ASSIGN_OR_RETURN(const int count, Count(Join(words, middle)));
-      (count <= tokens ? fits : too_many) = middle;
+      MOEPOOL_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Ids(Join(words, middle)));
+      (ids.size() <= wanted ? fits : too_many) = middle;
     }
     const std::string text = Join(words, fits);
-    MOEPOOL_ASSIGN_OR_RETURN(const int found, Count(text));
+    MOEPOOL_ASSIGN_OR_RETURN(const std::vector<int32_t> found, Ids(text));
     for (char filler = 'a'; filler <= 'z'; ++filler) {
       std::string whole = text;
-      for (int i = found; i < tokens; ++i) whole += {' ', filler};
-      MOEPOOL_ASSIGN_OR_RETURN(const int count, Count(whole));
-      if (count == tokens) return BenchPrompt{std::move(whole), {}};
+      for (size_t i = found.size(); i < wanted; ++i) whole += {' ', filler};
+      MOEPOOL_ASSIGN_OR_RETURN(std::vector<int32_t> ids, Ids(whole));
+      if (ids.size() == wanted) return BenchPrompt{std::move(whole), std::move(ids)};
     }
     return NoPrompt(tokens);
   }
@@ -117,6 +120,7 @@ class MoepoolServer final : public BenchServer {
                     if (event.contains("usage")) {
                       news.tokens = Integer(event["usage"], "completion_tokens");
                       news.prompt_tokens = Integer(event["usage"], "prompt_tokens");
+                      news.cached_tokens = Integer(event["usage"], "cached_tokens");
                     }
                     return news;
                   });
@@ -138,12 +142,19 @@ class MoepoolServer final : public BenchServer {
   static absl::Status NoPrompt(int tokens) {
     return absl::FailedPreconditionError(StrCat("no text of ", tokens, " tokens was found"));
   }
-  absl::StatusOr<int> Count(const std::string& text) const {
+  absl::StatusOr<std::vector<int32_t>> Ids(const std::string& text) const {
     MOEPOOL_ASSIGN_OR_RETURN(const json answer, Call(address_, "/tokenize", json{{"text", text}}.dump(),
                                                      absl::Now() + kShortCall));
     const auto ids = answer.find("ids");
-    if (ids == answer.end()) return absl::DataLossError("/tokenize: an answer without ids");
-    return static_cast<int>(ids->size());
+    if (ids == answer.end() || !ids->is_array()) {
+      return absl::DataLossError("/tokenize: an answer without ids");
+    }
+    std::vector<int32_t> read;
+    for (const json& id : *ids) {
+      if (!id.is_number_integer()) return absl::DataLossError("/tokenize: an id that is no integer");
+      read.push_back(id.get<int32_t>());
+    }
+    return read;
   }
 
   const HostPort address_;

@@ -20,6 +20,7 @@ struct Generated {
   std::vector<double> events_s;  // when each event with tokens came, by SteadySeconds()
   int tokens = 0;                // in all
   int prompt_tokens = 0;         // as the server counts them; 0 where it does not say
+  int cached_tokens = 0;         // of these; as prompt_tokens
 };
 
 struct RequestOutcome {

@@ -15,7 +15,7 @@
 
 namespace moepool {
 
-// One of the two, as the server's protocol takes it.
+// As the server's protocol takes it: one of the two, or both where it takes text and says what ids that is.
 struct BenchPrompt {
   std::string text;
   std::vector<int32_t> ids;
@@ -39,6 +39,9 @@ absl::StatusOr<std::unique_ptr<BenchServer>> MakeHttpBenchServer(const std::stri
 // moepool.v1.Inference of a gateway.
 absl::StatusOr<std::unique_ptr<BenchServer>> MakeGrpcBenchServer(const HostPort& address, int vocab,
                                                                  absl::Time deadline);
+
+// moepool.trunk.v1.Trunk of a router: what a gateway calls.
+absl::StatusOr<std::unique_ptr<BenchServer>> MakeTrunkBenchServer(const HostPort& address, int vocab);
 
 std::vector<int32_t> RandomIds(int count, int vocab, std::mt19937_64* random);
 

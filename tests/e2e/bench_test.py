@@ -107,6 +107,28 @@ class BenchTest(E2eTest):
         self.assertEqual(pool.metric("moepool_exchange_seconds_count"),
                          pool.metric("moepool_exchange_own_seconds_count"))
 
+    def test_the_price_of_a_gateway(self):
+        pool = self.start_cluster(cluster.tiny_mixtral(), router_flags=("--prefix-cache", "off"))
+        doors = ("--router", pool.address, "--http", pool.client.http_address, "--grpc", pool.client.grpc_address,
+                 "--pairs", "4", "--warmup", "1", "--input-tokens", "12", "--streams", "3", "--stream-tokens", "6",
+                 "--rounds", "2")
+        report = self.bench("gateway", *doors)
+        self.assertEqual([d["door"] for d in report["doors"]], ["router", "http", "grpc"])
+        for door in report["doors"]:
+            self.check_distribution(door["ttft_ms"], 4)
+            self.assertEqual(door["added_ttft_ms"]["count"], 4)
+            self.check_summary(door["tokens_per_s"])
+            self.check_summary(door["throughput_ratio"])
+        self.assertEqual(report["doors"][0]["added_ttft_ms"]["max"], 0)
+        self.assertEqual(report["doors"][0]["throughput_ratio"]["values"], [1, 1])
+        # Five prompts and three rounds of three streams, through three doors.
+        self.assertEqual(pool.metric("moepool_sequences_finished_total"), 3 * (5 + 3 * 3))
+        # Where prompts are taken from the cache the doors are not alike.
+        pool = self.start_cluster(cluster.tiny_mixtral())
+        refused = self.refused("gateway", "--router", pool.address, "--http", pool.client.http_address, "--grpc",
+                               pool.client.grpc_address, "--pairs", "1", "--input-tokens", "40")
+        self.assertIn("--prefix-cache off", refused)
+
     def test_what_cannot_be_measured_is_refused(self):
         model = str(cluster.tiny_mixtral())
         self.assertIn("nothing to measure", self.refused("engine", "--model", model))
