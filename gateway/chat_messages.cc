@@ -61,6 +61,9 @@ absl::Status ReadToolCalls(const std::string& field, const ordered_json& value, 
     const auto name = function->find("name");
     if (name == function->end()) return InvalidField(absl::StrCat(at, ".function.name"), "is missing");
     if (!name->is_string()) return NotA(absl::StrCat(at, ".function.name"), *name, "a string");
+    if (name->get_ref<const std::string&>().empty()) {
+      return InvalidField(absl::StrCat(at, ".function.name"), "is empty");
+    }
     call["function"]["name"] = *name;
     const auto arguments = function->find("arguments");
     if (arguments == function->end() || arguments->is_null()) {

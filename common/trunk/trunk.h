@@ -73,8 +73,8 @@ enum class FinishReason : uint8_t {
 
 // What the text of an answer must be.
 struct Constraint {
-  std::string grammar;      // as common/constrain/grammar.h reads it; empty: the text is free
-  std::string begin_after;  // text is free up to and including the first of these; empty: from the first id
+  std::string grammar;        // as common/constrain/grammar.h reads it; empty: the text is free
+  std::string begin_after;    // text is free up to and including the first of these; empty: from the first id
   bool may_end_free = false;  // whether the answer may end where its text is still free
 };
 

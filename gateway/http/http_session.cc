@@ -162,7 +162,8 @@ void HttpSession::BeginRequest() {
 
 void HttpSession::OnHeader(ErrorCode error) {
   if (state_ == State::kClosed) return;
-  if (error) return FailRead(error);
+  // A body that is announced as too large fails here, with the header whole.
+  if (error && error != http::error::body_limit) return FailRead(error);
   const auto& request = parser_->get();
   request_id_ = RequestId(ToString(request["X-Request-Id"]));
   http_1_0_ = request.version() < 11;
@@ -182,6 +183,7 @@ void HttpSession::OnHeader(ErrorCode error) {
       return Answer(*std::move(refusal));
     }
   }
+  if (error) return FailRead(error);
   ArmRead(context_.draining ? kLingerTimeout : context_.options.body_timeout);
   if (parser_->is_done() || !boost::beast::iequals(request[http::field::expect], "100-continue"))
     return ReadBody();
