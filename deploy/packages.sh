@@ -10,8 +10,8 @@ set -euo pipefail
 
 build_packages=(
   ca-certificates g++ cmake ninja-build pkg-config ccache python3 python3-pip
-  libabsl-dev libboost1.81-dev libcli11-dev libgmock-dev libgrpc++-dev libgtest-dev libicu-dev libpcre2-dev libprotobuf-dev
-  libspdlog-dev libssl-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
+  libabsl-dev libboost1.81-dev libcli11-dev libedit-dev libgmock-dev libgrpc++-dev libgtest-dev libicu-dev libpcre2-dev
+  libprotobuf-dev libspdlog-dev libssl-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
 )
 test_packages=(

@@ -16,6 +16,7 @@ using CommandRunner = std::function<absl::Status()>;
 
 void AddServeCommand(CLI::App* app, CommandRunner* run);       // gateway, engine and workers in one process
 void AddGenerateCommand(CLI::App* app, CommandRunner* run);    // asks a gateway, streams the answer
+void AddChatCommand(CLI::App* app, CommandRunner* run);        // talks with a gateway, in the terminal
 void AddStatusCommand(CLI::App* app, CommandRunner* run);      // shows a router's pool
 void AddKeyCommand(CLI::App* app, CommandRunner* run);         // makes an API key
 void AddHealthCommand(CLI::App* app, CommandRunner* run);      // asks a process whether it serves

@@ -12,6 +12,7 @@
 #include "common/base/status_macros.h"
 #include "common/rpc/inference_client.h"
 #include "nlohmann/json.hpp"
+#include "tools/api_key.h"
 #include "tools/commands.h"
 
 namespace moepool {
@@ -19,6 +20,7 @@ namespace {
 
 struct Flags {
   std::string gateway = "127.0.0.1:50051";
+  std::string api_key_file;
   std::string prompt;
   std::string system;
   int max_tokens = 256;
@@ -139,10 +141,11 @@ class Printer {
 
 absl::Status Run(const Flags& flags) {
   MOEPOOL_ASSIGN_OR_RETURN(const v1::GenerateRequest request, MakeRequest(flags));
+  MOEPOOL_ASSIGN_OR_RETURN(std::string api_key, ReadApiKey(flags.api_key_file));
   Printer printer(flags.n);
   MOEPOOL_ASSIGN_OR_RETURN(
       const v1::GenerateResponse last,
-      InferenceClient(flags.gateway)
+      InferenceClient(flags.gateway, {.api_key = std::move(api_key)})
           .Generate(request, absl::Now() + absl::Seconds(flags.timeout_seconds),
                     [&](const v1::GenerateResponse& message) { return printer.Add(message); }));
   printer.Finish();
@@ -165,6 +168,7 @@ void AddGenerateCommand(CLI::App* app, CommandRunner* run) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app->add_subcommand("generate", "ask a gateway, and stream the answer");
   command->add_option("--gateway", flags->gateway, "host:port of a gateway's gRPC");
+  AddApiKeyFlag(command, &flags->api_key_file);
   command->add_option("--system", flags->system, "system prompt");
   command->add_option("--max-tokens", flags->max_tokens);
   command->add_option("--temperature", flags->temperature, "0 (default): the most likely token");

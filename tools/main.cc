@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   moepool::CommandRunner run;
   moepool::AddServeCommand(&app, &run);
   moepool::AddGenerateCommand(&app, &run);
+  moepool::AddChatCommand(&app, &run);
   moepool::AddStatusCommand(&app, &run);
   moepool::AddKeyCommand(&app, &run);
   moepool::AddHealthCommand(&app, &run);
