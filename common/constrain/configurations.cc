@@ -13,7 +13,7 @@ using Kind = AutomatonNode::Kind;
 // Stands at the bottom of each stack.
 constexpr Place kBottom = {kNoNode, 0, 0};
 // Places looked at in one closure.
-constexpr size_t kMaxSeen = 16 * kMaxPlaces;
+constexpr size_t kMaxSeen = 4 * kMaxPlaces;
 
 void SortAndUnite(std::vector<Place>* places) {
   std::sort(places->begin(), places->end());
