@@ -52,7 +52,7 @@ class BadInputTest(E2eTest):
         self.check_refused({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, param="messages")
         self.check_refused({"messages": []}, param="messages")
         self.check_refused({"messages": [{"role": "user"}]}, param="messages[0].content")
-        self.check_refused({"messages": [{"role": "user", "content": "a", "name": "b"}]}, param="messages[0].name")
+        self.check_refused({"messages": [{"role": "user", "content": "a", "nickname": "b"}]}, param="messages[0].nickname")
         self.check_refused({"messages": "hello"}, param="messages")
 
     def test_an_unknown_field_is_named(self):
