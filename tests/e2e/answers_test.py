@@ -35,7 +35,7 @@ class AnswersTest(E2eTest):
         self.assertTrue(answer["id"])
         self.assertIn(answer["finish_reason"], ("stop", "length"))
         usage = answer["usage"]
-        self.assertEqual(set(usage), {"prompt_tokens", "cached_tokens", "completion_tokens"})
+        self.assertEqual(set(usage), {"prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"})
         self.assertGreater(usage["prompt_tokens"], 0)
         self.assertLessEqual(usage["cached_tokens"], usage["prompt_tokens"])
         self.assertTrue(1 <= usage["completion_tokens"] <= 12, usage)
