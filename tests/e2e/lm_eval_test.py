@@ -48,18 +48,17 @@ class LmEvalTest(E2eTest):
         return made["results"][task], made["samples"][task]
 
     def ids(self, text):
-        made = tool("tokenize", "--model", MODEL, "--special", "--", text)
-        self.assertEqual(made.returncode, 0, made.stderr.decode())
-        return json.loads(made.stdout)
+        return self.pool.client.post("/tokenize", {"text": text, "parse_special": True}).json()["ids"]
 
     def expected(self, pairs):
         """[(log-likelihood, greedy)] of each (ids before, ids after)."""
         sequences = [before + after for before, after in pairs]
-        tokens, out = SCRATCH / "tokens.json", SCRATCH / "logits.f32"
+        tokens, out = SCRATCH / "tokens.json", SCRATCH / "logits.npy"
         tokens.write_text(json.dumps(sequences), encoding="utf-8")
         made = tool("logits", "--model", MODEL, "--tokens-file", tokens, "--out", out)
         self.assertEqual(made.returncode, 0, made.stderr.decode())
-        logits = numpy.fromfile(out, dtype="<f4").reshape(sum(map(len, sequences)), -1).astype(numpy.float64)
+        logits = numpy.load(out).astype(numpy.float64)
+        self.assertEqual(len(logits), sum(map(len, sequences)))
         logprobs = logits - numpy.logaddexp.reduce(logits, axis=1, keepdims=True)
         results, begin = [], 0
         for (before, after), sequence in zip(pairs, sequences):
@@ -73,13 +72,14 @@ class LmEvalTest(E2eTest):
         results, samples = self.evaluate("local-completions", "/v1/completions", "moepool_capitals",
                                          tokenizer_backend="remote")
         rows = [json.loads(line) for line in (TASKS / "capitals.jsonl").read_text(encoding="utf-8").splitlines()]
+        pairs = []
+        for row in rows:
+            before = self.ids(row["question"])
+            pairs += [(before, self.ids(f"{row['question']} {text}")[len(before):]) for text in row["choices"]]
+        computed = iter(self.expected(pairs))
         right = 0
         for sample, row in zip(sorted(samples, key=lambda s: s["doc_id"]), rows):
-            pairs = []
-            for text in row["choices"]:
-                before, whole = self.ids(row["question"]), self.ids(f"{row['question']} {text}")
-                pairs.append((before, whole[len(before):]))
-            expected = self.expected(pairs)
+            expected = [next(computed) for _ in row["choices"]]
             found = [response[0] for response in sample["resps"]]
             for (mine, greedy), (theirs, said_greedy) in zip(expected, found):
                 self.assertAlmostEqual(mine, theirs, delta=TOLERANCE)

@@ -44,7 +44,7 @@ class OpenAiTest(E2eTest):
         cls.model = cls.openai.models.list().data[0].id
 
     def chat(self, messages=None, **fields):
-        return self.openai.chat.completions.create(model=self.model, messages=messages or TALK,
+        return self.openai.chat.completions.create(model=self.model, messages=TALK if messages is None else messages,
                                                    **{"temperature": 0, **fields})
 
     def test_models(self):
@@ -119,7 +119,12 @@ class OpenAiTest(E2eTest):
             self.assertAlmostEqual(entry.logprob, ours["logprob"], places=5)
             self.assertEqual(len(entry.top_logprobs), 3)
             self.assertEqual(entry.logprob, entry.top_logprobs[0].logprob)
-            self.assertEqual(bytes(entry.bytes).decode(errors="replace"), entry.token)
+            # Half of a character has no text; OpenAI writes it so.
+            try:
+                text = bytes(entry.bytes).decode()
+            except UnicodeDecodeError:
+                text = "bytes:" + "".join(f"\\x{b:02x}" for b in entry.bytes)
+            self.assertEqual(entry.token, text)
         streamed = [e for c in self.chat(max_tokens=8, logprobs=True, top_logprobs=3, stream=True)
                     if c.choices[0].logprobs for e in c.choices[0].logprobs.content]
         self.assertEqual([e.model_dump() for e in streamed], [e.model_dump() for e in entries])
@@ -213,7 +218,8 @@ class OpenAiTest(E2eTest):
                     *({"role": "tool", "tool_call_id": c.id, "content": "2"} for c in calls)]
         after = self.chat(answered, tools=[WEATHER, CLOCK], tool_choice="none", max_tokens=6)
         self.assertFalse(after.choices[0].message.tool_calls)
-        self.assertGreater(after.usage.prompt_tokens, made.usage.prompt_tokens)
+        # Without the tools, which cannot be called, and with call and result.
+        self.assertGreater(after.usage.prompt_tokens, self.chat(max_tokens=1).usage.prompt_tokens)
 
     def test_wrong_requests_are_the_librarys_errors(self):
         for fields, words in (({"temperature": -1}, "temperature"), ({"n": 0}, "n"), ({"max_tokens": -5}, "max_tokens"),
@@ -303,7 +309,7 @@ class OpenAiUnderLoadTest(E2eTest):
         async def retried():
             async with client_of(pool, kind=openai.AsyncOpenAI, max_retries=5) as other:
                 task = asyncio.create_task(self.long(other, max_tokens=2))
-                refused = 'moepool_http_requests_total{path="/v1/chat/completions",code="429"}'
+                refused = 'moepool_http_requests_total{code="429",path="/v1/chat/completions"}'
                 before = self.gateway_metric(pool, refused)
                 while self.gateway_metric(pool, refused) == before:
                     await asyncio.sleep(0.01)
