@@ -97,6 +97,10 @@ def check_references(project, _):
         used = {"networks": s.get("networks", []), "secrets": s.get("secrets", []),
                 "configs": [c["source"] for c in s.get("configs", [])],
                 "volumes": [v.split(":")[0] for v in s.get("volumes", []) if not v.startswith(("/", "."))]}
+        for volume in s.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith(".") and not (project["x-folder"] / source).exists():
+                yield f"{name}: there is no {source} to mount"
         for kind, names in used.items():
             for missing in set(names) - set(project.get(kind, {})):
                 yield f"{name}: {kind} has no {missing}"

@@ -54,7 +54,7 @@ def load(path, env):
 
 def project(files, env, profiles=()):
     """What runs with `docker compose -f FILE…` and these variables and profiles."""
-    merged = {}
+    merged = {"x-folder": (FOLDER / files[0]).parent}  # from which relative paths go
     for file in files:
         merged = merge(merged, load(FOLDER / file, env))
     merged["services"] = {

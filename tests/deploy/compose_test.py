@@ -74,10 +74,12 @@ class ComposeTest(unittest.TestCase):
         with tempfile.TemporaryDirectory(prefix="moepool-fetch-") as scratch:
             source, target = pathlib.Path(scratch, "source"), pathlib.Path(scratch, "models", "model.gguf")
             source.write_bytes(b"weights" * 1000)
+            service = self.projects["one machine"]["services"]["model"]
+            (script,) = [compose_files.FOLDER / v.split(":")[0] for v in service["volumes"] if ":/fetch-model.sh" in v]
             right = hashlib.sha256(source.read_bytes()).hexdigest()
 
             def fetch(sha256):
-                return subprocess.run(["sh", compose_files.FOLDER / "fetch-model.sh", target], stdout=subprocess.PIPE,
+                return subprocess.run(["sh", script, target], stdout=subprocess.PIPE,
                                       stderr=subprocess.PIPE, text=True, check=False,
                                       env={**os.environ, "MODEL_URL": source.as_uri(), "MODEL_SHA256": sha256})
             wrong = fetch("0" * 64)
@@ -119,6 +121,8 @@ FAULTS = (
      lambda p: service("router")(p)["healthcheck"]["test"].__setitem__(3, "127.0.0.1:50051"), "it listens on [50052]"),
     ("a healthcheck of another service", "one machine",
      lambda p: service("router")(p)["healthcheck"]["test"].__setitem__(5, "moepool.Router"), "which no proto has"),
+    ("a file that is not there", "a further machine",
+     lambda p: service("model")(p)["volumes"].__setitem__(1, "../fetch-model.sh:/fetch-model.sh:ro"), "to mount"),
     ("a secret that is not there", "one machine", lambda p: p["secrets"].clear(), "secrets has no api-keys"),
     ("a dependency that is not there", "one machine", lambda p: p["services"].pop("model"), "which is not there"),
     ("a healthcheck too few", "one machine",

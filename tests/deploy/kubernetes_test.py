@@ -84,10 +84,6 @@ class ManifestsTest(unittest.TestCase):
         self.assertTrue(groups)
         self.assertEqual(rule["spec"]["groups"], groups, "run components/prometheus-rules/update.sh")
 
-    def test_one_script_fetches(self):
-        self.assertEqual((FOLDER / "components/fetch-model/fetch-model.sh").read_bytes(),
-                         (settings.ROOT / "deploy/compose/fetch-model.sh").read_bytes())
-
     def test_faults_are_found(self):
         for what, kind, name, change, expected in FAULTS:
             with self.subTest(what):
