@@ -2,10 +2,11 @@
 containers run, not as root and on a root that cannot be written, sharing memory over a directory. And the Debian package:
 installed into that Debian and purged again.
 
-Needs root, buildah, debootstrap and Debian's mirror. MOEPOOL_IMAGE_ROOT names a root that collect.sh has made already, and
-leaves the building out.
+Needs root, buildah, debootstrap and Debian's mirror. MOEPOOL_IMAGE_WORK names a folder in which Debian and what the compiler
+made stay for the next run. MOEPOOL_IMAGE_ROOT names a root that collect.sh has made already, and leaves the building out.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -37,12 +38,35 @@ def run(*command, **kwargs):
     return made.stdout
 
 
+@functools.cache
+def work():
+    """A folder for what is made once for all tests, or for all runs."""
+    if "MOEPOOL_IMAGE_WORK" in os.environ:
+        folder = pathlib.Path(os.environ["MOEPOOL_IMAGE_WORK"])
+        folder.mkdir(exist_ok=True)
+        return folder
+    scratch = tempfile.TemporaryDirectory(prefix="moepool-image-work-")
+    unittest.addModuleCleanup(scratch.cleanup)
+    return pathlib.Path(scratch.name)
+
+
+@functools.cache
+def debian():
+    root = work() / "debian"
+    if not root.exists():
+        half = root.with_suffix(".half")
+        run("debootstrap", "--variant=minbase", "bookworm", half, MIRROR)
+        half.rename(root)
+    return root
+
+
 class Buildah:
     """Images in a folder of their own; nothing of the machine's is touched."""
 
     def __init__(self, folder):
         self.options = ("--root", folder / "storage", "--runroot", folder / "run", "--storage-driver", "vfs")
-        self.env = {**os.environ, "TMPDIR": str(folder), "BUILDAH_ISOLATION": "chroot"}
+        # Mounts of type cache are in TMPDIR too.
+        self.env = {**os.environ, "TMPDIR": str(work()), "BUILDAH_ISOLATION": "chroot"}
 
     def __call__(self, *args):
         return run("buildah", *self.options, *args, env=self.env).strip()
@@ -67,11 +91,9 @@ class ImageTest(cluster.E2eTest):
 
     @classmethod
     def build(cls):
-        cls.debian = cls.folder / "debian"
-        run("debootstrap", "--variant=minbase", "--include=ca-certificates", "bookworm", cls.debian, MIRROR)
         buildah = Buildah(cls.folder)
         base = buildah("from", "scratch")
-        buildah("add", "--quiet", base, cls.debian, "/")
+        buildah("add", "--quiet", base, debian(), "/")
         buildah("commit", "--quiet", base, "localhost/debian:bookworm")
         buildah("rm", base)
         began = time.monotonic()
@@ -163,7 +185,7 @@ class PackageTest(unittest.TestCase):
     def test_installed_and_purged(self):
         with tempfile.TemporaryDirectory(prefix="moepool-debian-") as scratch:
             root = pathlib.Path(scratch) / "root"
-            run("debootstrap", "--variant=minbase", "bookworm", root, MIRROR)
+            run("cp", "--archive", debian(), root)
             run("cpack", "--config", BUILD / "CPackConfig.cmake", "-G", "DEB", "-B", scratch)
             (package,) = pathlib.Path(scratch).glob("*.deb")
             shutil.copy(package, root / "moepool.deb")
