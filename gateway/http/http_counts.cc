@@ -6,15 +6,24 @@ namespace moepool {
 namespace {
 
 constexpr char kOther[] = "other";
+constexpr int kTooManyRequests = 429;
 
 }  // namespace
 
 HttpCounts::HttpCounts(Metrics* metrics, const std::vector<std::string>& paths)
-    : metrics_(metrics), paths_(paths.begin(), paths.end()) {}
+    : metrics_(metrics), paths_(paths.begin(), paths.end()) {
+  // An alert has the rate of these, and a rate does not see the increments with which a counter appears:
+  // without this, the first burst of refusals would go by unseen.
+  MutexLock lock(&mutex_);
+  for (const std::string& path : paths) CounterOf(path, kTooManyRequests);
+}
 
 void HttpCounts::Count(const HttpRequest& request, int status) {
-  const std::string path = paths_.contains(request.path) ? request.path : kOther;
   MutexLock lock(&mutex_);
+  CounterOf(paths_.contains(request.path) ? request.path : kOther, status).Increment();
+}
+
+prometheus::Counter& HttpCounts::CounterOf(const std::string& path, int status) {
   prometheus::Counter*& counter = counters_[{path, status}];
   if (counter == nullptr) {
     counter = &metrics_->Counter(
@@ -22,7 +31,7 @@ void HttpCounts::Count(const HttpRequest& request, int status) {
         "Requests answered over HTTP, by path (other: none that is served) and status code.",
         {{"path", path}, {"code", absl::StrCat(status)}});
   }
-  counter->Increment();
+  return *counter;
 }
 
 }  // namespace moepool

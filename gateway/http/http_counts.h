@@ -15,13 +15,15 @@
 namespace moepool {
 
 // moepool_http_requests_total{path, code}. A path that is none of `paths` counts as "other", so that clients
-// cannot make up labels. Thread-safe.
+// cannot make up labels. Those of code 429 are there from the start. Thread-safe.
 class HttpCounts {
  public:
   HttpCounts(Metrics* metrics, const std::vector<std::string>& paths);
   void Count(const HttpRequest& request, int status);
 
  private:
+  prometheus::Counter& CounterOf(const std::string& path, int status) REQUIRES(mutex_);
+
   Metrics* const metrics_;
   const absl::flat_hash_set<std::string> paths_;
   Mutex mutex_;

@@ -19,7 +19,13 @@ from prometheus import Alertmanager, Prometheus
 VARIABLES = {"pool": ".*", "instance": ".*", "worker": ".*", "layer": ".*", "__rate_interval": "30m", "__interval": "5s",
              "__range": "30m"}
 
-LIMIT = 4  # of requests that the gateway admits
+RUNNING = 4  # sequences in the batch, more than the KV cache has room for
+LIMIT = 6  # of requests that the gateway admits: some wait
+
+# Gauges that are 0 again when a request has ended, which may be before a scrape.
+MOMENTARY = ("moepool_num_requests_running", "moepool_num_requests_waiting", "moepool_admission_queue_tokens",
+             "moepool_num_sequences_running", "moepool_num_sequences_waiting", "moepool_kv_cache_usage_ratio",
+             "moepool_worker_busy_ratio")
 
 # Queries that answer with 0 alone, as they should here; all others have to show something else at some time.
 RIGHTLY_ZERO = {
@@ -77,7 +83,8 @@ class PrometheusTest(E2eTest):
     def setUpClass(cls):
         cls.pool = cluster.Cluster(
             slow_mixtral(), workers=2, kv_memory="2MiB", worker_flags=("--memory-limit", "64MiB"),
-            router_flags=("--context-tokens", "512", "--holder-timeout", "1"), gateway_flags=("--max-requests", str(LIMIT)))
+            router_flags=("--context-tokens", "512", "--max-running", str(RUNNING), "--holder-timeout", "1"),
+            gateway_flags=("--max-requests", str(LIMIT)))
         cls.addClassCleanup(lambda: cluster.kill_all(cls.pool.processes))
         cls.alertmanager = Alertmanager(monitoring.DEPLOY)
         cls.addClassCleanup(cls.alertmanager.stop)
@@ -90,8 +97,10 @@ class PrometheusTest(E2eTest):
         # Counters have to be seen before they grow.
         cls.wait_scraped(4)
         cls.serve()
-        cls.overload()
+        wait_for(cls.overload, f"a scrape that meets {MOMENTARY} above 0")
         cls.wait_scraped(4)
+        # Prometheus keeps it of what the last scrape showed, and some metrics go with the workers.
+        cls.metadata = cls.prometheus.ask("metadata")
         cls.lose_workers()
         wait_for(lambda: PROVOKED <= cls.fired(), f"{sorted(PROVOKED)} to fire")
         cls.end = cls.prometheus.now()
@@ -130,10 +139,11 @@ class PrometheusTest(E2eTest):
 
     @classmethod
     def overload(cls):
-        """More requests than the gateway admits and more tokens than the KV cache holds."""
+        """More requests than the gateway admits and more tokens than the KV cache holds. Whether a scrape has met it."""
         in_parallel([lambda i=i: cls.pool.client.post("/infer", {"prompt": f"{i} {LONG_PROMPT}", "max_tokens": 300,
                                                                  "ignore_eos": True}) for i in range(2 * LIMIT)])
         cls.pool.wait_idle()
+        return all(cls.prometheus.query(f"max_over_time({metric}[30m]) > 0") for metric in MOMENTARY)
 
     @classmethod
     def lose_workers(cls):
@@ -205,7 +215,7 @@ class PrometheusTest(E2eTest):
         self.assertEqual(alerts["MoepoolErrorBudgetFastBurn"]["status"]["inhibitedBy"], [cause["fingerprint"]])
 
     def test_metrics_exist_and_are_of_the_right_type(self):
-        kinds = {name: {entry["type"] for entry in entries} for name, entries in self.prometheus.ask("metadata").items()}
+        kinds = {name: {entry["type"] for entry in entries} for name, entries in self.metadata.items()}
         known = recorded() | {"up", "ALERTS"}
 
         def kind(metric):

@@ -23,5 +23,12 @@ TEST(HttpCountsTest, PathsThatAreNotServedAreOne) {
   EXPECT_THAT(shown, testing::Not(testing::HasSubstr("made")));
 }
 
+TEST(HttpCountsTest, RefusalsAreShownBeforeTheFirst) {
+  Metrics metrics;
+  HttpCounts counts(&metrics, {"/infer", "/health"});
+  EXPECT_THAT(metrics.Expose(),
+              testing::HasSubstr("moepool_http_requests_total{code=\"429\",path=\"/infer\"} 0\n"));
+}
+
 }  // namespace
 }  // namespace moepool
