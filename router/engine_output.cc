@@ -12,6 +12,12 @@ namespace {
 
 double Milliseconds(absl::Duration d) { return absl::ToDoubleMilliseconds(d); }
 
+// `status` with the place in the answer.
+absl::Status AfterTokens(const Sequence& sequence, const absl::Status& status) {
+  return {status.code(),
+          StrCat("after ", sequence.generated(), " tokens of the answer: ", ToStd(status.message()))};
+}
+
 }  // namespace
 
 absl::Status Engine::CheckRequest(const SequenceRequest& request) const {
@@ -124,15 +130,16 @@ absl::StatusOr<SampledToken> Engine::SampleNext(Sequence* sequence, std::span<fl
   std::shared_ptr<const IdBits> mask;
   if (sequence->constraint.has_value() && context.forced_id < 0) {
     const absl::Time begin = absl::Now();
-    mask = sequence->constraint->Mask();
+    auto known = sequence->constraint->Mask();
     stats_.constraint_mask_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
+    if (!known.ok()) return AfterTokens(*sequence, known.status());
+    mask = *std::move(known);
     context.may_stop = sequence->constraint->MayEnd();
     if (mask != nullptr) context.allowed = *mask;
     const bool none =
         mask != nullptr && std::all_of(mask->begin(), mask->end(), [](uint64_t w) { return w == 0; });
     if (none && !context.may_stop) {
-      return absl::InternalError(StrCat("the constraint is too ambiguous: after ", sequence->generated(),
-                                        " tokens it allows no token that can be found in bounded time"));
+      return AfterTokens(*sequence, absl::InternalError("the constraint allows neither a token nor the end"));
     }
   }
   return Sample(request.sampling, context, logits);
@@ -192,11 +199,14 @@ void Engine::Commit(size_t chunk_index) {
     return;
   }
   const bool forced = sequence.reasoning.Forced(sequence.request.reasoning) >= 0;
+  if (forced && sequence.constraint.has_value()) sequence.constraint->AcceptForced(id);
+  if (!forced && sequence.constraint.has_value() && !sequence.constraint->Accept(id)) {
+    Fail(chunk.id, AfterTokens(sequence, absl::InvalidArgumentError(
+                                             "the constraint is too ambiguous to follow the token picked")));
+    return;
+  }
   sequence.tokens.push_back(id);
   sequence.reasoning.Push(sequence.request.reasoning, id);
-  if (sequence.constraint.has_value()) {
-    forced ? sequence.constraint->AcceptForced(id) : void(sequence.constraint->Accept(id));
-  }
   update.ids.push_back(id);
   if (sequence.request.sampling.logprobs) update.logprobs.push_back(std::move(result.sampled->logprobs));
   if (sequence.generated() == 1) AnnotateTimes(sequence, &update);

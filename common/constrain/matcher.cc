@@ -4,7 +4,9 @@
 #include <functional>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "common/base/status_macros.h"
+#include "common/base/str.h"
 #include "common/constrain/grammar.h"
 
 namespace moepool {
@@ -13,9 +15,8 @@ namespace {
 // Of what one grammar remembers.
 constexpr size_t kMaxConfigurationBytes = 24 << 20;
 constexpr size_t kMaxMaskBytes = 16 << 20;
-// Places looked at for one mask, whether they are remembered or not: a mask must not depend on what was asked
-// before. Where a grammar is so ambiguous that this does not do, tokens are left out that would be possible.
-constexpr size_t kMaxMaskPlaces = 1 << 22;
+// A step of no more work counts as nothing beside the node of the tree that it is taken at.
+constexpr uint32_t kCheapStepWork = 16;
 constexpr size_t kMaxGrammarSlices = 4;
 constexpr uint32_t kMinSliceCharacters = 20;
 
@@ -23,6 +24,12 @@ uint32_t CountCharacters(const CodePointSet& set) {
   uint32_t count = 0;
   for (const CodePointRange& range : set.ranges()) count += range.last - range.first + 1;
   return count;
+}
+
+absl::Status TooAmbiguous(std::string_view what, uint64_t limit) {
+  return absl::InvalidArgumentError(
+      StrCat("the grammar is too ambiguous here: to find out which tokens may come takes more than ", limit,
+             " steps for one ", what));
 }
 
 }  // namespace
@@ -92,8 +99,8 @@ bool CompiledGrammar::Accept(std::string_view bytes, Position* position) const {
   Refresh(position);
   uint32_t configuration = position->configuration;
   for (const char byte : bytes) {
-    configuration = memory_->configurations.Step(configuration, static_cast<uint8_t>(byte));
-    if (configuration == Configurations::kDead) return false;
+    configuration = memory_->configurations.Step(configuration, static_cast<uint8_t>(byte)).configuration;
+    if (configuration == Configurations::kDead || configuration == Configurations::kTooMany) return false;
   }
   position->configuration = configuration;
   return true;
@@ -109,12 +116,13 @@ bool CompiledGrammar::CanGoOn(const Position& position) const {
   return position.memory->configurations.can_go_on(position.configuration);
 }
 
-std::shared_ptr<const IdBits> CompiledGrammar::Mask(Position* position) const {
+absl::StatusOr<std::shared_ptr<const IdBits>> CompiledGrammar::Mask(Position* position) const {
   MutexLock lock(&mutex_);
   Refresh(position);
   const auto known = memory_->masks.find(position->configuration);
   if (known != memory_->masks.end()) return known->second;
-  auto mask = std::make_shared<const IdBits>(ComputeMask(position->configuration));
+  MOEPOOL_ASSIGN_OR_RETURN(IdBits bits, ComputeMask(position->configuration));
+  auto mask = std::make_shared<const IdBits>(std::move(bits));
   if (position->memory == memory_) {  // else it was renewed on the way
     memory_->masks.emplace(position->configuration, mask);
     memory_->mask_bytes += mask->size() * sizeof(uint64_t);
@@ -131,7 +139,8 @@ void CompiledGrammar::Renew(size_t depth) const {
 
 // Tokens of a set that may be repeated here are allowed as a whole, as many characters as may still come; the
 // others are walked through byte by byte.
-IdBits CompiledGrammar::ComputeMask(uint32_t start) const {
+absl::StatusOr<IdBits> CompiledGrammar::ComputeMask(uint32_t start) const {
+  if (start == Configurations::kTooMany) return TooAmbiguous("byte", kMaxStepWork);
   const Configurations& configurations = memory_->configurations;
   IdBits bits(vocabulary_->words());
   const TokenSlice* slice = nullptr;  // the largest
@@ -154,23 +163,33 @@ IdBits CompiledGrammar::ComputeMask(uint32_t start) const {
   const int64_t skipped =
       slice != nullptr && !whole_slice ? std::min<int64_t>(room, TokenSlice::kMaxCount) : 0;
   path_[0] = start;
-  size_t looked_at = 0;
+  const uint64_t max_work = MaxMaskWork(*vocabulary_);
+  uint64_t work = 0;
+  absl::flat_hash_set<uint64_t> counted;  // steps that are not cheap
   for (uint32_t n = 0; n < tree.size();) {
     const ByteTree::Node& node = tree.node(n);
     if (skipped > 0 && slice->longest_below[n] <= skipped) {
       n = node.end;
       continue;
     }
-    if (memory_->configurations.bytes() > 2 * kMaxConfigurationBytes) Renew(node.depth);
+    if (memory_->configurations.bytes() > 2 * kMaxConfigurationBytes) {
+      Renew(node.depth);
+      counted.clear();  // of other numbers
+    }
     const uint32_t here = path_[node.depth - 1u];
-    looked_at += memory_->configurations.places(here).size();
-    if (looked_at > kMaxMaskPlaces) break;
-    const uint32_t next = memory_->configurations.Step(here, node.byte);
-    if (next == Configurations::kDead) {
+    const Configurations::Reached next = memory_->configurations.Step(here, node.byte);
+    if (next.configuration == Configurations::kTooMany) return TooAmbiguous("byte", kMaxStepWork);
+    ++work;
+    if (next.work > kCheapStepWork &&
+        counted.insert(uint64_t{here} << 8 | automaton_.byte_class[node.byte]).second) {
+      work += next.work;
+    }
+    if (work > max_work) return TooAmbiguous("mask", max_work);
+    if (next.configuration == Configurations::kDead) {
       n = node.end;
       continue;
     }
-    path_[node.depth] = next;
+    path_[node.depth] = next.configuration;
     for (const int32_t id : tree.ids(n)) SetBit(&bits, id);
     ++n;
   }

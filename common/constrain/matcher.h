@@ -16,6 +16,14 @@
 
 namespace moepool {
 
+// What finding out one mask may take: one for each node of the vocabulary's tree that is looked at, and the
+// work of the steps that differ, counted whether they are remembered or not. So what is given up does not
+// depend on what was asked before.
+inline constexpr uint64_t kLeastMaskWork = 1 << 19;
+inline uint64_t MaxMaskWork(const Vocabulary& vocabulary) {
+  return kLeastMaskWork + vocabulary.tree().size();
+}
+
 // A grammar made ready for a vocabulary. Remembers what it found out, in bounded memory; thread-safe.
 class CompiledGrammar {
  public:
@@ -53,8 +61,8 @@ class CompiledGrammar {
   bool Accept(std::string_view bytes, Position* position) const EXCLUDES(mutex_);
   bool CanEnd(const Position& position) const EXCLUDES(mutex_);
   bool CanGoOn(const Position& position) const EXCLUDES(mutex_);
-  std::shared_ptr<const IdBits> Mask(Position* position) const EXCLUDES(mutex_);
-  IdBits ComputeMask(uint32_t configuration) const REQUIRES(mutex_);
+  absl::StatusOr<std::shared_ptr<const IdBits>> Mask(Position* position) const EXCLUDES(mutex_);
+  absl::StatusOr<IdBits> ComputeMask(uint32_t configuration) const REQUIRES(mutex_);
   // Begins a new memory, and takes the first `depth` configurations of path_ along.
   void Renew(size_t depth) const REQUIRES(mutex_);
 
@@ -73,12 +81,14 @@ class Matcher {
   explicit Matcher(std::shared_ptr<const CompiledGrammar> grammar)
       : grammar_(std::move(grammar)), position_(grammar_->Start()) {}
 
-  // False, and nothing is changed, where the text cannot go on with `bytes`.
+  // False, and nothing is changed, where the text cannot go on with `bytes`, or where that takes too much to
+  // find out.
   bool Accept(std::string_view bytes) { return grammar_->Accept(bytes, &position_); }
   // The same of a token; those that write nothing are not accepted.
   bool Accept(int32_t id);
-  // One bit for each id of the vocabulary: whether Accept would take it. Never null.
-  std::shared_ptr<const IdBits> Mask() { return grammar_->Mask(&position_); }
+  // One bit for each id of the vocabulary: whether the text can go on with it. Never null. InvalidArgument
+  // where the grammar is so ambiguous here that finding out exceeds kMaxStepWork or MaxMaskWork.
+  absl::StatusOr<std::shared_ptr<const IdBits>> Mask() { return grammar_->Mask(&position_); }
   // Whether the text so far is a whole one, and whether anything may still follow it.
   bool CanEnd() const { return grammar_->CanEnd(position_); }
   bool CanGoOn() const { return grammar_->CanGoOn(position_); }

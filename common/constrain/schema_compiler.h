@@ -38,7 +38,7 @@ class SchemaCompiler {
   Expression Object(const Json& schema, const std::string& at, int depth);
   Expression Map(const Json& schema, const Json& values, const std::string& at, int depth);
   Expression Array(const Json& schema, const std::string& at, int depth);
-  // "," and more properties than those named, as many as there are; empty where there may be none.
+  // A property of another name than those, behind its first quote.
   Expression ExtraProperty(const Json& schema, const std::vector<std::string>& named, const std::string& at,
                            int depth);
   std::string NameOtherThan(const std::vector<std::string>& names);

@@ -65,30 +65,36 @@ absl::StatusOr<std::string> SchemaCompiler::Object(const Json& schema, const std
 
   const std::string ws = text_.Use("ws");
   std::vector<std::string> names;
-  std::vector<std::pair<std::string, bool>> parts;  // a property's rule, and whether it is required
+  std::vector<std::pair<std::string, bool>> parts;  // a property behind its first quote, and whether required
   for (const auto& [name, value] : properties.items()) {
     names.push_back(name);
     if (value == false && !is_required(name)) continue;  // must not be there
     MOEPOOL_ASSIGN_OR_RETURN(const std::string rule,
                              Value(value, Down(Down(at, "properties"), name), depth + 1));
-    parts.emplace_back(text_.Add(StrCat(GrammarLiteral(JsonText(name) + ":"), " ", ws, " ", rule)),
+    parts.emplace_back(StrCat(GrammarLiteral(JsonText(name).substr(1) + ":"), " ", ws, " ", rule),
                        is_required(name));
   }
-  // What may come behind a property, and, where none has come yet, instead of one: from the last to the
-  // first.
+  // From the last property to the first: what may come behind the first quote of one, which is this or a
+  // later one and all that follows; and what may come behind the one before. No property is begun before its
+  // quote, so that thousands of them take part only there.
+  std::string from_here;
   std::string rest = ws;
-  std::string first = "\"\"";
+  bool may_end = true;
   if (open) {
     MOEPOOL_ASSIGN_OR_RETURN(const std::string extra, ExtraProperty(more, names, at, depth));
-    rest = text_.Add(StrCat("(\",\" ", ws, " ", extra, ")* ", ws));
-    first = text_.Add(StrCat("(", extra, " ", rest, ")?"));
+    rest = text_.Add(StrCat("(\",\" ", ws, " \"\\\"\" ", extra, ")* ", ws));
+    from_here = text_.Add(StrCat(extra, " ", rest));
   }
   for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
     const auto& [property, must] = *part;
-    first = text_.Add(StrCat(property, " ", rest, must ? "" : " | " + first));
-    rest = text_.Add(StrCat("\",\" ", ws, " ", property, " ", rest, must ? "" : " | " + rest));
+    const bool alone = must || from_here.empty();
+    from_here = text_.Add(StrCat(property, " ", rest, alone ? "" : " | " + from_here));
+    may_end = may_end && !must;
+    rest = text_.Add(StrCat("\",\" ", ws, " \"\\\"\" ", from_here, may_end ? " | " + ws : ""));
   }
-  return text_.Add(StrCat("\"{\" ", ws, " ", first, " \"}\""));
+  const std::string all =
+      from_here.empty() ? "" : StrCat(" (\"\\\"\" ", from_here, ")", may_end ? "? " : " ");
+  return text_.Add(StrCat("\"{\" ", ws, all, " \"}\""));
 }
 
 absl::StatusOr<std::string> SchemaCompiler::Map(const Json& schema, const Json& values, const std::string& at,
@@ -115,7 +121,7 @@ absl::StatusOr<std::string> SchemaCompiler::ExtraProperty(const Json& schema,
                                                           const std::string& at, int depth) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::string value,
                            Value(schema, Down(at, "additionalProperties"), depth + 1));
-  return text_.Add(StrCat("\"\\\"\" ", NameOtherThan(named), " \":\" ", text_.Use("ws"), " ", value));
+  return text_.Add(StrCat(NameOtherThan(named), " \":\" ", text_.Use("ws"), " ", value));
 }
 
 // A name and its closing quote, along the tree of the names that it must not be.

@@ -48,6 +48,7 @@ absl::StatusOr<std::shared_ptr<const TextConstraint>> TextConstraint::Make(
   if (!begin_after.empty()) AllowSpaceBefore(&grammar);
   MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const CompiledGrammar> compiled,
                            CompiledGrammar::Make(grammar, std::move(vocabulary)));
+  MOEPOOL_RETURN_IF_ERROR(Matcher(compiled).Mask().status());
   return std::shared_ptr<const TextConstraint>(
       new TextConstraint(std::move(compiled), std::move(begin_after), may_end_free));
 }

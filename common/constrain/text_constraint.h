@@ -20,7 +20,8 @@ class TextConstraint {
  public:
   // Text is free up to and including the first `begin_after`; empty: from the first token. Behind a marker up
   // to two blanks or line ends may stand before the text of the grammar. `may_end_free`: the text may end
-  // where it is still free. Errors as CompiledGrammar::Make's.
+  // where it is still free. Errors as CompiledGrammar::Make's, and those of the mask where the grammar
+  // begins.
   static absl::StatusOr<std::shared_ptr<const TextConstraint>> Make(
       std::string_view grammar, std::string begin_after, bool may_end_free,
       std::shared_ptr<const Vocabulary> vocabulary);
@@ -58,13 +59,16 @@ class TextMatcher {
         matcher_(constraint_->grammar_),
         free_(!constraint_->marker_.empty()) {}
 
-  // One bit for each id of the vocabulary, or null where all may come.
-  std::shared_ptr<const IdBits> Mask() { return free_ ? constraint_->FreeMask(matched_) : matcher_.Mask(); }
+  // One bit for each id of the vocabulary, or null where all may come. Errors as Matcher::Mask's.
+  absl::StatusOr<std::shared_ptr<const IdBits>> Mask() {
+    if (free_) return constraint_->FreeMask(matched_);
+    return matcher_.Mask();
+  }
   // Whether the text may end here.
   bool MayEnd() const { return free_ ? constraint_->may_end_free_ : matcher_.CanEnd(); }
   // Whether nothing but the end may follow.
   bool IsComplete() const { return !free_ && matcher_.CanEnd() && !matcher_.CanGoOn(); }
-  // False, and nothing is changed, where the mask lacks `id`.
+  // False, and nothing is changed, where the mask lacks `id`, or going on with it takes too much.
   bool Accept(int32_t id);
   // An id that comes whatever the mask says: it may bring the marker, and what else it says is no part of
   // what the grammar sees unless the grammar has it so.

@@ -69,7 +69,7 @@ std::vector<double> Walk(const std::shared_ptr<const TextConstraint>& constraint
     const std::vector<int32_t> ids = tokenizer.Encode(text, /*parse_special=*/false).value();
     for (const int32_t id : ids) {
       const Clock::time_point begin = Clock::now();
-      const auto mask = matcher.Mask();
+      const auto mask = matcher.Mask().value();
       times.push_back(MicrosecondsSince(begin));
       if (!HasBit(*mask, id)) break;  // the texts are for any vocabulary; some have a first space
       matcher.Accept(id);

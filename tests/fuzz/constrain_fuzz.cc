@@ -27,7 +27,7 @@ void Check(const std::shared_ptr<const CompiledGrammar>& grammar, std::string_vi
   Matcher matcher(grammar);
   std::vector<int32_t> ids;
   for (const char c : text.substr(0, 64)) {
-    const auto mask = matcher.Mask();
+    const auto mask = matcher.Mask().value();
     // The byte where it is allowed, otherwise the first token that is.
     int32_t next = 11 + static_cast<uint8_t>(c);
     bool any = false;
@@ -45,7 +45,7 @@ void Check(const std::shared_ptr<const CompiledGrammar>& grammar, std::string_vi
   }
   Matcher again(grammar);
   for (const int32_t id : ids) MOEPOOL_CHECK(again.Accept(id));
-  MOEPOOL_CHECK(again.CanEnd() == matcher.CanEnd() && *again.Mask() == *matcher.Mask());
+  MOEPOOL_CHECK(again.CanEnd() == matcher.CanEnd() && *again.Mask().value() == *matcher.Mask().value());
 }
 
 }  // namespace

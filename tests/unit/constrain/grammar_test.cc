@@ -121,15 +121,15 @@ TEST(VocabularyTest, WhatCannotBeWrittenIsLeftOutOrRefused) {
   auto compiled = CompiledGrammar::Make("root ::= \"a\" [^x] | \"你\"", vocabulary);
   ASSERT_TRUE(compiled.ok()) << compiled.status();
   Matcher matcher(*compiled);
-  EXPECT_EQ(*matcher.Mask(), IdBits{0b00001});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{0b00001});
   ASSERT_TRUE(matcher.Accept(0));
-  EXPECT_EQ(*matcher.Mask(), IdBits{0b00111});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{0b00111});
 }
 
 TEST(VocabularyTest, EmptyTokensNeverCome) {
   auto vocabulary = Vocabulary::Make({"", "a", ""}).value();
   Matcher matcher(CompiledGrammar::Make("root ::= \"a\"*", vocabulary).value());
-  EXPECT_EQ(*matcher.Mask(), IdBits{0b010});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{0b010});
   EXPECT_FALSE(matcher.Accept(0));
   EXPECT_FALSE(matcher.Accept(7));
   EXPECT_FALSE(matcher.Accept(-1));
@@ -141,18 +141,18 @@ TEST(TextConstraintTest, BeginsWithinTheTokenThatEndsTheMarker) {
   auto constraint = TextConstraint::Make("root ::= \"y\"", "</t>", false, vocabulary);
   ASSERT_TRUE(constraint.ok()) << constraint.status();
   TextMatcher matcher(*constraint);
-  EXPECT_EQ(matcher.Mask(), nullptr);
+  EXPECT_EQ(matcher.Mask().value(), nullptr);
   EXPECT_FALSE(matcher.MayEnd());
   for (const int32_t id : {7, 0, 0}) ASSERT_TRUE(matcher.Accept(id));
-  ASSERT_NE(matcher.Mask(), nullptr);
-  for (int32_t id = 0; id < 10; ++id) EXPECT_EQ(HasBit(*matcher.Mask(), id), id != 4) << id;
+  ASSERT_NE(matcher.Mask().value(), nullptr);
+  for (int32_t id = 0; id < 10; ++id) EXPECT_EQ(HasBit(*matcher.Mask().value(), id), id != 4) << id;
   TextMatcher whole = matcher;
   EXPECT_FALSE(whole.Accept(4));
   ASSERT_TRUE(whole.Accept(3));
   EXPECT_TRUE(whole.IsComplete());
   ASSERT_TRUE(matcher.Accept(5));
   EXPECT_FALSE(matcher.IsComplete());
-  EXPECT_EQ(*matcher.Mask(), IdBits{1 << 6 | 1 << 8});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{1 << 6 | 1 << 8});
   ASSERT_TRUE(matcher.Accept(6));
   EXPECT_TRUE(matcher.IsComplete());
 }
@@ -162,7 +162,7 @@ TEST(TextConstraintTest, MarkersThatOverlapThemselvesAreFound) {
   TextMatcher matcher(TextConstraint::Make("root ::= \"y\"", "aab", true, vocabulary).value());
   for (const int32_t id : {0, 0, 0, 1}) ASSERT_TRUE(matcher.Accept(id));
   EXPECT_FALSE(matcher.MayEnd());
-  EXPECT_EQ(*matcher.Mask(), IdBits{0b100});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{0b100});
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ void CheckMasks(Random* random, const std::string& text, std::vector<std::string
     Oracle oracle(&*grammar);
     std::string so_far;
     for (int step = 0; step < 6 && oracle.ways() < 60; ++step) {
-      const auto mask = matcher.Mask();
+      const auto mask = matcher.Mask().value();
       EXPECT_EQ(matcher.CanEnd(), oracle.IsText()) << so_far;
       std::vector<int32_t> allowed;
       for (int32_t id = 0; id < (*vocabulary)->size(); ++id) {

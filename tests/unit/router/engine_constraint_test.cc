@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "common/constrain/json_schema.h"
 #include "common/text/tokenizer.h"
 #include "tests/unit/router/engine_testing.h"
@@ -181,6 +182,34 @@ TEST_F(EngineConstraintTest, LogprobsAreTheModelsOwn) {
     EXPECT_LT(one.logprob, 0);
     EXPECT_GE(one.top[0].logprob, one.logprob);
   }
+}
+
+TEST_F(EngineConstraintTest, OneThatIsTooAmbiguousEndsAlone) {
+  StartModel();
+  std::vector<std::vector<int32_t>> alone;
+  for (uint64_t seed = 0; seed < 2; ++seed) alone.push_back(Run(Hot(seed, "root ::= [a-z]{150}")));
+  std::vector<std::unique_ptr<Collector>> collectors;
+  std::vector<std::unique_ptr<TrunkCall>> calls;
+  for (uint64_t seed = 0; seed < 3; ++seed) {
+    collectors.push_back(std::make_unique<Collector>());
+    SequenceRequest request = Hot(seed, "root ::= [a-z]{150}");
+    if (seed == 2) {
+      request.constraint.grammar = "root ::= s\ns ::= \"a\" s? s? s? \"b\"?";
+      request.sampling.logit_bias = {{'a', 100}};
+    }
+    auto call = engine_->Generate(request, collectors.back()->Callback());
+    ASSERT_TRUE(call.ok()) << call.status();
+    calls.push_back(*std::move(call));
+  }
+  for (size_t seed = 0; seed < 2; ++seed) {
+    const SequenceUpdate last = collectors[seed]->WaitFinished();
+    EXPECT_TRUE(last.status.ok()) << last.status;
+    EXPECT_EQ(collectors[seed]->ids(), alone[seed]) << seed;
+  }
+  const SequenceUpdate last = collectors[2]->WaitFinished();
+  EXPECT_EQ(last.status.code(), absl::StatusCode::kInvalidArgument) << last.status;
+  EXPECT_TRUE(absl::StrContains(last.status.message(), "tokens of the answer: the grammar is too ambiguous"))
+      << last.status;
 }
 
 TEST_F(EngineConstraintTest, WhatCannotBeIsRefused) {
