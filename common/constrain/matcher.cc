@@ -64,12 +64,13 @@ CompiledGrammar::CompiledGrammar(Automaton automaton, std::shared_ptr<const Voca
   std::sort(by_size.begin(), by_size.end(), std::greater<>());
   std::vector<const CodePointSet*> made;
   for (const auto& [count, i] : by_size) {
-    const auto same = [&](const CodePointSet* set) { return *set == automaton_.sets[i]; };
+    const CodePointSet& one = automaton_.sets[i];
+    const auto same = [&one](const CodePointSet* set) { return *set == one; };
     const bool is_new = std::none_of(made.begin(), made.end(), same);
     if (is_new && made.size() == kMaxGrammarSlices) continue;
-    slices_[i] = vocabulary_->Slice(automaton_.sets[i]);
+    slices_[i] = vocabulary_->Slice(one);
     if (!is_new) continue;
-    made.push_back(&automaton_.sets[i]);
+    made.push_back(&one);
     if (slices_[i] != nullptr) fixed_bytes_ += slices_[i]->bytes;
   }
 }

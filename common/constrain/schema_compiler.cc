@@ -14,7 +14,6 @@ namespace moepool {
 namespace {
 
 constexpr int kMaxSchemaDepth = 64;
-constexpr int kMaxSchemaPlaces = 20'000;
 constexpr size_t kMaxMergedAlternatives = 256;
 
 constexpr std::string_view kTypes[] = {"object", "array", "string", "number", "integer", "boolean", "null"};

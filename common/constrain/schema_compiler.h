@@ -14,6 +14,8 @@
 
 namespace moepool {
 
+inline constexpr int kMaxSchemaPlaces = 20'000;
+
 class SchemaCompiler {
  public:
   // Both outlive the compiler. `root` is what $ref looks into.
@@ -41,7 +43,7 @@ class SchemaCompiler {
   // A property of another name than those, behind its first quote.
   Expression ExtraProperty(const Json& schema, const std::vector<std::string>& named, const std::string& at,
                            int depth);
-  std::string NameOtherThan(const std::vector<std::string>& names);
+  Expression NameOtherThan(const std::vector<std::string>& names, const std::string& at);
 
   // schema_scalars.cc
   Expression String(const Json& schema, const std::string& at);

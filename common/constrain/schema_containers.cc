@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/base/utf8.h"
@@ -34,21 +35,27 @@ absl::StatusOr<std::string> SchemaCompiler::Object(const Json& schema, const std
   const Json more = schema.value("additionalProperties", Json());
   Json properties = schema.value("properties", Json::object());
   if (!properties.is_object()) return SchemaError(at, "properties", "is not an object");
-  std::vector<std::string> required;
-  for (const Json& name : schema.value("required", Json::array())) {
-    if (!name.is_string()) return SchemaError(at, "required", "is not a list of names");
-    required.push_back(name.get<std::string>());
-    if (properties.contains(required.back())) continue;
-    if (more == false) {
-      return SchemaError(
-          at, "required",
-          StrCat("\"", required.back(), "\" is not a property, and additionalProperties is false"));
-    }
-    properties[required.back()] = more.is_null() ? Json(true) : more;
+  const Json required_names = schema.value("required", Json::array());
+  // Before they are looked up, which takes long in an object that keeps its order.
+  if (required_names.size() + properties.size() > kMaxSchemaPlaces) {
+    return SchemaError(at, required_names.empty() ? "properties" : "required",
+                       StrCat("is too large: ", properties.size(), " properties and ", required_names.size(),
+                              " names of required ones, together at most ", kMaxSchemaPlaces));
   }
-  const auto is_required = [&](const std::string& name) {
-    return std::find(required.begin(), required.end(), name) != required.end();
-  };
+  absl::flat_hash_set<std::string> known;
+  for (const auto& [name, value] : properties.items()) known.insert(name);
+  absl::flat_hash_set<std::string> required;
+  for (const Json& one : required_names) {
+    if (!one.is_string()) return SchemaError(at, "required", "is not a list of names");
+    const auto& name = one.get_ref<const std::string&>();
+    if (!required.insert(name).second || known.contains(name)) continue;
+    if (more == false) {
+      return SchemaError(at, "required",
+                         StrCat("\"", name, "\" is not a property, and additionalProperties is false"));
+    }
+    properties.push_back(Json::object_t::value_type(name, more.is_null() ? Json(true) : more));
+  }
+  const auto is_required = [&](const std::string& name) { return required.contains(name); };
   if (properties.empty() && more != false && !schema.contains("properties")) {
     return Map(schema, more.is_null() ? Json(true) : more, at, depth);
   }
@@ -88,7 +95,7 @@ absl::StatusOr<std::string> SchemaCompiler::Object(const Json& schema, const std
   for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
     const auto& [property, must] = *part;
     const bool alone = must || from_here.empty();
-    from_here = text_.Add(StrCat(property, " ", rest, alone ? "" : " | " + from_here));
+    from_here = text_.Add(StrCat(property, " ", rest, alone ? "" : " | ", alone ? "" : from_here));
     may_end = may_end && !must;
     rest = text_.Add(StrCat("\",\" ", ws, " \"\\\"\" ", from_here, may_end ? " | " + ws : ""));
   }
@@ -121,11 +128,13 @@ absl::StatusOr<std::string> SchemaCompiler::ExtraProperty(const Json& schema,
                                                           const std::string& at, int depth) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::string value,
                            Value(schema, Down(at, "additionalProperties"), depth + 1));
-  return text_.Add(StrCat(NameOtherThan(named), " \":\" ", text_.Use("ws"), " ", value));
+  MOEPOOL_ASSIGN_OR_RETURN(const std::string name, NameOtherThan(named, at));
+  return text_.Add(StrCat(name, " \":\" ", text_.Use("ws"), " ", value));
 }
 
 // A name and its closing quote, along the tree of the names that it must not be.
-std::string SchemaCompiler::NameOtherThan(const std::vector<std::string>& names) {
+absl::StatusOr<std::string> SchemaCompiler::NameOtherThan(const std::vector<std::string>& names,
+                                                          const std::string& at) {
   struct Branch {
     bool is_name = false;
     std::map<char32_t, size_t> children;
@@ -141,19 +150,26 @@ std::string SchemaCompiler::NameOtherThan(const std::vector<std::string>& names)
       const size_t known = tree[branch].children.try_emplace(step.code_point, tree.size()).first->second;
       if (known == tree.size()) tree.emplace_back();
       branch = known;
+      if (tree.size() > kMaxGrammarRules) break;
     }
     if (rest.empty()) tree[branch].is_name = true;  // others need escapes, which no undeclared name has
   }
   const std::string tail = text_.Add(StrCat(GrammarClass(PlainName()), "* \"\\\"\""));
   std::vector<std::string> rules(tree.size());
   for (size_t i = tree.size(); i-- > 0;) {  // children have higher numbers
-    CodePointSet others = PlainName();
+    if (tree.size() > kMaxGrammarRules || text_.bytes() > kMaxGrammarBytes) {
+      return SchemaError(at, "additionalProperties",
+                         StrCat("needs a grammar of more than ", kMaxGrammarRules, " rules or ",
+                                kMaxGrammarBytes, " bytes to tell other names from those of the properties"));
+    }
+    std::vector<CodePointRange> taken;
     std::string body = tree[i].is_name ? "" : "\"\\\"\"";
     for (const auto& [c, child] : tree[i].children) {
       const CodePointSet one({{c, c}});
-      others = others.Intersect(one.Complement());
+      taken.push_back({c, c});
       body += StrCat(body.empty() ? "" : " | ", GrammarClass(one), " ", rules[child]);
     }
+    const CodePointSet others = PlainName().Intersect(CodePointSet(std::move(taken)).Complement());
     body += StrCat(body.empty() ? "" : " | ", GrammarClass(others), " ", tail);
     rules[i] = text_.Add(body);
   }

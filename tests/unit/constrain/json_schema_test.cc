@@ -221,6 +221,20 @@ TEST(SchemaLimitTest, DeepAndHugeSchemasAreRefusedOrServed) {
   EXPECT_TRUE(matcher.CanEnd());
 }
 
+TEST(SchemaLimitTest, ManyNamesAndLongOnesAreRefusedEarly) {
+  Json names = Json::array();
+  for (int i = 0; i < 200'000; ++i) names.push_back(absl::StrCat("n", i));
+  EXPECT_TRUE(
+      absl::StrContains(JsonSchemaToGrammar({{"type", "object"}, {"required", names}}).status().message(),
+                        "\"required\" at #: is too large"));
+  const Json long_name = {{"type", "object"},
+                          {"properties", {{std::string(2'000'000, 'a'), true}}},
+                          {"additionalProperties", true}};
+  const absl::Status refused = JsonSchemaToGrammar(long_name).status();
+  EXPECT_TRUE(absl::StrContains(refused.message(), "additionalProperties")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "20000 rules")) << refused;
+}
+
 TEST(SchemaLimitTest, ManyOptionalPropertiesAreServed) {
   Json schema = {{"type", "object"}, {"properties", Json::object()}};
   for (int i = 0; i < 1000; ++i) schema["properties"][absl::StrCat("property_", i)] = {{"type", "integer"}};
