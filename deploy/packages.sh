@@ -17,7 +17,9 @@ build_packages=(
 test_packages=(
   chromium clang-format clang-tidy curl dpkg-dev git iproute2 prometheus prometheus-alertmanager python3-venv systemd
 )
-nightly_packages=(buildah clang debootstrap libclang-rt-14-dev lintian)
+nightly_packages=(
+  aardvark-dns buildah clang debootstrap iptables libclang-rt-14-dev lintian netavark podman runc
+)
 
 case "${1:-}" in
   build) packages=("${build_packages[@]}") ;;

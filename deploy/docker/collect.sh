@@ -8,25 +8,27 @@ set -euo pipefail
 root=$1 uid=$2
 shift 2
 
-# copy FILE: to the same path under the root, links followed, and its package noted.
-copy() {
-  local package
-  [[ ! -e $root$1 ]] || return 0
-  install -m 755 -D -- "$1" "$root$1"
-  # Libraries lie in /lib, which is a link to /usr/lib: the package may list either path.
-  package=$(dpkg-query -S "$1" 2> /dev/null || dpkg-query -S "${1#/usr}" 2> /dev/null ||
-    dpkg-query -S "/usr$1" 2> /dev/null || dpkg-query -S "$(realpath -- "$1")" 2> /dev/null) || return 0
-  package=${package%%[:,]*}
+# note_packages FILE...: the packages' records, once each.
+note_packages() {
+  local file package names=()
+  # Libraries lie in /lib, which is a link to /usr/lib: the package may list either path, or where a link leads.
+  for file in "$@"; do
+    names+=("$file" "${file#/usr}" "/usr$file" "$(realpath -- "$file")")
+  done
   mkdir -p -- "$root/var/lib/dpkg/status.d"
-  dpkg-query -s "$package" > "$root/var/lib/dpkg/status.d/$package"
-  [[ ! -f /usr/share/doc/$package/copyright ]] ||
-    install -D -m 644 -- "/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/copyright"
+  # It fails for each name that it does not know; who looks through all lists of files is asked but once.
+  { dpkg-query -S "${names[@]}" 2> /dev/null || true; } | sed 's/[:,].*$//' | sort -u | while read -r package; do
+    dpkg-query -s "$package" > "$root/var/lib/dpkg/status.d/$package"
+    [[ ! -f /usr/share/doc/$package/copyright ]] ||
+      install -D -m 644 -- "/usr/share/doc/$package/copyright" "$root/usr/share/doc/$package/copyright"
+  done
 }
 
 # As in Debian, where these are links; a directory could not be copied over such a link.
 mkdir -p -- "$root/usr/lib" "$root/usr/lib64"
 ln -sfn usr/lib "$root/lib"
 ln -sfn usr/lib64 "$root/lib64"
+declare -A copied=()
 for program in "$@"; do
   install -D -m 755 -- "$program" "$root/usr/bin/${program##*/}"
   # The loader stands without an arrow, the libraries behind one; what is missing says "not found".
@@ -36,9 +38,12 @@ for program in "$@"; do
     exit 1
   fi
   while read -r library; do
-    copy "$library"
+    # To the same path, links followed.
+    [[ -e $root$library ]] || install -m 755 -D -- "$library" "$root$library"
+    copied["$library"]=1
   done < <(sed -nE 's|^.* => (/[^ ]+) .*$|\1|p; s|^[[:space:]]*(/[^ ]+) \(.*$|\1|p' <<< "$libraries")
 done
+((${#copied[@]} == 0)) || note_packages "${!copied[@]}"
 
 install -d -m 755 -- "$root/dev" "$root/etc" "$root/models" "$root/proc" "$root/run" "$root/sys" "$root/var/cache"
 install -d -m 1777 -- "$root/tmp"

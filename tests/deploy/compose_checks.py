@@ -34,6 +34,10 @@ def check_settings(project, flags):
                 yield f"{name} is on no network with {host}"
         elif host and not host[0].isdigit():
             yield f"{name}: --router {given['router']} is no service"
+        if program(s) == "moepool-gateway":
+            limit = s.get("deploy", {}).get("resources", {}).get("limits", {}).get("memory", "0")
+            for problem in settings.gateway_memory(given, flags[program(s)], limit):
+                yield f"{name}: {problem}"
         if "memory-limit" in given and (settings.byte_size(given["memory-limit"]) >=
                                         settings.byte_size(s["deploy"]["resources"]["limits"]["memory"])):
             yield f"{name} may take {given['memory-limit']} for experts, and has no more in all"

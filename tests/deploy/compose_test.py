@@ -5,6 +5,7 @@ import copy
 import hashlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,16 @@ class ComposeTest(unittest.TestCase):
         for name in ENV:
             self.assertIn("${" + name, text, f"env.example sets {name}, which compose.yaml does not read")
 
+    def test_versions_are_the_projects(self):
+        deploy, found = settings.ROOT / "deploy", {}
+        for path in (p for p in deploy.rglob("*") if p.is_file() and p.suffix != ".json"):
+            for version in re.findall(r"moepool[:_](\d[\d.]*\d)[-_]|newTag: ([\d.]+)-|^ARG VERSION=(\S+)$|^moepool \((\S+)\)",
+                                      path.read_text(encoding="utf-8"), re.M):
+                found.setdefault("".join(version), set()).add(str(path.relative_to(deploy)))
+        self.assertEqual(list(found), [settings.project_version()], found)
+        self.assertLessEqual({"README.md", "compose/compose.yaml", "compose/env.example", "debian/changelog", "docker/Dockerfile.cpu",
+                              "docker/Dockerfile.cuda", "kubernetes/overlays/cpu/kustomization.yaml"}, *found.values())
+
     def test_faults_are_found(self):
         for what, which, change, expected in FAULTS:
             with self.subTest(what):
@@ -107,6 +118,8 @@ FAULTS = (
      lambda p: service("worker")(p)["environment"].update(MOEPOOL_ROUTER="ruter:50052"), "is no service"),
     ("too many experts", "one machine",
      lambda p: service("worker")(p)["environment"].update(MOEPOOL_MEMORY_LIMIT="4GiB"), "has no more in all"),
+    ("bodies without bounds", "one machine",
+     lambda p: service("gateway")(p)["environment"].pop("MOEPOOL_MAX_BODY_BYTES"), "more than half of 1g"),
     ("a worker too few", "4 GPUs", lambda p: p["services"].pop("worker-3"), "waits for 4 workers of 3"),
     ("another volume for the socket", "one machine",
      lambda p: service("worker")(p)["volumes"].__setitem__(-1, "cache:/run/moepool"), "is not shared"),

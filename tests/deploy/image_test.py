@@ -19,6 +19,7 @@ import time
 import unittest
 
 import settings
+from commands import run
 
 sys.path.insert(0, str(settings.ROOT / "tests" / "e2e"))
 import cluster  # noqa: E402
@@ -28,14 +29,6 @@ BUILD = pathlib.Path(os.environ.get("MOEPOOL_BUILD", settings.BIN.parent))
 MIRROR = os.environ.get("MOEPOOL_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 USER = 10001
 LARGEST_MIB = 200  # of programs and libraries together
-
-
-def run(*command, **kwargs):
-    made = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          check=False, **kwargs)
-    if made.returncode != 0:
-        raise AssertionError(f"{' '.join(map(str, command))} ended with {made.returncode}:\n{made.stdout[-8000:]}")
-    return made.stdout
 
 
 @functools.cache
@@ -119,6 +112,9 @@ class ImageTest(cluster.E2eTest):
         self.assertLess(size, LARGEST_MIB)
         self.assertEqual({p.name for p in pathlib.Path(self.root, "usr/bin").iterdir()},
                          {"moepool", *settings.PROGRAMS})
+        owners = {name: pathlib.Path(self.root, name).stat() for name in ("var/cache/moepool", "run/moepool")}
+        self.assertEqual({(s.st_uid, s.st_gid, s.st_mode & 0o777) for s in owners.values()}, {(USER, USER, 0o700)},
+                         "volumes take their first owner from these")
         self.assertEqual([str(p) for p in files if p.stat().st_mode & 0o6000], [], "no set-uid programs")
         packages = {p.name for p in pathlib.Path(self.root, "var/lib/dpkg/status.d").iterdir()}
         self.assertLessEqual({"libc6", "libgrpc++1.51", "libstdc++6"}, packages)
@@ -168,8 +164,9 @@ class ImageTest(cluster.E2eTest):
         client.wait_ready()
         self.assertTrue(client.infer("from a container", max_tokens=8)["text"])
         self.assertTrue(list(self.cache.rglob("*")), "repacked weights are kept on the volume")
-        health = self.container("health", "moepool", "health", address, "--service", "moepool.trunk.v1.Trunk")
-        self.assertEqual(health.wait_exit(), 0)
+        # The router says so within a fifth of a second of a placement.
+        cluster.wait_for(lambda: self.container("health", "moepool", "health", address, "--service",
+                                                "moepool.trunk.v1.Trunk").wait_exit() == 0, "the router to say that it serves")
         for process in (gateway, router, *workers):
             self.stop(process)
         self.assertEqual(list(self.shared.iterdir()), [])

@@ -12,6 +12,7 @@ import tempfile
 import unittest
 
 import settings
+from commands import run
 
 sys.path.insert(0, str(settings.ROOT / "tests" / "e2e"))
 import cluster  # noqa: E402
@@ -24,14 +25,6 @@ SERVICES = ("moepool-gateway.service", "moepool-router.service", "moepool-expert
 SETTINGS = ("api-keys", "expert-worker.yaml", "gateway.yaml", "router.yaml")
 # systemd-analyze's measure, from 0 (nothing is exposed) to 10.
 MOST_EXPOSURE = 3.0
-
-
-def run(*command, **kwargs):
-    made = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          check=False, **kwargs)
-    if made.returncode != 0:
-        raise AssertionError(f"{command[0]} ended with {made.returncode}:\n{made.stdout}")
-    return made.stdout
 
 
 def files(folder):

@@ -119,6 +119,10 @@ def check_settings(objects, flags):
             host, _, port = given["router"].rpartition(":")
             if int(port) not in services.get(host, []):
                 yield f"{name(w)}: --router {given['router']} is no service of these"
+    gateway, given = by_program["moepool-gateway"]
+    limit = pod(gateway)["containers"][0]["resources"].get("limits", {}).get("memory", "0")
+    for problem in settings.gateway_memory(given, flags["moepool-gateway"], limit):
+        yield f"{name(gateway)}: {problem}"
     router, worker = by_program["moepool-router"][1], by_program["moepool-expert-worker"]
     if router["min-workers"] != worker[0]["spec"]["replicas"]:
         yield f"the router waits for {router['min-workers']} workers of {worker[0]['spec']['replicas']}"

@@ -195,6 +195,7 @@ SETTING_FAULTS = (
     ("gateway", "moepool-router:50052", "router:50052", "is no service of these"),
     ("gateway", "0.0.0.0:8000", "0.0.0.0:8080", "usually 8000"),
     ("worker", "memory-limit: 6GiB", "memory-limit: 9GiB", "for experts of 8Gi in all"),
+    ("gateway", "max-body-bytes: 1048576", "max-body-bytes: 8388608", "more than half of 1Gi"),
     ("worker", "drain-timeout: 30", "drain-timeout: 300", "its drain takes up to 305 s"),
 )
 

@@ -57,6 +57,17 @@ def byte_size(text):
     return int(number) * 1024 ** ("", "k", "m", "g", "t").index(unit.lower().removesuffix("b").removesuffix("i"))
 
 
+def gateway_memory(given, known, limit):
+    """A problem where what a gateway may be sent does not fit its memory, half of which is left to all else."""
+    connections, body = (int(given.get(name, known[name])) for name in ("max-connections", "max-body-bytes"))
+    if connections * body > byte_size(limit) / 2:
+        yield f"{connections} connections with bodies of {body} bytes are more than half of {limit}"
+
+
+def project_version():
+    return re.search(r"^project\(moepool VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"), re.M).group(1)
+
+
 def unknown_settings(program, given, known):
     """Problems with settings that the program has no flags for, or whose ports are not the usual ones."""
     for name, value in given.items():
