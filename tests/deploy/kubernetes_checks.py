@@ -44,7 +44,7 @@ def given_settings(objects, workload):
     mount = next(m for m in container["volumeMounts"] if m["mountPath"] == folder)
     volume = next(v for v in pod(workload)["volumes"] if v["name"] == mount["name"])
     maps = {m["metadata"]["name"]: m["data"] for m in of_kind(objects, "ConfigMap")}
-    loaded = yaml.safe_load(maps[volume["configMap"]["name"]][file])
+    loaded = yaml.load(maps[volume["configMap"]["name"]][file], Loader=yaml.CSafeLoader)
     loaded.update(settings.variables({e["name"]: e.get("value") for e in container.get("env", [])}))
     return loaded
 

@@ -5,6 +5,7 @@ Each check is shown to find what it is there for, by manifests with a fault put 
 import copy
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,20 +22,32 @@ OVERLAYS = {"cpu": [], "gpu": [], "cpu with monitoring": ["servicemonitors", "pr
 CUSTOM = ("ServiceMonitor", "PrometheusRule")  # not Kubernetes' own
 
 
-def render(overlay, components):
-    """The overlay's objects, with the components added as a user would add them."""
+def kustomize(files):
+    """The objects of a folder with these files, {name: text}, in which ../deploy is the tree's."""
     with tempfile.TemporaryDirectory(prefix="moepool-kustomize-") as scratch:
-        relative = os.path.relpath(FOLDER, pathlib.Path(scratch).resolve())
-        text = {"resources": [f"{relative}/overlays/{overlay}"],
-                "components": [f"{relative}/components/{c}" for c in components], "namespace": "moepool"}
-        (pathlib.Path(scratch) / "kustomization.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
+        relative = os.path.relpath(settings.ROOT / "deploy", pathlib.Path(scratch).resolve())
+        for name, text in files.items():
+            (pathlib.Path(scratch) / name).write_text(text.replace("../deploy", relative), encoding="utf-8")
         made = subprocess.run([TOOLS / "kubectl", "kustomize", scratch], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True, check=False)
-    if made.returncode != 0:
-        raise AssertionError(f"kubectl kustomize {overlay}: {made.stderr}")
-    if made.stderr:
-        raise AssertionError(f"kubectl kustomize {overlay} warns: {made.stderr}")
+    if made.returncode != 0 or made.stderr:
+        raise AssertionError(f"kubectl kustomize: {made.returncode}: {made.stderr}\n{files}")
     return list(yaml.load_all(made.stdout, Loader=yaml.CSafeLoader))
+
+
+def render(overlay, components):
+    """The overlay's objects, with the components added as a user would add them."""
+    return kustomize({"kustomization.yaml": yaml.safe_dump({
+        "resources": [f"../deploy/kubernetes/overlays/{overlay}"],
+        "components": [f"../deploy/kubernetes/components/{c}" for c in components], "namespace": "moepool"})})
+
+
+def render_readme():
+    """The overlay that deploy/README.md shows."""
+    text = (settings.ROOT / "deploy/README.md").read_text(encoding="utf-8")
+    (overlay,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)
+    router = (FOLDER / "base/router-settings.yaml").read_text(encoding="utf-8")
+    return kustomize({"kustomization.yaml": overlay, "router.yaml": router.replace("min-workers: 2", "min-workers: 4")})
 
 
 class ManifestsTest(unittest.TestCase):
@@ -42,21 +55,21 @@ class ManifestsTest(unittest.TestCase):
     def setUpClass(cls):
         cls.flags = settings.all_flags()
         cls.rendered = {name: render(name.split()[0], components) for name, components in OVERLAYS.items()}
+        cls.rendered["README"] = render_readme()
 
     def one(self, objects, kind, name):
         (found,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
         return found
 
     def test_schemas(self):
-        for name, objects in self.rendered.items():
-            with self.subTest(name), tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                own = [o for o in objects if o["kind"] not in CUSTOM]
-                yaml.safe_dump_all(own, file)
-                file.flush()
-                made = subprocess.run([TOOLS / "kubernetes-validate", "--strict", file.name], stdout=subprocess.PIPE,
-                                      stderr=subprocess.STDOUT, text=True, check=False)
-                self.assertEqual(made.returncode, 0, made.stdout)
-                self.assertEqual(made.stdout.count("passed for resource"), len(own), made.stdout)
+        own = [o for objects in self.rendered.values() for o in objects if o["kind"] not in CUSTOM]
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.dump_all(own, file, Dumper=yaml.CSafeDumper)
+            file.flush()
+            made = subprocess.run([TOOLS / "kubernetes-validate", "--strict", file.name], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, check=False)
+        self.assertEqual(made.returncode, 0, made.stdout)
+        self.assertEqual(made.stdout.count("passed for resource"), len(own), made.stdout)
 
     def test_nothing_is_left_out(self):
         kinds = {(o["kind"], o["metadata"]["name"]) for o in self.rendered["cpu with monitoring"]}
@@ -70,6 +83,14 @@ class ManifestsTest(unittest.TestCase):
         for name, objects in self.rendered.items():
             with self.subTest(name):
                 self.assertEqual(kubernetes_checks.problems(objects, self.flags), [])
+
+    def test_the_readmes_overlay_is_what_it_says(self):
+        objects = self.rendered["README"]
+        self.assertEqual(self.one(objects, "StatefulSet", "moepool-worker")["spec"]["replicas"], 4)
+        images = {c["image"] for w in kubernetes_checks.workloads(objects) for c in kubernetes_checks.pod(w)["containers"]}
+        self.assertEqual(images, {f"registry.of.yours/moepool:{settings.project_version()}-cpu"})
+        urls = [o["data"]["MODEL_URL"] for o in objects if o["kind"] == "ConfigMap" and "MODEL_URL" in o["data"]]
+        self.assertEqual(urls, ["https://models.of.yours/model.gguf"])
 
     def test_gpus(self):
         for name in ("moepool-router", "moepool-worker"):
