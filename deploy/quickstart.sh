@@ -34,7 +34,7 @@ run="$root/build/run"
 # shellcheck source=deploy/processes.sh
 source "$root/deploy/processes.sh"
 
-action=ask workers=2 model="" transport=auto prompt=""
+action=ask workers=2 model="" model_name="" transport=auto prompt=""
 http_address=127.0.0.1:8000 grpc_address=127.0.0.1:50051
 router_address=127.0.0.1:50052 metrics_address=127.0.0.1:9101
 
@@ -134,7 +134,7 @@ start_cluster() {
     started+=("expert-worker-$i")
   done
   start_process gateway "$bin/moepool-gateway" --http-address "$http_address" --grpc-address "$grpc_address" \
-    --router "$router_address"
+    --router "$router_address" ${model_name:+--served-model-name "$model_name"}
   started+=(gateway)
   for name in "${started[@]}"; do await_ready "$name"; done
   await_pool
@@ -167,7 +167,10 @@ esac
 
 "$root/deploy/packages.sh" build
 build
-[[ -n $model ]] || model=$("$root/deploy/fetch_model.sh")
+if [[ -z $model ]]; then
+  model=$("$root/deploy/fetch_model.sh")
+  model_name=SmolLM2-135M-Instruct  # the name in the file is another
+fi
 
 if all_processes_alive && [[ -f $run/cluster && $(< "$run/cluster") == "$(cluster_key)" ]]; then
   say "using the cluster that is running"

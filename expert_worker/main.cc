@@ -13,6 +13,7 @@
 #include "common/base/config.h"
 #include "common/base/heap.h"
 #include "common/base/log.h"
+#include "common/base/open_files.h"
 #include "common/base/signals.h"
 #include "common/base/str.h"
 #include "common/base/trace_log.h"
@@ -185,5 +186,6 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   moepool::KeepFreedMemory();
+  moepool::AllowOpenFiles();
   return moepool::Main(argc, argv);
 }

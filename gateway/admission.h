@@ -71,6 +71,8 @@ class Admission {
   absl::StatusOr<std::unique_ptr<Ticket>> Admit(int places = 1);
   // What a single request can have.
   int max_places() const;
+  // 0: no limit.
+  int64_t max_tokens() const { return limits_.max_queue_tokens; }
   // Admits nobody from now on.
   void Drain();
   bool draining() const;

@@ -1,5 +1,6 @@
 #include "gateway/gateway_flags.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "CLI/CLI.hpp"
@@ -44,6 +45,9 @@ void AddGatewayFlags(CLI::App* app, GatewayFlags* flags) {
                 "Allow addresses that are not loopback without API keys; nothing is encrypted either way");
   app->add_option("--api-key-file", flags->api_key_file,
                   "Lines NAME:SHA256 of the keys that may call; read again when it changes");
+  app->add_option("--served-model-name", flags->served_model_names,
+                  "Names that the model is served by, the first of them shown; none: the name in the file")
+      ->delimiter(',');
   app->add_flag("--open-metrics", flags->open_metrics, "Show /metrics without a key");
   app->add_option("--cors-origin", flags->cors_origins,
                   "Origins whose pages may call from browsers, such as https://chat.example.org; * for all")
@@ -92,6 +96,14 @@ absl::StatusOr<GatewayOptions> ToGatewayOptions(const GatewayFlags& flags) {
     if (!keys.ok())
       return absl::InvalidArgumentError(absl::StrCat("--api-key-file: ", keys.status().message()));
     options.keys = *std::move(keys);
+  }
+  if (!flags.served_model_names.empty()) {
+    if (std::ranges::find(flags.served_model_names, "") != flags.served_model_names.end()) {
+      return absl::InvalidArgumentError("--served-model-name: a name is empty");
+    }
+    options.model_factory = [names = flags.served_model_names](ModelInfo info) {
+      return LoadServedModel(std::move(info), names);
+    };
   }
   options.open_metrics = flags.open_metrics;
   options.cors_origins = flags.cors_origins;

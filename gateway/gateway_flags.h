@@ -20,6 +20,7 @@ struct GatewayFlags {
   std::string grpc_address = "127.0.0.1:50051";
   bool insecure = false;
   std::string api_key_file;
+  std::vector<std::string> served_model_names;
   bool open_metrics = false;
   std::vector<std::string> cors_origins;
   std::vector<std::string> allowed_hosts;

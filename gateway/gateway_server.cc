@@ -76,9 +76,10 @@ absl::StatusOr<std::unique_ptr<GatewayServer>> GatewayServer::Start(const Gatewa
 
 absl::Status GatewayServer::StartRpc(const GatewayOptions& options) {
   rpc_gate_ = std::make_unique<RpcGate>(keys_.get());
-  generate_service_ = std::make_unique<GenerateService>(inference_.get(), rpc_gate_.get());
-  open_inference_service_ =
-      std::make_unique<OpenInferenceService>(inference_.get(), watcher_.get(), rpc_gate_.get());
+  unread_ = std::make_unique<UnreadBudget>(options.unread);
+  generate_service_ = std::make_unique<GenerateService>(inference_.get(), rpc_gate_.get(), unread_.get());
+  open_inference_service_ = std::make_unique<OpenInferenceService>(inference_.get(), watcher_.get(),
+                                                                   rpc_gate_.get(), unread_.get());
   MOEPOOL_ASSIGN_OR_RETURN(
       rpc_, RpcServer::Start({.address = *options.grpc_address,
                               .max_message_bytes = static_cast<int>(options.http.max_body_bytes),

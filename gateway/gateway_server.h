@@ -20,6 +20,7 @@
 #include "gateway/inference.h"
 #include "gateway/model_watcher.h"
 #include "gateway/open_inference_service.h"
+#include "gateway/unread_budget.h"
 
 namespace moepool {
 
@@ -31,10 +32,11 @@ struct GatewayOptions {
   std::vector<std::string> cors_origins;
   std::vector<std::string> allowed_hosts;
   int max_streams = 1024;  // calls at once on one gRPC connection
+  UnreadLimits unread;     // of gRPC; http has its own
   HttpApiOptions api;
   InferenceOptions inference;
   ModelWatcherOptions watcher;
-  ModelFactory model_factory = LoadServedModel;
+  ModelFactory model_factory = [](ModelInfo info) { return LoadServedModel(std::move(info)); };
 };
 
 // Thread-safe.
@@ -66,6 +68,7 @@ class GatewayServer {
   std::unique_ptr<Inference> inference_;
   std::shared_ptr<ApiKeys> keys_;
   std::unique_ptr<RpcGate> rpc_gate_;
+  std::unique_ptr<UnreadBudget> unread_;
   std::unique_ptr<GenerateService> generate_service_;
   std::unique_ptr<OpenInferenceService> open_inference_service_;
   std::unique_ptr<RpcServer> rpc_;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/rpc_status.h"
 #include "common/rpc/stream_reactor.h"
@@ -14,11 +16,15 @@
 namespace moepool {
 namespace {
 
-// One call. While a message is being written, events gather, one message an answer; the text of whole answers
-// bounds them.
+// Of one message, about; clients take 4 MiB unless told otherwise.
+constexpr size_t kMaxMessageBytes = 1 << 20;
+
+// One call. While a message is being written, events gather in one message an answer, or in several where one
+// would be too large.
 class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
  public:
-  explicit GenerateReactor(grpc::CallbackServerContext* context) : context_(context) {}
+  GenerateReactor(grpc::CallbackServerContext* context, UnreadBudget* unread)
+      : context_(context), unread_(unread) {}
 
   void Start(Inference* inference, InferRequest request) {
     Open();
@@ -39,11 +45,16 @@ class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
   }
 
  private:
+  struct Gathered {
+    v1::GenerateResponse message;
+    size_t bytes = 0;
+  };
+
   void OnEvent(InferEvent event) {
     MutexLock lock(&mutex_);
     if (event.finished) id_ = event.id;
     // Text that has come is not lost with an error.
-    if (!event.finished || event.status.ok()) Gather(event);
+    if ((!event.finished || event.status.ok()) && !cancelled_) Gather(event);
     if (event.finished) return EndCall(event.status);
     Flush();
   }
@@ -54,23 +65,42 @@ class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
   }
 
   void Gather(const InferEvent& event) REQUIRES(mutex_) {
-    const auto it =
-        std::find_if(gathered_.begin(), gathered_.end(),
-                     [&](const v1::GenerateResponse& message) { return message.index() == event.index; });
+    const size_t bytes = UnreadBytes(event);
+    if (!unread_.Add(bytes)) return GiveUp();
+    const auto last = std::find_if(gathered_.rbegin(), gathered_.rend(), [&](const Gathered& gathered) {
+      return gathered.message.index() == event.index;
+    });
+    const bool fits = last != gathered_.rend() && last->bytes + bytes <= kMaxMessageBytes;
     // An answer keeps its place, so that none waits behind another for ever; the last event is the last.
-    if (it != gathered_.end() && !event.finished) return AddToProto(event, &*it);
-    v1::GenerateResponse message;
-    if (it != gathered_.end()) {
-      message = std::move(*it);
-      gathered_.erase(it);
+    if (fits && !event.finished) {
+      AddToProto(event, &last->message);
+      last->bytes += bytes;
+      return;
     }
-    AddToProto(event, &message);
-    gathered_.push_back(std::move(message));
+    Gathered gathered;
+    if (fits) {
+      gathered = std::move(*last);
+      gathered_.erase(std::next(last).base());
+    }
+    AddToProto(event, &gathered.message);
+    gathered.bytes += bytes;
+    gathered_.push_back(std::move(gathered));
+  }
+
+  // The client does not read, so that no status would reach it either.
+  void GiveUp() REQUIRES(mutex_) {
+    Log(LogLevel::kWarning, "gave up a call whose client reads too slowly",
+        {{"id", id_}, {"unread_bytes", unread_.bytes()}});
+    gathered_.clear();
+    unread_.Remove(unread_.bytes());
+    OnLeft();
+    context_->TryCancel();
   }
 
   bool Take() REQUIRES(mutex_) override {
     if (gathered_.empty()) return false;
-    current_ = std::move(gathered_.front());
+    current_ = std::move(gathered_.front().message);
+    unread_.Remove(gathered_.front().bytes);
     gathered_.pop_front();
     current_.set_id(id_);
     return true;
@@ -83,7 +113,8 @@ class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
 
   grpc::CallbackServerContext* const context_;
   std::string id_ GUARDED_BY(mutex_);
-  std::deque<v1::GenerateResponse> gathered_ GUARDED_BY(mutex_);  // of different answers
+  std::deque<Gathered> gathered_ GUARDED_BY(mutex_);  // in each answer's order
+  UnreadBudget::Share unread_ GUARDED_BY(mutex_);     // of what has gathered
   bool cancelled_ GUARDED_BY(mutex_) = false;
   std::shared_ptr<InferCall> call_ GUARDED_BY(mutex_);
 };
@@ -92,7 +123,7 @@ class GenerateReactor : public StreamReactor<v1::GenerateResponse> {
 
 grpc::ServerWriteReactor<v1::GenerateResponse>* GenerateService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
-  auto reactor = std::make_shared<GenerateReactor>(context);
+  auto reactor = std::make_shared<GenerateReactor>(context, unread_);
   const absl::StatusOr<RpcCaller> caller = gate_->Enter(context);
   absl::StatusOr<InferRequest> parsed = caller.ok() ? FromProto(*request) : caller.status();
   if (!parsed.ok()) {

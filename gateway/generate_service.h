@@ -5,16 +5,18 @@
 
 #include "gateway/guard_service.h"
 #include "gateway/inference.h"
+#include "gateway/unread_budget.h"
 #include "proto/inference.grpc.pb.h"
 
 namespace moepool {
 
 inline constexpr char kInferenceServiceName[] = "moepool.v1.Inference";
 
-// Both arguments outlive this.
+// The arguments outlive this.
 class GenerateService : public v1::Inference::CallbackService {
  public:
-  GenerateService(Inference* inference, const RpcGate* gate) : inference_(inference), gate_(gate) {}
+  GenerateService(Inference* inference, const RpcGate* gate, UnreadBudget* unread)
+      : inference_(inference), gate_(gate), unread_(unread) {}
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext* context,
                                                            const v1::GenerateRequest* request) override;
@@ -35,6 +37,7 @@ class GenerateService : public v1::Inference::CallbackService {
 
   Inference* const inference_;
   const RpcGate* const gate_;
+  UnreadBudget* const unread_;
 };
 
 }  // namespace moepool

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "boost/asio/dispatch.hpp"
 #include "boost/asio/post.hpp"
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
@@ -35,7 +36,7 @@ InferCallImpl::InferCallImpl(Inference* inference, InferRequest request, InferCa
       request_(std::move(request)),
       on_event_(std::move(on_event)),
       id_(absl::StrFormat("infer-%016x%08x", Random64(), Random64() >> 32)),
-      strand_(boost::asio::make_strand(inference->pool_)),
+      strand_(boost::asio::make_strand(inference->stream_pool_)),
       arrived_(absl::Now()) {
   metrics_.requests_waiting.Increment();
 }
@@ -47,11 +48,21 @@ void InferCallImpl::Cancel() {
 
 void InferCallImpl::Start() {
   TraceAsyncBegin("request", reinterpret_cast<uintptr_t>(this));
-  boost::asio::post(strand_, [self = shared_from_this(), ticket = Admit()]() mutable {
-    if (self->over_) return;  // cancelled by a drain meanwhile
-    if (!ticket.ok()) return self->Finish(ticket.status());
-    self->ticket_ = *std::move(ticket);
-    if (const absl::Status status = self->Submit(); !status.ok()) self->Finish(status);
+  auto ticket = Admit();
+  if (!ticket.ok()) {
+    boost::asio::post(strand_,
+                      [self = shared_from_this(), status = ticket.status()] { self->Finish(status); });
+    return;
+  }
+  boost::asio::dispatch(inference_->preparation_pool_, [self = shared_from_this(),
+                                                        ticket = *std::move(ticket)]() mutable {
+    absl::StatusOr<Preparation> made = self->Prepare();
+    boost::asio::post(self->strand_, [self, ticket = std::move(ticket), made = std::move(made)]() mutable {
+      if (self->over_) return;  // cancelled meanwhile
+      self->ticket_ = std::move(ticket);
+      const absl::Status status = made.ok() ? self->Submit(*std::move(made)) : made.status();
+      if (!status.ok()) self->Finish(status);
+    });
   });
 }
 
@@ -65,42 +76,58 @@ absl::StatusOr<std::unique_ptr<Admission::Ticket>> InferCallImpl::Admit() {
   return admission.Admit(request_.n);
 }
 
-absl::StatusOr<SequenceRequest> InferCallImpl::MakeSequence() {
-  SequenceRequest sequence;
-  MOEPOOL_ASSIGN_OR_RETURN(plan_, PlanAnswer(*model_, request_, absl::Now()));
-  sequence.prompt = std::move(plan_.prompt);
-  sequence.constraint = plan_.constraint;
-  sequence.reasoning = plan_.reasoning;
-  usage_.prompt_tokens = static_cast<int32_t>(sequence.prompt.size());
-  sequence.request_id = request_.request_id.empty() ? id_ : request_.request_id;
-  sequence.traceparent = request_.traceparent;
-  sequence.max_tokens = std::min(request_.max_tokens, model_->info.context_tokens - usage_.prompt_tokens);
-  sequence.sampling = request_.sampling;
-  if (DryParams& dry = sequence.sampling.dry; dry.multiplier != 0 && dry.penalty_last_n != 0) {
-    MOEPOOL_ASSIGN_OR_RETURN(const std::shared_ptr<const DryBreakers> breakers,
-                             model_->dry_breakers->Get(request_.dry_sequence_breakers));
-    dry.breaker_ids = breakers->ids;
-    dry.breaker_sequences = breakers->sequences;
-    MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSampling(sequence.sampling)));
-  }
-  MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSamplingIds(sequence.sampling, model_->info.vocab_size)));
-  sequence.prompt_logprobs = request_.prompt_logprobs;
-  if (request_.echo || request_.prompt_logprobs) prompt_ = sequence.prompt;
-  // Evaluation harnesses ask for a prompt's log-probabilities with one token more, and drop the last of the
-  // list whatever it is: the model's end must not leave it out.
-  const bool scored = request_.echo && request_.prompt_logprobs && sequence.max_tokens <= 1;
-  if (!request_.ignore_eos && !scored) sequence.stop_ids = model_->stop_ids;
-  sequence.deadline = std::min(request_.deadline, arrived_ + inference_->options_.request_timeout);
-  return sequence;
+absl::StatusOr<InferCallImpl::Preparation> InferCallImpl::Prepare() const {
+  const TraceSpan span("prompt");
+  Preparation made;
+  MOEPOOL_ASSIGN_OR_RETURN(made.model, inference_->Model());
+  MOEPOOL_ASSIGN_OR_RETURN(made.plan, PlanAnswer(*made.model, request_, absl::Now()));
+  MOEPOOL_RETURN_IF_ERROR(FillSequence(*made.model, &made.plan, &made.sequence));
+  return made;
 }
 
-absl::Status InferCallImpl::Submit() {
-  MOEPOOL_ASSIGN_OR_RETURN(model_, inference_->Model());
-  TraceSpan prompt("prompt");
-  MOEPOOL_ASSIGN_OR_RETURN(SequenceRequest sequence, MakeSequence());
-  prompt.End();
-  MOEPOOL_RETURN_IF_ERROR(
-      ticket_->TakeTokens(usage_.prompt_tokens + int64_t{request_.n} * sequence.max_tokens));
+absl::Status InferCallImpl::FillSequence(const ServedModel& model, AnswerPlan* plan,
+                                         SequenceRequest* sequence) const {
+  sequence->prompt = std::move(plan->prompt);
+  sequence->constraint = plan->constraint;
+  sequence->reasoning = plan->reasoning;
+  sequence->request_id = request_.request_id.empty() ? id_ : request_.request_id;
+  sequence->traceparent = request_.traceparent;
+  sequence->max_tokens = std::min(request_.max_tokens,
+                                  model.info.context_tokens - static_cast<int32_t>(sequence->prompt.size()));
+  sequence->sampling = request_.sampling;
+  if (DryParams& dry = sequence->sampling.dry; dry.multiplier != 0 && dry.penalty_last_n != 0) {
+    MOEPOOL_ASSIGN_OR_RETURN(const std::shared_ptr<const DryBreakers> breakers,
+                             model.dry_breakers->Get(request_.dry_sequence_breakers));
+    dry.breaker_ids = breakers->ids;
+    dry.breaker_sequences = breakers->sequences;
+    MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSampling(sequence->sampling)));
+  }
+  MOEPOOL_RETURN_IF_ERROR(SamplingField(ValidateSamplingIds(sequence->sampling, model.info.vocab_size)));
+  sequence->prompt_logprobs = request_.prompt_logprobs;
+  // Evaluation harnesses ask for a prompt's log-probabilities with one token more, and drop the last of the
+  // list whatever it is: the model's end must not leave it out.
+  const bool scored = request_.echo && request_.prompt_logprobs && sequence->max_tokens <= 1;
+  if (!request_.ignore_eos && !scored) sequence->stop_ids = model.stop_ids;
+  sequence->deadline = std::min(request_.deadline, arrived_ + inference_->options_.request_timeout);
+  return absl::OkStatus();
+}
+
+absl::Status InferCallImpl::TakeTokens(SequenceRequest* sequence) {
+  const int64_t most = inference_->admission_.max_tokens();
+  if (request_.max_tokens == kLengthOfContext && most > 0) {
+    const int64_t each = (most - usage_.prompt_tokens) / request_.n;
+    sequence->max_tokens = static_cast<int32_t>(std::clamp<int64_t>(each, 1, sequence->max_tokens));
+  }
+  return ticket_->TakeTokens(usage_.prompt_tokens + int64_t{request_.n} * sequence->max_tokens);
+}
+
+absl::Status InferCallImpl::Submit(Preparation preparation) {
+  model_ = std::move(preparation.model);
+  plan_ = std::move(preparation.plan);
+  SequenceRequest& sequence = preparation.sequence;
+  usage_.prompt_tokens = static_cast<int32_t>(sequence.prompt.size());
+  if (request_.echo || request_.prompt_logprobs) prompt_ = sequence.prompt;
+  MOEPOOL_RETURN_IF_ERROR(TakeTokens(&sequence));
   answers_.resize(static_cast<size_t>(request_.n));
   running_ = answers_.size();
   const std::string request_id = sequence.request_id;

@@ -16,7 +16,7 @@
 
 namespace moepool {
 
-// Owned by the Inference until its last event. All but Cancel, Start and id runs on the strand.
+// Owned by the Inference until its last event. All but Cancel, Start, Prepare and id runs on the strand.
 class InferCallImpl : public InferCall, public std::enable_shared_from_this<InferCallImpl> {
  public:
   InferCallImpl(Inference* inference, InferRequest request, InferCallback on_event);
@@ -41,9 +41,18 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   };
 
   absl::StatusOr<std::unique_ptr<Admission::Ticket>> Admit();
+  // What the request asks for, of a model. Not on the strand: templates and tokenizers take their time.
+  struct Preparation {
+    std::shared_ptr<const ServedModel> model;
+    AnswerPlan plan;
+    SequenceRequest sequence;
+  };
+  absl::StatusOr<Preparation> Prepare() const;
+  absl::Status FillSequence(const ServedModel& model, AnswerPlan* plan, SequenceRequest* sequence) const;
+  // Takes the tokens of all answers; shortens what the request leaves open to what this gateway takes.
+  absl::Status TakeTokens(SequenceRequest* sequence);
   // Starts all answers, or fails.
-  absl::Status Submit();
-  absl::StatusOr<SequenceRequest> MakeSequence();
+  absl::Status Submit(Preparation preparation);
   void OnUpdate(Answer* answer, SequenceUpdate update);
   // Adds text of the answer to the event, parsed.
   void AddText(Answer* answer, const std::string& text, InferEvent* event);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,6 +21,7 @@ namespace moepool {
 inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopBytes = 1024;  // of one stop string
 inline constexpr int32_t kMaxAnswers = 16;
+inline constexpr int32_t kLengthOfContext = std::numeric_limits<int32_t>::max();
 inline constexpr size_t kMaxDryBreakers = 16;
 inline constexpr size_t kMaxDryBreakerBytes = 40;  // of one breaker
 
@@ -39,9 +41,9 @@ struct ResponseFormat {
 
 struct InferRequest {
   std::variant<std::string, std::vector<ChatMessage>, std::vector<int32_t>>
-      input;         // prompt, messages or token ids
-  bool raw = false;  // a prompt is fed without the chat template
-  int32_t max_tokens = 256;
+      input;                     // prompt, messages or token ids
+  bool raw = false;              // a prompt is fed without the chat template
+  int32_t max_tokens = 256;      // kLengthOfContext: what the context leaves
   SamplingParams sampling;       // without seed and breakers
   std::optional<uint64_t> seed;  // of the first answer, each further one's is one more; none: drawn at random
   int32_t n = 1;                 // answers

@@ -1,10 +1,19 @@
 #include "gateway/inference.h"
 
+#include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "gateway/infer_call.h"
 
 namespace moepool {
+namespace {
+
+size_t PreparationThreads(int asked) {
+  return asked > 0 ? static_cast<size_t>(asked) : std::max(2U, std::thread::hardware_concurrency());
+}
+
+}  // namespace
 
 Inference::Inference(Trunk* trunk, ModelWatcher* watcher, GatewayMetrics* metrics,
                      const InferenceOptions& options)
@@ -13,9 +22,13 @@ Inference::Inference(Trunk* trunk, ModelWatcher* watcher, GatewayMetrics* metric
       metrics_(metrics),
       options_(options),
       admission_({options.max_requests, options.max_queue_requests, options.max_queue_tokens}),
-      pool_(options.threads) {}
+      stream_pool_(static_cast<size_t>(options.stream_threads)),
+      preparation_pool_(PreparationThreads(options.preparation_threads)) {}
 
-Inference::~Inference() { pool_.join(); }
+Inference::~Inference() {
+  preparation_pool_.join();
+  stream_pool_.join();
+}
 
 void Inference::Shutdown() {
   admission_.Drain();
@@ -29,7 +42,8 @@ void Inference::Shutdown() {
     MutexLock lock(&mutex_);
     while (!live_.empty()) ended_.Wait(&mutex_);
   }
-  pool_.join();
+  preparation_pool_.join();
+  stream_pool_.join();
 }
 
 void Inference::Ended(const std::shared_ptr<InferCall>& call) {

@@ -67,8 +67,8 @@ struct InferEvent {
   std::string model;
 };
 
-// Events of one call come one at a time and in order, from a thread of the Inference's, and end with one that
-// is finished: that of the answer which ended last, or a failure.
+// Events of one call come one at a time and in order, from one of the Inference's stream threads, and end
+// with one that is finished: that of the answer which ended last, or a failure.
 using InferCallback = std::function<void(InferEvent)>;
 
 // A request under way. Thread-safe.
@@ -85,7 +85,8 @@ struct InferenceOptions {
   int max_requests = 256;  // this and the next two as AdmissionLimits has them
   int max_queue_requests = 0;
   int64_t max_queue_tokens = 0;
-  int threads = 2;
+  int stream_threads = 2;       // hand out what the router generates
+  int preparation_threads = 0;  // parse, render templates, tokenize; 0: one a core, at least two
   absl::Duration request_timeout = absl::Minutes(10);  // where the request sets none
   // The log has a line of its own for each request that takes this long.
   absl::Duration slow_request = absl::InfiniteDuration();
@@ -99,8 +100,8 @@ class Inference {
   // After Shutdown, and after every front end and InferCall is gone.
   ~Inference();
 
-  // Admits nothing more, cancels what runs and returns when every last event has been delivered and the pool
-  // is done with the front ends' work, which refers to them.
+  // Admits nothing more, cancels what runs and returns when every last event has been delivered and the pools
+  // are done with the front ends' work, which refers to them.
   void Shutdown();
 
   // Returns at once; whatever is wrong comes as the last event. The callback keeps no reference to the call.
@@ -112,8 +113,10 @@ class Inference {
 
   // A request takes a place for each of its answers, text to be tokenized takes one.
   Admission& admission() { return admission_; }
-  // For front ends' own work on requests.
-  boost::asio::thread_pool& pool() { return pool_; }
+  // For front ends' quick work for running streams, which nothing slow may hold up.
+  boost::asio::thread_pool& stream_pool() { return stream_pool_; }
+  // For their work on a request before it is started.
+  boost::asio::thread_pool& preparation_pool() { return preparation_pool_; }
 
  private:
   friend class InferCallImpl;
@@ -127,7 +130,8 @@ class Inference {
   Mutex mutex_;
   CondVar ended_;
   absl::flat_hash_set<std::shared_ptr<InferCall>> live_ GUARDED_BY(mutex_);  // last event still to come
-  boost::asio::thread_pool pool_;
+  boost::asio::thread_pool stream_pool_;
+  boost::asio::thread_pool preparation_pool_;
 };
 
 }  // namespace moepool

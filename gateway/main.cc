@@ -8,6 +8,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/base/config.h"
 #include "common/base/log.h"
+#include "common/base/open_files.h"
 #include "common/base/signals.h"
 #include "common/base/trace_log.h"
 #include "common/rpc/trunk_client.h"
@@ -81,4 +82,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace moepool
 
-int main(int argc, char** argv) { return moepool::Main(argc, argv); }
+int main(int argc, char** argv) {
+  moepool::AllowOpenFiles();
+  return moepool::Main(argc, argv);
+}

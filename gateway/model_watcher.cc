@@ -105,14 +105,16 @@ absl::Status ModelWatcher::Describe() {
   MOEPOOL_ASSIGN_OR_RETURN(ModelInfo info, trunk_->Describe());
   if (const auto model = Model(); model != nullptr && model->info.digest == info.digest &&
                                   model->info.context_tokens == info.context_tokens &&
-                                  model->info.name == info.name) {
+                                  router_name_ == info.name) {
     return absl::OkStatus();
   }
   const absl::string_view digest_bytes(reinterpret_cast<const char*>(info.digest.data()), info.digest.size());
   const std::string digest = absl::BytesToHexString(digest_bytes);
+  std::string router_name = info.name;
   MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, factory_(std::move(info)));
   Log(LogLevel::kInfo, "model",
       {{"model", model->info.name}, {"digest", digest}, {"context_tokens", model->info.context_tokens}});
+  router_name_ = std::move(router_name);
   MutexLock lock(&mutex_);
   model_ = std::move(model);
   return absl::OkStatus();

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
 #include "common/base/utf8.h"
+#include "gateway/json_fields.h"
 
 namespace moepool {
 namespace {
@@ -34,8 +35,12 @@ constexpr Tensor kOutputs[] = {{"text_output", "BYTES", inference::TYPE_STRING, 
                                {"completion_tokens", "INT32", inference::TYPE_INT32, false},
                                {"seed", "UINT64", inference::TYPE_UINT64, false}};
 constexpr char kVersionServed[] = "1";
+constexpr size_t kMaxFields = 1024;  // that a request gives values to
+constexpr int kMaxDimensions = 8;    // of a tensor, of which there is one that is right
 constexpr char kPlatform[] = "moepool";
 constexpr char kFinalParameter[] = "triton_final_response";
+
+std::string Shown(const std::string& text) { return text.substr(0, kMaxShownKeyBytes); }
 
 template <size_t kCount>
 const Tensor* Find(const Tensor (&tensors)[kCount], const std::string& name) {
@@ -55,10 +60,14 @@ absl::StatusOr<std::string> Element(const inference::ModelInferRequest& proto, i
                                     const Tensor& tensor) {
   const inference::ModelInferRequest::InferInputTensor& input = proto.inputs(index);
   if (input.datatype() != tensor.datatype) {
-    return InvalidField(input.name(), absl::StrCat("is of ", input.datatype(), ", not of ", tensor.datatype));
+    return InvalidField(input.name(),
+                        absl::StrCat("is of ", Shown(input.datatype()), ", not of ", tensor.datatype));
   }
   const bool single =
       std::all_of(input.shape().begin(), input.shape().end(), [](int64_t extent) { return extent == 1; });
+  if (input.shape_size() > kMaxDimensions) {
+    return InvalidField(input.name(), absl::StrCat("has ", input.shape_size(), " dimensions, not 1"));
+  }
   if (!single || input.shape_size() == 0) {
     return InvalidField(input.name(),
                         absl::StrCat("has the shape [", absl::StrJoin(input.shape(), ", "), "], not [1]"));
@@ -117,6 +126,10 @@ bool IsIdle(const std::string& name) {
 
 absl::Status ReadParameters(const inference::ModelInferRequest& proto, ordered_json* fields,
                             std::optional<absl::Duration>* timeout) {
+  if (proto.parameters().size() > kMaxFields) {
+    return absl::InvalidArgumentError(absl::StrCat("there are ", proto.parameters().size(),
+                                                   " parameters, and ", kMaxFields, " at most are read"));
+  }
   for (const auto& [name, parameter] : proto.parameters()) {
     if (IsIdle(name)) continue;
     MOEPOOL_ASSIGN_OR_RETURN(ordered_json value, Value(name, parameter));
@@ -144,7 +157,8 @@ absl::Status ReadInputs(const inference::ModelInferRequest& proto, ordered_json*
   for (int i = 0; i < proto.inputs_size(); ++i) {
     const std::string& name = proto.inputs(i).name();
     const Tensor* const tensor = Find(kInputs, name);
-    if (tensor == nullptr) return InvalidField(name, absl::StrCat("is no input; there are ", Names(kInputs)));
+    if (tensor == nullptr)
+      return InvalidField(Shown(name), absl::StrCat("is no input; there are ", Names(kInputs)));
     MOEPOOL_ASSIGN_OR_RETURN(std::string element, Element(proto, i, *tensor));
     if (name == "stream") {
       if (stream.has_value()) return InvalidField(name, "is given twice");
@@ -159,6 +173,10 @@ absl::Status ReadInputs(const inference::ModelInferRequest& proto, ordered_json*
     }
     MOEPOOL_ASSIGN_OR_RETURN(const auto more, ParseJson(element));
     if (!more.is_object()) return InvalidField(name, "is not a JSON object");
+    if (more.size() > kMaxFields) {
+      return InvalidField(
+          name, absl::StrCat("has ", more.size(), " members, and ", kMaxFields, " at most are read"));
+    }
     for (const auto& [key, value] : more.items()) {
       if (fields->contains(key)) return InvalidField(key, "is given twice");
       (*fields)[key] = value;
@@ -213,7 +231,7 @@ absl::StatusOr<OpenInferRequest> ReadOpenInferRequest(const inference::ModelInfe
   OpenInferRequest read;
   for (const auto& output : proto.outputs()) {
     if (Find(kOutputs, output.name()) == nullptr) {
-      return InvalidField(output.name(), absl::StrCat("is no output; there are ", Names(kOutputs)));
+      return InvalidField(Shown(output.name()), absl::StrCat("is no output; there are ", Names(kOutputs)));
     }
     read.outputs.push_back(output.name());
   }
@@ -235,13 +253,11 @@ absl::StatusOr<OpenInferRequest> ReadOpenInferRequest(const inference::ModelInfe
   return read;
 }
 
-absl::Status CheckModelName(const ModelInfo& info, const std::string& name, const std::string& version) {
-  if (name != info.name) {
-    return absl::NotFoundError(absl::StrCat("the model '", name, "' is not served, but '", info.name, "'"));
-  }
+absl::Status CheckModelName(const ServedModel& model, const std::string& name, const std::string& version) {
+  MOEPOOL_RETURN_IF_ERROR(CheckServedName(model, name));
   if (!version.empty() && version != kVersionServed) {
-    return absl::NotFoundError(
-        absl::StrCat("version '", version, "' of ", name, " is not served, but '", kVersionServed, "'"));
+    return absl::NotFoundError(absl::StrCat("version '", Shown(version), "' of ", name,
+                                            " is not served, but '", kVersionServed, "'"));
   }
   return absl::OkStatus();
 }

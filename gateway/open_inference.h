@@ -22,7 +22,7 @@ struct OpenInferRequest {
 absl::StatusOr<OpenInferRequest> ReadOpenInferRequest(const inference::ModelInferRequest& proto, bool stream);
 
 // NotFound unless the model is called `name` and `version` is empty or "1".
-absl::Status CheckModelName(const ModelInfo& info, const std::string& name, const std::string& version);
+absl::Status CheckModelName(const ServedModel& model, const std::string& name, const std::string& version);
 
 // New text of an answer and, where that has ended, what is known of it then; of these, `outputs`. With
 // `in_pieces`, says whether this is the last of them.

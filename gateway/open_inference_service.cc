@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/base/config.h"
+#include "common/base/log.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/rpc_status.h"
@@ -33,7 +34,7 @@ grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const abs
 absl::StatusOr<OpenInferRequest> Prepare(Inference* inference, const RpcCaller& caller,
                                          const ModelInferRequest& proto, bool stream) {
   MOEPOOL_ASSIGN_OR_RETURN(const auto model, inference->Model());
-  MOEPOOL_RETURN_IF_ERROR(CheckModelName(model->info, proto.model_name(), proto.model_version()));
+  MOEPOOL_RETURN_IF_ERROR(CheckModelName(*model, proto.model_name(), proto.model_version()));
   MOEPOOL_ASSIGN_OR_RETURN(OpenInferRequest read, ReadOpenInferRequest(proto, stream));
   const absl::Time deadline = std::min(read.request.deadline, caller.deadline);
   caller.Sign(&read.request);
@@ -43,7 +44,8 @@ absl::StatusOr<OpenInferRequest> Prepare(Inference* inference, const RpcCaller& 
 
 // What an event adds to what has gathered of its answer. Of the last event, all but the text stands.
 void Merge(InferEvent event, InferEvent* gathered) {
-  event.text.insert(0, gathered->text);
+  gathered->text += event.text;
+  event.text = std::move(gathered->text);
   *gathered = std::move(event);
 }
 
@@ -102,7 +104,8 @@ class InferReactor : public grpc::ServerUnaryReactor, public std::enable_shared_
 class StreamInferReactor : public grpc::ServerBidiReactor<ModelInferRequest, ModelStreamInferResponse>,
                            public std::enable_shared_from_this<StreamInferReactor> {
  public:
-  explicit StreamInferReactor(grpc::CallbackServerContext* context) : context_(context) {}
+  StreamInferReactor(grpc::CallbackServerContext* context, UnreadBudget* unread)
+      : context_(context), unread_(unread) {}
 
   void Start(Inference* inference, absl::StatusOr<RpcCaller> caller) {
     self_ = shared_from_this();
@@ -182,6 +185,12 @@ class StreamInferReactor : public grpc::ServerBidiReactor<ModelInferRequest, Mod
   }
 
   void Gather(uint64_t serial, InferEvent event) REQUIRES(mutex_) {
+    if (!left_ && !unread_.Add(event.text.size())) {
+      Log(LogLevel::kWarning, "gave up a stream whose client reads too slowly",
+          {{"unread_bytes", unread_.bytes()}});
+      Leave();
+      context_->TryCancel();
+    }
     for (Waiting& waiting : waiting_) {
       if (waiting.serial == serial) return Merge(std::move(event), &waiting.event);
     }
@@ -223,6 +232,7 @@ class StreamInferReactor : public grpc::ServerBidiReactor<ModelInferRequest, Mod
         FillOpenInferResponse(it->event, request.outputs, /*in_pieces=*/true, response);
       }
       if (over) requests_.erase(at);
+      unread_.Remove(it->event.text.size());
       waiting_.erase(it);
       return true;
     }
@@ -247,6 +257,7 @@ class StreamInferReactor : public grpc::ServerBidiReactor<ModelInferRequest, Mod
       if (waiting.event.finished) requests_.erase(waiting.serial);
     }
     waiting_.clear();
+    unread_.Remove(unread_.bytes());
   }
 
   grpc::CallbackServerContext* const context_;
@@ -259,6 +270,7 @@ class StreamInferReactor : public grpc::ServerBidiReactor<ModelInferRequest, Mod
   std::map<uint64_t, Request> requests_
       GUARDED_BY(mutex_);                           // of which the last response is still to be composed
   std::deque<Waiting> waiting_ GUARDED_BY(mutex_);  // of different requests
+  UnreadBudget::Share unread_ GUARDED_BY(mutex_);   // of these
   bool reading_ GUARDED_BY(mutex_) = true;
   bool writing_ GUARDED_BY(mutex_) = false;
   bool no_more_ GUARDED_BY(mutex_) = false;  // requests
@@ -294,7 +306,7 @@ grpc::ServerUnaryReactor* OpenInferenceService::ModelReady(grpc::CallbackServerC
   if (!caller.ok()) return Finish(context, caller.status());
   const auto model = inference_->Model();
   response->set_ready(model.ok() && Ready() &&
-                      CheckModelName((*model)->info, request->name(), request->version()).ok());
+                      CheckModelName(**model, request->name(), request->version()).ok());
   return Finish(context, absl::OkStatus());
 }
 
@@ -315,7 +327,7 @@ grpc::ServerUnaryReactor* OpenInferenceService::ModelMetadata(grpc::CallbackServ
   return Finish(context, [&]() -> absl::Status {
     MOEPOOL_RETURN_IF_ERROR(gate_->Enter(context).status());
     MOEPOOL_ASSIGN_OR_RETURN(const auto model, inference_->Model());
-    MOEPOOL_RETURN_IF_ERROR(CheckModelName(model->info, request->name(), request->version()));
+    MOEPOOL_RETURN_IF_ERROR(CheckModelName(*model, request->name(), request->version()));
     FillModelMetadata(model->info, response);
     return absl::OkStatus();
   }());
@@ -327,7 +339,7 @@ grpc::ServerUnaryReactor* OpenInferenceService::ModelConfig(grpc::CallbackServer
   return Finish(context, [&]() -> absl::Status {
     MOEPOOL_RETURN_IF_ERROR(gate_->Enter(context).status());
     MOEPOOL_ASSIGN_OR_RETURN(const auto model, inference_->Model());
-    MOEPOOL_RETURN_IF_ERROR(CheckModelName(model->info, request->name(), request->version()));
+    MOEPOOL_RETURN_IF_ERROR(CheckModelName(*model, request->name(), request->version()));
     FillModelConfig(model->info, response->mutable_config());
     return absl::OkStatus();
   }());
@@ -348,7 +360,7 @@ grpc::ServerUnaryReactor* OpenInferenceService::ModelInfer(grpc::CallbackServerC
 
 grpc::ServerBidiReactor<ModelInferRequest, ModelStreamInferResponse>* OpenInferenceService::ModelStreamInfer(
     grpc::CallbackServerContext* context) {
-  auto reactor = std::make_shared<StreamInferReactor>(context);
+  auto reactor = std::make_shared<StreamInferReactor>(context, unread_);
   reactor->Start(inference_, gate_->Enter(context));
   return reactor.get();
 }

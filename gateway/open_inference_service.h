@@ -4,6 +4,7 @@
 #include "gateway/guard_service.h"
 #include "gateway/inference.h"
 #include "gateway/model_watcher.h"
+#include "gateway/unread_budget.h"
 #include "proto/open_inference.grpc.pb.h"
 
 namespace moepool {
@@ -13,8 +14,8 @@ inline constexpr char kOpenInferenceServiceName[] = "inference.GRPCInferenceServ
 // All arguments outlive this.
 class OpenInferenceService : public inference::GRPCInferenceService::CallbackService {
  public:
-  OpenInferenceService(Inference* inference, ModelWatcher* watcher, const RpcGate* gate)
-      : inference_(inference), watcher_(watcher), gate_(gate) {}
+  OpenInferenceService(Inference* inference, ModelWatcher* watcher, const RpcGate* gate, UnreadBudget* unread)
+      : inference_(inference), watcher_(watcher), gate_(gate), unread_(unread) {}
 
   grpc::ServerUnaryReactor* ServerLive(grpc::CallbackServerContext* context,
                                        const inference::ServerLiveRequest* request,
@@ -46,6 +47,7 @@ class OpenInferenceService : public inference::GRPCInferenceService::CallbackSer
   Inference* const inference_;
   ModelWatcher* const watcher_;
   const RpcGate* const gate_;
+  UnreadBudget* const unread_;
 };
 
 }  // namespace moepool

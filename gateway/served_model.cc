@@ -1,10 +1,13 @@
 #include "gateway/served_model.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
+#include "gateway/json_fields.h"
 
 namespace moepool {
 namespace {
@@ -47,6 +50,16 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> FinishServedModel(ServedModel
   }
   model.dry_breakers = std::make_unique<DryBreakerCache>(model.tokenizer.get());
   return std::make_shared<const ServedModel>(std::move(model));
+}
+
+absl::Status CheckServedName(const ServedModel& model, std::string_view asked) {
+  if (asked == model.info.name || std::ranges::find(model.aliases, asked) != model.aliases.end()) {
+    return absl::OkStatus();
+  }
+  const std::string others =
+      model.aliases.empty() ? "" : absl::StrCat(", '", absl::StrJoin(model.aliases, "', '"), "'");
+  return absl::NotFoundError(absl::StrCat("the model '", std::string(asked.substr(0, kMaxShownKeyBytes)),
+                                          "' is not served here, but '", model.info.name, "'", others));
 }
 
 absl::StatusOr<std::vector<int32_t>> EncodeText(const ServedModel& model, std::string_view text,

@@ -20,7 +20,8 @@ namespace moepool {
 
 // Immutable, but for the cache, which is thread-safe.
 struct ServedModel {
-  ModelInfo info;
+  ModelInfo info;                    // info.name is what answers call the model
+  std::vector<std::string> aliases;  // further names that requests may use
   std::unique_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<const ChatTemplate> chat_template;  // null: the model has none
   ChatSyntax syntax;                                  // of the template
@@ -32,7 +33,12 @@ struct ServedModel {
 using ModelFactory = std::function<absl::StatusOr<std::shared_ptr<const ServedModel>>(ModelInfo)>;
 
 // Builds the model's own tokenizer and template. A template that cannot be parsed is an error.
-absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info);
+// It is called by the first of `names` and answers to all of them; where there is none, by the name in the file.
+absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info,
+                                                                   std::vector<std::string> names = {});
+
+// OK where `asked` is one of the model's names; NotFound gives `asked` and the names served.
+absl::Status CheckServedName(const ServedModel& model, std::string_view asked);
 
 // Completes a model of which tokenizer and template stand: collects the ids that end generation and those
 // that mark, tries the template, makes the cache.

@@ -14,6 +14,7 @@
 #include "common/base/config.h"
 #include "common/base/heap.h"
 #include "common/base/log.h"
+#include "common/base/open_files.h"
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
@@ -240,5 +241,6 @@ int Main(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   moepool::KeepFreedMemory();
+  moepool::AllowOpenFiles();
   return moepool::Main(argc, argv);
 }

@@ -5,11 +5,13 @@
 #include "common/base/config.h"
 #include "common/base/heap.h"
 #include "common/base/log.h"
+#include "common/base/open_files.h"
 #include "common/base/str.h"
 #include "tools/commands.h"
 
 int main(int argc, char** argv) {
   moepool::KeepFreedMemory();
+  moepool::AllowOpenFiles();
   CLI::App app("moepool: serve Mixture-of-Experts models from a pool of machines", "moepool");
   app.require_subcommand(1);
   moepool::CommandRunner run;

@@ -145,13 +145,13 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpResponder> respond
 }
 
 std::shared_ptr<SseStream> HttpApi::OpenStream(const std::shared_ptr<HttpResponder>& responder) {
-  return SseStream::Start(responder, &inference_->pool(), options_.keepalive_interval);
+  return SseStream::Start(responder, &inference_->stream_pool(), options_.keepalive_interval);
 }
 
 void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
   // Parsing megabytes takes milliseconds, which the I/O threads do not have.
   boost::asio::post(
-      inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
+      inference_->preparation_pool(), [this, request = std::move(request), responder = std::move(responder)] {
         absl::StatusOr<InferRequest> parsed = ParseInferRequest(request.body);
         if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
         Identify(request, &*parsed);
@@ -171,7 +171,7 @@ void HttpApi::WithModel(HttpRequest request, std::shared_ptr<HttpResponder> resp
   absl::StatusOr<std::unique_ptr<Admission::Ticket>> admitted = inference_->admission().Admit();
   if (!admitted.ok()) return responder->Send(ErrorResponse(admitted.status()));
   const std::shared_ptr<Admission::Ticket> ticket = *std::move(admitted);
-  boost::asio::post(inference_->pool(),
+  boost::asio::post(inference_->preparation_pool(),
                     [this, ticket, answer, request = std::move(request), responder = std::move(responder)] {
                       const auto model = inference_->Model();
                       if (!model.ok()) return responder->Send(ErrorResponse(model.status()));

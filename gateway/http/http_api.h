@@ -61,7 +61,7 @@ class HttpApi {
   // Answers on the pool, from the model alone.
   void WithModel(HttpRequest request, std::shared_ptr<HttpResponder> responder,
                  absl::StatusOr<nlohmann::json> (*answer)(const std::string& body, const ServedModel& model));
-  nlohmann::json Describe(const ModelInfo& info) const;
+  nlohmann::json Describe(const ModelInfo& info, std::string_view name) const;
 
   Inference* const inference_;
   ModelWatcher* const watcher_;

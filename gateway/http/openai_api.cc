@@ -23,11 +23,9 @@ HttpResponse JsonResponse(const json& body) {
   return response;
 }
 
-// OK where `asked` is the model served, or nothing.
+// OK where `asked` is a name of the model, or nothing.
 absl::Status CheckModel(const std::string& asked, const ServedModel& model) {
-  if (asked.empty() || asked == model.info.name) return absl::OkStatus();
-  return absl::NotFoundError(absl::StrCat("the model '", asked.substr(0, kMaxShownKeyBytes),
-                                          "' is not served here, '", model.info.name, "' is"));
+  return asked.empty() ? absl::OkStatus() : CheckServedName(model, asked);
 }
 
 // %41 and the like; what is no such code stays.
@@ -51,8 +49,8 @@ std::string PercentDecoded(std::string_view text) {
 
 }  // namespace
 
-json HttpApi::Describe(const ModelInfo& info) const {
-  return {{"id", info.name},
+json HttpApi::Describe(const ModelInfo& info, std::string_view name) const {
+  return {{"id", name},
           {"object", "model"},
           {"created", started_unix_s_},
           {"owned_by", "moepool"},
@@ -68,7 +66,9 @@ json HttpApi::Describe(const ModelInfo& info) const {
 void HttpApi::Models(HttpRequest, std::shared_ptr<HttpResponder> responder) {
   const auto model = inference_->Model();
   if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
-  responder->Send(JsonResponse({{"object", "list"}, {"data", json::array({Describe((*model)->info)})}}));
+  json data = json::array({Describe((*model)->info, (*model)->info.name)});
+  for (const std::string& alias : (*model)->aliases) data.push_back(Describe((*model)->info, alias));
+  responder->Send(JsonResponse({{"object", "list"}, {"data", std::move(data)}}));
 }
 
 void HttpApi::OneModel(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
@@ -76,12 +76,12 @@ void HttpApi::OneModel(HttpRequest request, std::shared_ptr<HttpResponder> respo
   if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
   const std::string name = PercentDecoded(std::string_view(request.path).substr(sizeof("/v1/models/") - 1));
   const absl::Status known = CheckModel(name, **model);
-  responder->Send(known.ok() ? JsonResponse(Describe((*model)->info)) : ErrorResponse(known));
+  responder->Send(known.ok() ? JsonResponse(Describe((*model)->info, name)) : ErrorResponse(known));
 }
 
 void HttpApi::ChatCompletions(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
   boost::asio::post(
-      inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
+      inference_->preparation_pool(), [this, request = std::move(request), responder = std::move(responder)] {
         absl::StatusOr<ChatRequest> parsed = ParseChatRequest(request.body);
         if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
         const auto model = inference_->Model();
@@ -109,7 +109,7 @@ void HttpApi::ChatCompletions(HttpRequest request, std::shared_ptr<HttpResponder
 
 void HttpApi::Completions(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
   boost::asio::post(
-      inference_->pool(), [this, request = std::move(request), responder = std::move(responder)] {
+      inference_->preparation_pool(), [this, request = std::move(request), responder = std::move(responder)] {
         absl::StatusOr<CompletionsRequest> parsed = ParseCompletionsRequest(request.body);
         if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
         const auto model = inference_->Model();
@@ -118,6 +118,12 @@ void HttpApi::Completions(HttpRequest request, std::shared_ptr<HttpResponder> re
           return responder->Send(ErrorResponse(known));
         }
         InferRequest& infer = parsed->infer;
+        const int64_t answers = static_cast<int64_t>(parsed->prompts.size()) * infer.n;
+        if (const int most = inference_->admission().max_places(); answers > most) {
+          return responder->Send(ErrorResponse(InvalidField(
+              "prompt",
+              absl::StrCat("makes ", answers, " answers, and this gateway answers ", most, " at once"))));
+        }
         Identify(request, &infer);
         const auto calls = std::make_shared<CallGroup>();
         CompletionsAnswerOptions options;

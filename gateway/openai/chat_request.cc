@@ -1,7 +1,6 @@
 #include "gateway/openai/chat_request.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "common/base/status_macros.h"
@@ -78,7 +77,7 @@ std::vector<std::string> ChatFieldNames() { return FieldNames(Fields()); }
 absl::StatusOr<ChatRequest> ParseChatRequest(std::string_view body) {
   MOEPOOL_ASSIGN_OR_RETURN(const ordered_json object, ParseJson(body));
   ChatBody b;
-  b.infer.max_tokens = std::numeric_limits<int32_t>::max();
+  b.infer.max_tokens = kLengthOfContext;
   b.infer.sampling.temperature = kOpenAiTemperature;
   MOEPOOL_RETURN_IF_ERROR(ReadObject("", object, Fields(), UnknownFields::kIgnored, &b));
   if (!b.messages.has_value()) return InvalidField("messages", "is missing");

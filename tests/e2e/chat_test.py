@@ -56,6 +56,7 @@ class ChatTest(E2eTest):
         terminal.send("/clear\r")
         terminal.expect("forgotten")
         self.assertEqual(self.saved(terminal), first[:1])
+        terminal.expect("> ")
         terminal.send(CTRL_D)
         self.assertEqual(terminal.wait_exit(), 0)
         self.assertTrue(terminal.restored())
@@ -72,7 +73,9 @@ class ChatTest(E2eTest):
         # At the prompt it drops the line.
         terminal.send("never to be asked" .encode() + CTRL_C)
         terminal.expect("> ")
-        terminal.send('"""\rnor this')
+        terminal.send('"""\r')
+        terminal.expect(r"\. ")
+        terminal.send("nor this")
         terminal.send(CTRL_C)
         terminal.expect("> ")
         contents = [m["content"] for m in self.saved(terminal)]

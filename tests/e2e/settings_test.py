@@ -68,6 +68,22 @@ class SettingsTest(E2eTest):
                 self.assertEqual(client.get("/v1/models").json()["data"][0]["context_tokens"], expected)
                 serve.kill()
 
+    def test_names_of_the_model(self):
+        serve = self.start("moepool", "serve", "--model", cluster.tiny_mixtral(), "--http-address", "127.0.0.1:0",
+                           "--grpc-address", "127.0.0.1:0", "--served-model-name", "moe,gpt-4", label="serve")
+        ready = serve.wait_ready()
+        client = cluster.Client(ready["http_address"], ready["grpc_address"])
+        client.wait_ready()
+        self.assertEqual([model["id"] for model in client.get("/v1/models").json()["data"]], ["moe", "gpt-4"])
+        self.assertEqual(client.get("/v1/models/gpt-4").json()["id"], "gpt-4")
+        question = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 2}
+        for name, status in (("moe", 200), ("gpt-4", 200), ("tiny-mixtral", 404)):
+            answer = client.post("/v1/chat/completions", {"model": name, **question})
+            self.assertEqual(answer.status, status, answer.body)
+            if status == 200:
+                self.assertEqual(answer.json()["model"], "moe")
+        self.assertIn("'tiny-mixtral' is not served here, but 'moe', 'gpt-4'", answer.json()["error"]["message"])
+
 
 if __name__ == "__main__":
     cluster.main()

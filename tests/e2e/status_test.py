@@ -29,10 +29,8 @@ class StatusTest(E2eTest):
         terminal.expect(HALF_BLOCK)
         # A smaller terminal gets a smaller picture at once: nothing beyond the last line.
         terminal.resize(3, 30)
-        terminal.expect(rb"\x1b\[Hmoepool|\x1b\[H\x1b\[1mmoepool")
-        terminal.expect(rb"\x1b\[J")
-        drawn = terminal.output[terminal.output.rindex(b"\x1b[H"):]
-        self.assertLessEqual(drawn.count(b"\n"), 2, drawn)
+        # Frames of the old size may still be on their way.
+        terminal.expect(rb"\x1b\[H(?:\x1b\[1m)?moepool[^\n\x1b]*(?:(?!\x1b\[H)[^\n])*(?:\n(?:(?!\x1b\[H)[^\n])*){0,2}\x1b\[J")
         terminal.send("q")
         self.assertEqual(terminal.wait_exit(), 0)
         self.assertRegex(terminal.output, FIRST_SCREEN)

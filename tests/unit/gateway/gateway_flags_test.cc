@@ -71,6 +71,14 @@ TEST_F(GatewayFlagsTest, Lists) {
   EXPECT_THAT(Refusal(Parse({"--cors-origin", "a.example"})), HasSubstr("--cors-origin: 'a.example'"));
 }
 
+TEST_F(GatewayFlagsTest, NamesOfTheModel) {
+  EXPECT_THAT(Parse({"--served-model-name", "a,b", "--served-model-name", "c"}).served_model_names,
+              testing::ElementsAre("a", "b", "c"));
+  GatewayFlags flags;
+  flags.served_model_names = {"a", ""};
+  EXPECT_EQ(Refusal(flags), "--served-model-name: a name is empty");
+}
+
 TEST_F(GatewayFlagsTest, LimitsArriveWhereTheyHold) {
   const auto options = ToGatewayOptions(
       Parse({"--max-requests",       "7",    "--max-queue-requests", "6",   "--max-queue-tokens", "5000",

@@ -20,6 +20,7 @@ class GatewayServerTest : public testing::Test {
     options.http.address = {"127.0.0.1", 0};
     options.grpc_address = HostPort{"127.0.0.1", 0};
     options.model_factory = MakeTestModel;
+    options.unread.call_bytes = 1 << 20;
     options.allowed_hosts = {"test"};  // as HttpClient calls every server
     server_ = *GatewayServer::Start(options, &trunk_, &metrics_);
     channel_ = MakeRpcChannel(server_->grpc_address()->ToString());
@@ -236,6 +237,39 @@ TEST_F(GatewayServerTest, CancelReachesTheTrunk) {
   while (reader->Read(&response)) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GatewayServerTest, GivesUpWhoeverDoesNotRead) {
+  grpc::ClientContext context;
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  const auto reader = stub_->Generate(&context, request);
+  const auto call = trunk_.WaitCall(0);
+  const std::vector<int32_t> ids = Ids(std::string(16 << 10, 'a'));
+  for (int i = 0; i < 300; ++i) call->SendIds(ids);  // 4.7 MiB of text and 19 of ids
+  call->WaitCancelled();
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) {
+  }
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GatewayServerTest, WhatGathersComesInMessagesThatClientsTake) {
+  // The first message is read late; the rest of an answer of about 700 KiB gathers behind it meanwhile.
+  std::string text;
+  for (int i = 0; i < 140 << 10; ++i) text += static_cast<char>('a' + i % 26);
+  grpc::ClientContext context;
+  v1::GenerateRequest request;
+  request.set_prompt("hi");
+  const auto reader = stub_->Generate(&context, request);
+  const auto call = trunk_.WaitCall(0);
+  for (size_t i = 0; i < text.size(); i += 10 << 10) call->SendIds(Ids(text.substr(i, 10 << 10)));
+  call->Send(LastUpdate(FinishReason::kLength));
+  std::string got;
+  v1::GenerateResponse response;
+  while (reader->Read(&response)) got += response.text();
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(got, text);
 }
 
 TEST_F(GatewayServerTest, DeadlineIsCarried) {

@@ -196,11 +196,12 @@ TEST(FillOpenInferResponseTest, APieceAndTheLast) {
 }
 
 TEST(CheckModelNameTest, NameAndVersion) {
-  const ModelInfo info = TestModelInfo();
-  EXPECT_TRUE(CheckModelName(info, "test-model", "").ok());
-  EXPECT_TRUE(CheckModelName(info, "test-model", "1").ok());
-  EXPECT_EQ(CheckModelName(info, "other", "").code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(CheckModelName(info, "test-model", "2").message()), HasSubstr("version '2'"));
+  ServedModel model;
+  model.info = TestModelInfo();
+  EXPECT_TRUE(CheckModelName(model, "test-model", "").ok());
+  EXPECT_TRUE(CheckModelName(model, "test-model", "1").ok());
+  EXPECT_EQ(CheckModelName(model, "other", "").code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(CheckModelName(model, "test-model", "2").message()), HasSubstr("version '2'"));
 }
 
 }  // namespace

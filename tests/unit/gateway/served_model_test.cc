@@ -19,5 +19,17 @@ TEST(UsesTemplateTest, WhereThereIsOneAndThePromptIsNotRaw) {
   EXPECT_FALSE(UsesTemplate(*without, plain));
 }
 
+TEST(CheckServedNameTest, TheNameAndTheAliases) {
+  ServedModel model;
+  model.info.name = "mixtral";
+  EXPECT_TRUE(CheckServedName(model, "mixtral").ok());
+  const absl::Status unknown = CheckServedName(model, "gpt-4");
+  EXPECT_EQ(unknown, absl::NotFoundError("the model 'gpt-4' is not served here, but 'mixtral'"));
+  model.aliases = {"gpt-4", "default"};
+  for (const char* name : {"mixtral", "gpt-4", "default"}) EXPECT_TRUE(CheckServedName(model, name).ok());
+  EXPECT_EQ(CheckServedName(model, "gpt").message(),
+            "the model 'gpt' is not served here, but 'mixtral', 'gpt-4', 'default'");
+}
+
 }  // namespace
 }  // namespace moepool
