@@ -6,7 +6,8 @@
 
 namespace moepool {
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info, std::vector<std::string> names) {
+absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info,
+                                                                   std::vector<std::string> names) {
   ServedModel model;
   model.info = std::move(info);
   if (!names.empty()) {

@@ -53,8 +53,8 @@ class ModelWatcher {
   const ModelWatcherOptions options_;
   const std::function<void(bool)> on_ready_;
   std::string router_name_;  // the thread's own; of model_, as the router says it
-  bool described_ = false;  // the thread's own; since the last time the router was away
-  uint64_t epoch_ = 0;      // the thread's own
+  bool described_ = false;   // the thread's own; since the last time the router was away
+  uint64_t epoch_ = 0;       // the thread's own
 
   Mutex mutex_;
   CondVar wake_;

@@ -33,7 +33,8 @@ struct ServedModel {
 using ModelFactory = std::function<absl::StatusOr<std::shared_ptr<const ServedModel>>(ModelInfo)>;
 
 // Builds the model's own tokenizer and template. A template that cannot be parsed is an error.
-// It is called by the first of `names` and answers to all of them; where there is none, by the name in the file.
+// It is called by the first of `names` and answers to all of them; where there is none, by the name in the
+// file.
 absl::StatusOr<std::shared_ptr<const ServedModel>> LoadServedModel(ModelInfo info,
                                                                    std::vector<std::string> names = {});
 

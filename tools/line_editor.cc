@@ -74,7 +74,8 @@ LineEditor::~LineEditor() {
 LineEditor::Input LineEditor::Read(const std::string& prompt) {
   state_->editing = {prompt, false};
   int count = 0;
-  // Raw before the prompt: a key pressed on seeing it would otherwise meet the terminal's own Ctrl-C and Ctrl-D.
+  // Raw before the prompt: a key pressed on seeing it would otherwise meet the terminal's own Ctrl-C and
+  // Ctrl-D.
   el_set(state_->editor, EL_PREP_TERM, 1);
   const char* const line = el_gets(state_->editor, &count);
   if (state_->editing.interrupted) return {Kind::kInterrupted, ""};
