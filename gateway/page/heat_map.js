@@ -134,7 +134,8 @@ export class HeatMap {
     });
     context.globalAlpha = 1;
     let free = 0;
-    for (const expert of this.#ticks(experts)) {
+    const room = context.measureText(String(experts - 1)).width + 8;
+    for (const expert of this.#ticks(experts, room)) {
       const label = String(expert);
       const half = context.measureText(label).width / 2;
       const x = clamp(AXIS_LEFT + (expert + 0.5) * this.#cell.width, AXIS_LEFT + half, this.#canvas.clientWidth - half);
@@ -144,8 +145,8 @@ export class HeatMap {
     }
   }
 
-  #ticks(experts) {
-    const step = [1, 2, 4, 8, 16, 32, 64].find(step => step * this.#cell.width >= 22) ?? 128;
+  #ticks(experts, room) {
+    const step = [1, 2, 4, 8, 16, 32, 64].find(step => step * this.#cell.width >= room) ?? 128;
     return Array.from({length: Math.ceil(experts / step)}, (_, i) => i * step);
   }
 

@@ -179,7 +179,7 @@ function showFailure(error) {
     showNotice("This gateway asks for an API key. Enter it under Settings, beside the chat.");
   } else {
     setState("away", error.status === 0 ? "gateway away" : "router away");
-    showNotice(`${error.message} What is shown is what was last known.`);
+    showNotice(`${error.message.replace(/[.\s]*$/, ".")} What is shown is what was last known.`);
   }
 }
 

@@ -30,8 +30,8 @@ class Browser:
                  "--lang=en", "about:blank"]
         if os.geteuid() == 0:
             flags.insert(0, "--no-sandbox")  # Chromium's sandbox refuses root
-        # The protocol is spoken on descriptors 3 and 4.
-        command = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", program, *flags]
+        # The protocol is spoken on descriptors 3 and 4. Not with sh, which knows descriptors of one digit only.
+        command = ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", program, *flags]
         self._log = open(os.path.join(self._profile.name, "log"), "wb")
         self.popen = subprocess.Popen(bound_command(None, command), stdin=subprocess.DEVNULL, stdout=self._log,
                                       stderr=self._log, pass_fds=(to_browser, from_browser), env=environment())
