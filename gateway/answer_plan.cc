@@ -164,6 +164,10 @@ absl::StatusOr<AnswerPlan> PlanAnswer(const ServedModel& model, const InferReque
     MOEPOOL_RETURN_IF_ERROR(
         PlanChat(model, request, {{"user", prompt, nlohmann::ordered_json::object()}}, now, &plan));
   } else {
+    if (!request.tools.is_null()) {
+      return InvalidField("tools",
+                          absl::StrCat("need a chat template, and the model ", model.info.name, " has none"));
+    }
     MOEPOOL_ASSIGN_OR_RETURN(plan.prompt, EncodeText(model, prompt, /*parse_special=*/true));
     MOEPOOL_RETURN_IF_ERROR(PlanFormat(request, &plan));
   }

@@ -217,8 +217,9 @@ absl::Status ValidateInferRequest(const InferRequest& request) {
     if (messages->empty()) return InvalidField("messages", "is empty");
     if (request.raw) return InvalidField("raw", "is true, which goes with prompt, not with messages");
     if (request.echo) return InvalidField("echo", "is true, which goes with prompt, not with messages");
-  } else if (!request.tools.is_null()) {
-    return InvalidField("tools", "need messages");
+  } else if (!request.tools.is_null() &&
+             (request.raw || !std::holds_alternative<std::string>(request.input))) {
+    return InvalidField("tools", "need messages, or a prompt that is not raw");
   }
   if (request.max_reasoning_tokens.value_or(0) < 0) {
     return InvalidField("max_reasoning_tokens",

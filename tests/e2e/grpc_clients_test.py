@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import pathlib
 import sys
 import unittest
@@ -133,6 +134,47 @@ class GrpcClientsTest(E2eTest):
             self.assertEqual(texts[i], alone["text"])
         model = stub.GetModel(pb.GetModelRequest(), timeout=PATIENCE_S)
         self.assertEqual((model.name, model.layers, model.experts, model.dense), ("tiny-mixtral", 4, 16, False))
+
+    def test_conversations_tools_and_schemas(self):
+        pool = self.start_cluster(tiny_mixtral())
+        stub = self.stub(pool)
+        talk = pb.Messages(messages=[pb.Message(role="system", content="be brief"),
+                                     pb.Message(role="user", content="the cat")])
+        plain = list(stub.Generate(pb.GenerateRequest(messages=talk, max_tokens=12), timeout=PATIENCE_S))
+        over_http = pool.client.infer_messages([{"role": m.role, "content": m.content} for m in talk.messages],
+                                               max_tokens=12)
+        self.assertEqual("".join(m.text for m in plain), over_http["text"])
+        schema = json.dumps({"type": "object", "properties": {"legs": {"enum": [2, 4]}, "name": {
+            "type": "string", "maxLength": 6}}, "required": ["legs", "name"], "additionalProperties": False})
+        sampling = pb.Sampling(temperature=1.5, seed=3)
+        made = list(stub.Generate(pb.GenerateRequest(
+            messages=talk, max_tokens=200, sampling=sampling, response_format=pb.ResponseFormat(json_schema=schema)),
+            timeout=PATIENCE_S))
+        self.assertEqual(made[-1].finish_reason, pb.FINISH_REASON_STOP)
+        self.assertIn(json.loads("".join(m.text for m in made))["legs"], (2, 4))
+        tools = [pb.Tool(name="count", description="Counts legs.", parameters=schema), pb.Tool(name="stop")]
+        made = list(stub.Generate(pb.GenerateRequest(
+            messages=talk, max_tokens=200, sampling=sampling, tools=tools, tool_choice=pb.ToolChoice(function="count"),
+            parallel_tool_calls=False), timeout=PATIENCE_S))
+        self.assertEqual(made[-1].finish_reason, pb.FINISH_REASON_TOOL_CALLS)
+        self.assertEqual("".join(m.text for m in made), "")
+        deltas = [d for m in made for d in m.tool_calls]
+        self.assertEqual([(d.name, bool(d.id)) for d in deltas if d.name], [("count", True)])
+        arguments = "".join(d.arguments for d in deltas)
+        self.assertIn(json.loads(arguments)["legs"], (2, 4))
+        # The call and its result go back into the conversation.
+        call = pb.ToolCall(id=deltas[0].id, name="count", arguments=arguments)
+        talk.messages.extend([pb.Message(role="assistant", tool_calls=[call]),
+                              pb.Message(role="tool", tool_call_id=call.id, content="4")])
+        after = list(stub.Generate(pb.GenerateRequest(messages=talk, max_tokens=3), timeout=PATIENCE_S))
+        self.assertGreater(after[-1].usage.prompt_tokens, plain[-1].usage.prompt_tokens)
+        for request, word in (
+                (pb.GenerateRequest(prompt="a", response_format=pb.ResponseFormat(
+                    json_schema='{"unevaluatedProperties": false}')), "unevaluatedProperties"),
+                (pb.GenerateRequest(prompt="a", tools=tools, tool_choice=pb.ToolChoice(function="no")), "tool_choice"),
+                (pb.GenerateRequest(prompt="a", tools=[pb.Tool(name="x", parameters="{")]), "tools")):
+            with self.subTest(word=word):
+                self.check_status(stub.Generate(request, timeout=PATIENCE_S), grpc.StatusCode.INVALID_ARGUMENT, word)
 
     def test_errors_are_statuses_that_name_the_field(self):
         pool = self.start_cluster(tiny_mixtral(), router_flags=("--context-tokens", 256))

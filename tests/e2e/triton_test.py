@@ -80,6 +80,14 @@ class TritonTest(E2eTest):
         self.assertEqual(text(by_parameters), expected["text"])
         self.assertIsNone(by_parameters.as_numpy("seed"))
 
+    def test_json_of_a_schema(self):
+        schema = {"type": "object", "properties": {"legs": {"enum": [2, 4]}}, "required": ["legs"],
+                  "additionalProperties": False}
+        made = self.client.infer(MODEL, inputs("the cat", max_tokens=100, temperature=1.5, seed=2, response_format={
+            "type": "json_schema", "json_schema": {"name": "pet", "schema": schema}}))
+        self.assertEqual(text(made, "finish_reason"), "stop")
+        self.assertIn(json.loads(text(made)), ({"legs": 2}, {"legs": 4}))
+
     def test_a_stream_of_several_requests(self):
         prompts = {"1": "the cat", "2": "a dog", "3": "the cat sat"}
         expected = {i: self.pool.client.infer(p, max_tokens=12)["text"] for i, p in prompts.items()}

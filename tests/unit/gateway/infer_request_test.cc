@@ -196,6 +196,16 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{R"({"prompt": "a", "stop": ["","","","","","","","","","","","","","","","",""]})", "stop",
                 "17 strings, more than 16"}));
 
+TEST(InferRequestTest, ToolsGoWithWhatTheTemplateWrites) {
+  const std::string tools = R"("tools": [{"type": "function", "function": {"name": "clock"}}])";
+  EXPECT_TRUE(ParseInferRequest("{\"prompt\": \"a\", " + tools + "}").ok());
+  for (const char* input : {R"("prompt": "a", "raw": true, )", R"("token_ids": [1], )"}) {
+    const auto request = ParseInferRequest("{" + std::string(input) + tools + "}");
+    ASSERT_EQ(request.status().code(), absl::StatusCode::kInvalidArgument) << input;
+    EXPECT_EQ(FieldOf(request.status()), "tools") << request.status();
+  }
+}
+
 TEST(InferRequestTest, NanIsOutOfEveryRange) {
   InferRequest request;
   request.input = "a";
