@@ -1,6 +1,8 @@
-"""LangChain's ChatOpenAI against the real cluster: invoke, stream, batch, tools, structured output."""
+"""LangChain's ChatOpenAI against the real cluster: invoke, stream, batch, tools, structured output, retries,
+cancelling."""
 
 import asyncio
+import concurrent.futures
 import typing
 import unittest
 
@@ -12,7 +14,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
 
 import cluster
-from cluster import E2eTest, PATIENCE_S, tiny_mixtral
+from cluster import E2eTest, LONG_ANSWER, LONG_PROMPT, PATIENCE_S, slow_mixtral, tiny_mixtral, wait_for
 
 TALK = [SystemMessage("be brief"), HumanMessage("the cat")]
 
@@ -102,6 +104,24 @@ class LangChainTest(E2eTest):
         with self.assertRaises((openai.NotFoundError, langchain_core.exceptions.LangChainException)):
             ChatOpenAI(base_url=f"http://{self.pool.client.http_address}/v1", api_key="none", model="another-model",
                        max_retries=0).invoke(TALK)
+
+    def test_retries_and_cancel_in_mid_stream(self):
+        pool = self.start_cluster(slow_mixtral(), gateway_flags=("--max-requests", "1"))
+        fields = {"base_url": f"http://{pool.client.http_address}/v1", "api_key": "none", "model": "slow-mixtral",
+                  "timeout": PATIENCE_S}
+        stream = ChatOpenAI(**fields, **LONG_ANSWER).stream(LONG_PROMPT)
+        next(stream)
+        pool.wait_status(lambda s: s["running"] == 1, "the stream to run")
+        with self.assertRaises(openai.RateLimitError):
+            ChatOpenAI(**fields, max_tokens=2, max_retries=0).invoke("the cat")
+        # Refused at first, and served by its own retry once the stream is gone.
+        with concurrent.futures.ThreadPoolExecutor(1) as threads:
+            retried = threads.submit(ChatOpenAI(**fields, max_tokens=2, max_retries=8).invoke, "the cat")
+            wait_for(lambda: b'{code="429",path="/v1/chat/completions"} 2' in pool.client.get("/metrics").body,
+                     "a second refusal")
+            stream.close()
+            self.assertEqual(retried.result(PATIENCE_S).usage_metadata["output_tokens"], 2)
+        pool.wait_idle()
 
 
 if __name__ == "__main__":
