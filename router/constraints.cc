@@ -9,9 +9,6 @@
 namespace moepool {
 namespace {
 
-constexpr size_t kMaxKept = 32;
-constexpr size_t kMaxKeptBytes = 256 << 20;
-
 // Names all that a compiled constraint depends on.
 std::string KeyOf(const Constraint& constraint) {
   return StrCat(constraint.may_end_free ? "+" : "-", constraint.begin_after.size(), " ",
@@ -44,7 +41,9 @@ Constraints::Compiled Constraints::Find(const std::string& key) {
   for (auto it = kept_.begin(); it != kept_.end(); ++it) {
     if (it->first != key) continue;
     kept_.splice(kept_.begin(), kept_, it);
-    return it->second;
+    Compiled found = it->second;
+    Trim();
+    return found;
   }
   return nullptr;
 }
@@ -52,11 +51,20 @@ Constraints::Compiled Constraints::Find(const std::string& key) {
 void Constraints::Keep(std::string key, Compiled compiled) {
   MutexLock lock(&mutex_);
   kept_.emplace_front(std::move(key), std::move(compiled));
+  Trim();
+}
+
+size_t Constraints::kept() const {
+  MutexLock lock(&mutex_);
+  return kept_.size();
+}
+
+void Constraints::Trim() {
   size_t bytes = 0;
   size_t count = 0;
   for (auto it = kept_.begin(); it != kept_.end(); ++it) {
     bytes += it->first.size() + it->second->bytes();
-    if (++count == 1 || (count <= kMaxKept && bytes <= kMaxKeptBytes)) continue;
+    if (++count == 1 || (count <= max_kept_ && bytes <= max_kept_bytes_)) continue;
     kept_.erase(it, kept_.end());
     return;
   }

@@ -72,7 +72,7 @@ absl::Status Engine::CheckReasoning(const ReasoningLimit& limit) const {
     return absl::InvalidArgumentError("a limit on reasoning has no ids to end it with");
   }
   const int vocab = source_->Config().vocab_size;
-  for (const std::vector<int32_t>* ids : {&limit.start_ids, &limit.end_ids}) {
+  for (const std::vector<int32_t>* ids : {&limit.start_ids, &limit.end_ids, &limit.close_ids}) {
     if (ids->size() > kMaxReasoningIds) {
       return absl::InvalidArgumentError(StrCat("reasoning begins or ends with ", ids->size(),
                                                " ids, at most ", kMaxReasoningIds, " are possible"));

@@ -7,7 +7,7 @@
 
 namespace moepool {
 
-inline constexpr size_t kMaxReasoningIds = 64;  // of start_ids, and of end_ids
+inline constexpr size_t kMaxReasoningIds = 64;  // of start_ids, of end_ids, and of close_ids
 
 // A value of the ids that were pushed alone.
 class ReasoningProgress {
@@ -21,6 +21,7 @@ class ReasoningProgress {
   int32_t generated_ = 0;
   size_t started_ = 0;    // ids of start_ids
   size_t ended_ = 0;      // ids of end_ids that the answer ends with
+  size_t closed_ = 0;     // the same of close_ids
   bool is_over_ = false;  // it has ended, or never began
 };
 

@@ -239,7 +239,8 @@ class Session final : public TraceSession {
                "{\"ph\":\"M\",\"name\":\"thread_name\",\"pid\":%d,\"tid\":%d,\"args\":{\"name\":\"%s\"}},\n",
                process_, ring->thread, name);
       }
-      ring->Drain([&](const Event& event) {
+      // The lock is held; clang's analysis does not look out of a lambda.
+      ring->Drain([&](const Event& event) NO_THREAD_SAFETY_ANALYSIS {
         AppendEvent(&text_, event, process_, ring->thread);
         if (text_.size() > kWriteBytes) WriteText();
       });

@@ -44,6 +44,23 @@ Json Without(const Json& schema, const std::string& keyword) {
   return rest;
 }
 
+// Values in `value`, as deep as schemas may be.
+int64_t CountValues(const Json& value, int depth) {
+  int64_t count = 1;
+  if (depth > 2 * kMaxSchemaDepth || !value.is_structured()) return count;
+  for (const Json& inner : value) count += CountValues(inner, depth + 1);
+  return count;
+}
+
+int64_t SizeOf(const Json& schema, const char* keyword) {
+  return schema.is_object() && schema.contains(keyword) ? static_cast<int64_t>(schema[keyword].size()) : 0;
+}
+
+// Names and values that are compared with one another where `a` and `b` are merged or told apart.
+int64_t Pairs(const Json& a, const Json& b) {
+  return SizeOf(a, "enum") * SizeOf(b, "enum") + SizeOf(a, "required") * SizeOf(b, "required");
+}
+
 }  // namespace
 
 absl::Status SchemaError(const std::string& at, std::string_view keyword, std::string_view what) {
@@ -159,7 +176,7 @@ absl::StatusOr<std::string> SchemaCompiler::Reference(const Json& schema, const 
   MOEPOOL_ASSIGN_OR_RETURN(const Json* target, Find(reference, at));
   const Json siblings = Without(schema, "$ref");
   if (Constrains(siblings)) {
-    auto merged = MergeSchemas(*target, siblings);
+    auto merged = Merge(*target, siblings, at);
     if (!merged.ok()) return SchemaError(at, "$ref", ToStd(merged.status().message()));
     return Value(*merged, at, depth + 1);
   }
@@ -171,6 +188,19 @@ absl::StatusOr<std::string> SchemaCompiler::Reference(const Json& schema, const 
   return name;
 }
 
+absl::Status SchemaCompiler::Spend(int64_t work, const std::string& at) {
+  work_ += work;
+  if (work_ <= kMaxSchemaWork) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      StrCat("the schema is too large: to merge and to tell apart its parts up to ", at, " takes more than ",
+             kMaxSchemaWork, " steps"));
+}
+
+absl::StatusOr<Json> SchemaCompiler::Merge(const Json& a, const Json& b, const std::string& at) {
+  MOEPOOL_RETURN_IF_ERROR(Spend(CountValues(a, 0) + CountValues(b, 0) + Pairs(a, b), at));
+  return MergeSchemas(a, b);
+}
+
 absl::StatusOr<std::string> SchemaCompiler::Merged(const Json& schema, const std::string& at, int depth) {
   if (!schema["allOf"].is_array() || schema["allOf"].empty()) {
     return SchemaError(at, "allOf", "is not a list of schemas");
@@ -179,7 +209,7 @@ absl::StatusOr<std::string> SchemaCompiler::Merged(const Json& schema, const std
   size_t index = 0;
   for (const Json& part : schema["allOf"]) {
     const Json& target = Target(part);
-    auto both = MergeSchemas(merged, target);
+    auto both = Merge(merged, target, at);
     if (!both.ok()) {
       return SchemaError(at, "allOf", StrCat("part ", index, ": ", ToStd(both.status().message())));
     }
@@ -206,7 +236,7 @@ absl::StatusOr<std::string> SchemaCompiler::Alternatives(const Json& schema, con
     const std::string branch_at = Down(Down(at, keyword), StrCat(i));
     Expression one;
     if (merges) {
-      auto both = MergeSchemas(base, Target(branches[i]));
+      auto both = Merge(base, Target(branches[i]), at);
       if (!both.ok()) return SchemaError(branch_at, keyword, ToStd(both.status().message()));
       merged.push_back(*std::move(both));
       one = Value(merged.back(), branch_at, depth + 1);
@@ -225,6 +255,7 @@ absl::StatusOr<std::string> SchemaCompiler::Alternatives(const Json& schema, con
     }
     for (size_t i = 0; i < merged.size(); ++i) {
       for (size_t j = 0; j < i; ++j) {
+        MOEPOOL_RETURN_IF_ERROR(Spend(1 + Pairs(merged[i], merged[j]), at));
         if (ExcludeEachOther(merged[i], merged[j])) continue;
         return SchemaError(at, keyword,
                            StrCat("a value could be valid under schemas ", j, " and ", i,
@@ -238,6 +269,9 @@ absl::StatusOr<std::string> SchemaCompiler::Alternatives(const Json& schema, con
 
 absl::StatusOr<std::string> SchemaCompiler::Values(const Json& schema, const std::string& at) {
   const char* keyword = schema.contains("const") ? "const" : "enum";
+  if (schema.contains("enum") && !schema["enum"].is_array()) {
+    return SchemaError(at, "enum", "is not a list of values");
+  }
   Json values = schema[keyword];
   if (schema.contains("const")) {
     values = Json::array({schema["const"]});

@@ -15,6 +15,8 @@
 namespace moepool {
 
 inline constexpr int kMaxSchemaPlaces = 20'000;
+// Values of a schema that are copied or compared where schemas are merged or told apart.
+inline constexpr int64_t kMaxSchemaWork = 2'000'000;
 
 class SchemaCompiler {
  public:
@@ -33,6 +35,9 @@ class SchemaCompiler {
   Expression Reference(const Json& schema, const std::string& at, int depth);
   Expression Merged(const Json& schema, const std::string& at, int depth);
   Expression Alternatives(const Json& schema, const std::string& keyword, const std::string& at, int depth);
+  absl::StatusOr<Json> Merge(const Json& a, const Json& b, const std::string& at);
+  // InvalidArgument where all that was spent is more than kMaxSchemaWork.
+  absl::Status Spend(int64_t work, const std::string& at);
   Expression Values(const Json& schema, const std::string& at);
   Expression OfType(const std::string& type, const Json& schema, const std::string& at, int depth);
 
@@ -60,6 +65,7 @@ class SchemaCompiler {
   GrammarText& text_;
   std::map<std::string, std::string> rules_;  // by $ref
   int places_ = 0;
+  int64_t work_ = 0;
 };
 
 // InvalidArgument: what is wrong with `keyword` of the schema at `at`.

@@ -36,6 +36,7 @@ absl::StatusOr<std::string> SchemaCompiler::Object(const Json& schema, const std
   Json properties = schema.value("properties", Json::object());
   if (!properties.is_object()) return SchemaError(at, "properties", "is not an object");
   const Json required_names = schema.value("required", Json::array());
+  if (!required_names.is_array()) return SchemaError(at, "required", "is not a list of names");
   // Before they are looked up, which takes long in an object that keeps its order.
   if (required_names.size() + properties.size() > kMaxSchemaPlaces) {
     return SchemaError(at, required_names.empty() ? "properties" : "required",

@@ -1,5 +1,6 @@
 #include "common/constrain/schema_formats.h"
 
+#include <algorithm>
 #include <string>
 
 #include "common/base/str.h"
@@ -25,6 +26,10 @@ namespace {
 #define MOEPOOL_HOST "(" MOEPOOL_LABEL " (\".\" " MOEPOOL_LABEL "){0,2})"
 #define MOEPOOL_OCTET R"(("25" [0-5] | "2" [0-4] [0-9] | "1" [0-9]{2} | [1-9] [0-9] | [0-9]))"
 #define MOEPOOL_IPV4 "(" MOEPOOL_OCTET " (\".\" " MOEPOOL_OCTET "){3})"
+#define MOEPOOL_UUID(version)                       \
+  R"([0-9A-Fa-f]{8} "-" [0-9A-Fa-f]{4} "-)" version \
+  "\" "                                             \
+  R"([0-9A-Fa-f]{3} "-" [89ABab] [0-9A-Fa-f]{3} "-" [0-9A-Fa-f]{12})"
 #define MOEPOOL_GROUP "[0-9A-Fa-f]{1,4}"
 #define MOEPOOL_ATOM R"([A-Za-z0-9!#$%&'*+/=?\^_`{|}~\-]{1,20})"
 
@@ -44,11 +49,18 @@ constexpr Format kFormats[] = {
      R"( ("T" [0-9]{1,9} ("H" ([0-9]{1,9} "M" ([0-9]{1,9} "S")?)? | "M" ([0-9]{1,9} "S")? | "S"))?)"
      R"( | "T" [0-9]{1,9} ("H" ([0-9]{1,9} "M" ([0-9]{1,9} "S")?)? | "M" ([0-9]{1,9} "S")? | "S"))))"},
     {"uuid", R"([0-9A-Fa-f]{8} ("-" [0-9A-Fa-f]{4}){3} "-" [0-9A-Fa-f]{12})"},
+    {"uuid1", MOEPOOL_UUID("1")},
+    {"uuid3", MOEPOOL_UUID("3")},
+    {"uuid4", MOEPOOL_UUID("4")},
+    {"uuid5", MOEPOOL_UUID("5")},
+    {"uuid7", MOEPOOL_UUID("7")},
     {"ipv4", MOEPOOL_IPV4},
     // Eight groups, or fewer around one "::" that stands for two or more.
     {"ipv6", MOEPOOL_GROUP " (\":\" " MOEPOOL_GROUP "){7}"
                            " | (" MOEPOOL_GROUP " (\":\" " MOEPOOL_GROUP "){0,2})? \"::\" (" MOEPOOL_GROUP
                            " (\":\" " MOEPOOL_GROUP "){0,2})?"},
+    // Base64, RFC 4648.
+    {"byte", R"(([A-Za-z0-9+/]{4})* ([A-Za-z0-9+/]{2} "==" | [A-Za-z0-9+/]{3} "=")?)"},
     {"hostname", MOEPOOL_HOST},
     {"email", MOEPOOL_ATOM " (\".\" " MOEPOOL_ATOM "){0,2} \"@\" " MOEPOOL_HOST},
     {"uri", R"("http" "s"? "://" )" MOEPOOL_HOST
@@ -57,7 +69,14 @@ constexpr Format kFormats[] = {
             R"( ("#" ([A-Za-z0-9._~!$&'()*+,;=:@/?\-] | "%" [0-9A-Fa-f]{2})*)?)"},
 };
 
+// What pydantic and OpenAPI write where a string is of a kind that has no form of its own.
+constexpr std::string_view kFreeFormats[] = {"password", "path", "file-path", "directory-path", "multi-line"};
+
 }  // namespace
+
+bool IsFreeFormat(std::string_view name) {
+  return std::find(std::begin(kFreeFormats), std::end(kFreeFormats), name) != std::end(kFreeFormats);
+}
 
 std::string FormatToGrammar(std::string_view name) {
   for (const Format& format : kFormats) {

@@ -9,7 +9,9 @@ namespace moepool {
 // An expression for what stands between the quotes; empty where the format is not known. Each is a part of
 // what its RFC allows: see docs/constrained.md.
 std::string FormatToGrammar(std::string_view format);
-// Their names, for messages.
+// A name that says what a string is for, and nothing about its text.
+bool IsFreeFormat(std::string_view format);
+// The names of those that FormatToGrammar knows, for messages.
 std::string KnownFormats();
 
 }  // namespace moepool

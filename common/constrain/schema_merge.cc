@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 
@@ -11,9 +12,10 @@ namespace moepool {
 namespace {
 
 constexpr std::string_view kAnnotations[] = {
-    "title",       "description", "default",    "examples",    "example",         "$schema",
-    "$id",         "$comment",    "deprecated", "readOnly",    "writeOnly",       "$defs",
-    "definitions", "$anchor",     "strict",     "$vocabulary", "contentEncoding", "contentMediaType"};
+    "title",         "description", "default",    "examples",    "example",         "$schema",
+    "$id",           "$comment",    "deprecated", "readOnly",    "writeOnly",       "$defs",
+    "definitions",   "$anchor",     "strict",     "$vocabulary", "contentEncoding", "contentMediaType",
+    "discriminator", "externalDocs"};
 constexpr std::string_view kObjectKeywords[] = {"properties", "required", "additionalProperties",
                                                 "minProperties", "maxProperties"};
 constexpr std::string_view kArrayKeywords[] = {"items", "prefixItems", "minItems", "maxItems", "uniqueItems"};
@@ -71,26 +73,38 @@ absl::Status MergeProperties(const Json& a, const Json& b, Json* out) {
   const Json& of_a = a.contains("properties") ? a["properties"] : kNone;
   const Json& of_b = b.contains("properties") ? b["properties"] : kNone;
   if (!of_a.is_object() || !of_b.is_object()) return CannotMerge("properties", "is not an object");
+  // An object that keeps its order looks for each name from its beginning.
+  using Index = absl::flat_hash_map<std::string, const Json*>;
+  const auto index = [](const Json& properties) {
+    Index by_name;
+    for (const auto& [name, schema] : properties.items()) by_name.emplace(name, &schema);
+    return by_name;
+  };
+  const Index names_of_a = index(of_a);
+  const Index names_of_b = index(of_b);
   Json properties = Json::object();
-  const auto add = [&](const Json& from, const Json& other, const Json& other_schema) -> absl::Status {
+  const auto put = [&](const std::string& name, Json schema) {
+    properties.push_back(Json::object_t::value_type(name, std::move(schema)));
+  };
+  const auto add = [&](const Json& from, const Index& others, const Json& other_schema) -> absl::Status {
     for (const auto& [name, schema] : from.items()) {
-      if (properties.contains(name)) continue;
-      if (other.contains(name)) {
-        properties[name] = {{"allOf", Json::array({schema, other[name]})}};
+      const auto other = others.find(name);
+      if (other != others.end()) {
+        if (&from == &of_a) put(name, {{"allOf", Json::array({schema, *other->second})}});
       } else if (IsClosed(other_schema)) {
         return CannotMerge("additionalProperties",
                            StrCat("is false in one, and ", name, " a property of the other alone"));
       } else if (other_schema.contains("additionalProperties") &&
                  other_schema["additionalProperties"].is_object()) {
-        properties[name] = {{"allOf", Json::array({schema, other_schema["additionalProperties"]})}};
+        put(name, {{"allOf", Json::array({schema, other_schema["additionalProperties"]})}});
       } else {
-        properties[name] = schema;
+        put(name, schema);
       }
     }
     return absl::OkStatus();
   };
-  MOEPOOL_RETURN_IF_ERROR(add(of_a, of_b, b));
-  MOEPOOL_RETURN_IF_ERROR(add(of_b, of_a, a));
+  MOEPOOL_RETURN_IF_ERROR(add(of_a, names_of_b, b));
+  MOEPOOL_RETURN_IF_ERROR(add(of_b, names_of_a, a));
   if (a.contains("properties") || b.contains("properties")) (*out)["properties"] = properties;
   return absl::OkStatus();
 }
@@ -136,7 +150,9 @@ absl::Status MergeKeyword(const std::string& keyword, const Json& of_b, Json* ou
 
 }  // namespace
 
-bool IsAnnotation(std::string_view keyword) { return Contains(kAnnotations, keyword); }
+bool IsAnnotation(std::string_view keyword) {
+  return Contains(kAnnotations, keyword) || keyword.starts_with("x-");
+}
 
 bool IsKnownKeyword(std::string_view keyword) {
   return Contains(kObjectKeywords, keyword) || Contains(kArrayKeywords, keyword) ||

@@ -24,7 +24,9 @@ bool Equal(const DecimalBound& a, const DecimalBound& b) { return !Less(a, b) &&
 absl::StatusOr<std::string> SchemaCompiler::String(const Json& schema, const std::string& at) {
   const bool has_length = schema.contains("minLength") || schema.contains("maxLength");
   const bool has_pattern = schema.contains("pattern");
-  const bool has_format = schema.contains("format");
+  const bool has_format =
+      schema.contains("format") &&
+      !(schema["format"].is_string() && IsFreeFormat(schema["format"].get_ref<const std::string&>()));
   if (has_pattern && (has_length || has_format)) {
     return SchemaError(at, "pattern", "beside minLength, maxLength or format is not supported");
   }

@@ -148,6 +148,7 @@ trunk::v1::TrunkRequest ToProto(const SequenceRequest& request) {
     reasoning->set_max_tokens(limit.max_tokens);
     reasoning->mutable_start_ids()->Add(limit.start_ids.begin(), limit.start_ids.end());
     reasoning->mutable_end_ids()->Add(limit.end_ids.begin(), limit.end_ids.end());
+    reasoning->mutable_close_ids()->Add(limit.close_ids.begin(), limit.close_ids.end());
   }
   proto.set_prompt_logprobs(request.prompt_logprobs);
   proto.set_traceparent(request.traceparent);
@@ -166,7 +167,8 @@ SequenceRequest FromProto(const trunk::v1::TrunkRequest& proto) {
   if (const trunk::v1::ReasoningLimit& limit = proto.reasoning(); limit.has_max_tokens()) {
     request.reasoning = {limit.max_tokens(),
                          {limit.start_ids().begin(), limit.start_ids().end()},
-                         {limit.end_ids().begin(), limit.end_ids().end()}};
+                         {limit.end_ids().begin(), limit.end_ids().end()},
+                         {limit.close_ids().begin(), limit.close_ids().end()}};
   }
   request.prompt_logprobs = proto.prompt_logprobs();
   request.traceparent = proto.traceparent();

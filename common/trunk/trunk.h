@@ -83,6 +83,9 @@ struct ReasoningLimit {
   int32_t max_tokens = -1;         // ids generated before end_ids must have begun; -1: no limit
   std::vector<int32_t> start_ids;  // counts only where the answer begins with these; empty: in any case
   std::vector<int32_t> end_ids;  // taken one after another, whatever their logits, once the limit is reached
+  // Where the model itself brings these, or end_ids, its thinking is over. What it puts round the marker
+  // differs from answer to answer, so these are the marker's alone.
+  std::vector<int32_t> close_ids;
 };
 
 struct SequenceRequest {

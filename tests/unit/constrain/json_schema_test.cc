@@ -92,6 +92,13 @@ const Case kCases[] = {
     {R"({"type":"string","format":"uuid"})",
      {R"("123e4567-e89b-12d3-a456-426614174000")"},
      {R"("123e4567e89b12d3a456426614174000")"}},
+    {R"({"type":"string","format":"uuid4"})",
+     {R"("123e4567-e89b-42d3-a456-426614174000")"},
+     {R"("123e4567-e89b-12d3-a456-426614174000")", R"("123e4567-e89b-42d3-c456-426614174000")"}},
+    {R"({"type":"string","format":"byte"})",
+     {R"("")", R"("QUJD")", R"("QUI=")", R"("QUJDQQ==")"},
+     {R"("QUJ")", R"("QUI==")", R"("Q===")", R"("QU-_")"}},
+    {R"({"type":"string","format":"password","minLength":2,"x-order":[1]})", {R"("ab")"}, {R"("a")"}},
     {R"({"type":"string","format":"ipv4"})",
      {R"("192.168.0.255")"},
      {R"("256.1.1.1")", R"("1.2.3")", R"("01.2.3.4")"}},
@@ -144,6 +151,12 @@ const Case kCases[] = {
                   {"type":"object","properties":{"t":{"const":"b"}},"required":["t"]}]})",
      {R"({"t":"a","x":1})", R"({"t":"b"})"},
      {R"({"t":"c"})", R"({"t":"b","x":1})"}},
+    {R"({"discriminator":{"propertyName":"t","mapping":{"a":"#/$defs/A","b":"#/$defs/B"}},
+        "oneOf":[{"$ref":"#/$defs/A"},{"$ref":"#/$defs/B"}],"$defs":{
+        "A":{"type":"object","properties":{"t":{"const":"a","type":"string"}},"required":["t"],"title":"A"},
+        "B":{"type":"object","properties":{"t":{"const":"b","type":"string"}},"required":["t"],"title":"B"}}})",
+     {R"({"t":"a"})", R"({"t":"b"})"},
+     {R"({"t":"c"})"}},
     {R"({"allOf":[{"type":"integer","minimum":3},{"maximum":9,"minimum":1}]})", {"3", "9"}, {"1", "10"}},
     {R"({"$ref":"#/$defs/n","$defs":{"n":{"type":"object","properties":{"v":{"type":"integer"},
         "c":{"type":"array","items":{"$ref":"#/$defs/n"}}},"required":["v","c"],"additionalProperties":false}}})",
@@ -186,6 +199,8 @@ TEST(SchemaErrorTest, NameTheKeywordAndItsPlace) {
       {R"({"oneOf":[{"type":"integer"},{"type":"number"}]})", {"oneOf", "anyOf"}},
       {R"({"allOf":[{"type":"integer"},{"type":"string"}]})", {"allOf", "type"}},
       {R"({"enum":[]})", {"enum"}},
+      {R"({"enum":"a","const":"a"})", {"enum", "list"}},
+      {R"({"type":"object","required":"a"})", {"required", "list"}},
       {R"({"enum":["a"],"minLength":2})", {"minLength"}},
       {R"({"type":"object","required":["x"],"additionalProperties":false})", {"required", "x"}},
       {R"({"type":"object","properties":{"a":false},"required":["a"]})",
@@ -233,6 +248,17 @@ TEST(SchemaLimitTest, ManyNamesAndLongOnesAreRefusedEarly) {
   const absl::Status refused = JsonSchemaToGrammar(long_name).status();
   EXPECT_TRUE(absl::StrContains(refused.message(), "additionalProperties")) << refused;
   EXPECT_TRUE(absl::StrContains(refused.message(), "20000 rules")) << refused;
+}
+
+TEST(SchemaLimitTest, MergesAreBounded) {
+  Json schema = {{"allOf", Json::array()}};
+  for (int i = 0; i < 10'000; ++i) {
+    schema["allOf"].push_back(
+        {{"type", "object"}, {"properties", {{absl::StrCat("p", i), {{"type", "null"}}}}}});
+  }
+  const absl::Status refused = JsonSchemaToGrammar(schema).status();
+  EXPECT_TRUE(absl::StrContains(refused.message(), "too large")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), absl::StrCat(2'000'000))) << refused;
 }
 
 TEST(SchemaLimitTest, ManyOptionalPropertiesAreServed) {

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "common/base/str.h"
 #include "common/constrain/json_schema.h"
 #include "common/text/tokenizer.h"
+#include "router/constraints.h"
 #include "tests/unit/router/engine_testing.h"
 
 namespace moepool {
@@ -182,6 +184,60 @@ TEST_F(EngineConstraintTest, LogprobsAreTheModelsOwn) {
     EXPECT_LT(one.logprob, 0);
     EXPECT_GE(one.top[0].logprob, one.logprob);
   }
+}
+
+TEST_F(EngineConstraintTest, ManyAtOnceWithLogprobs) {
+  StartModel();
+  std::vector<std::unique_ptr<Collector>> collectors;
+  std::vector<std::unique_ptr<TrunkCall>> calls;
+  std::vector<std::vector<TokenLogprobs>> logprobs(16);
+  for (uint64_t seed = 0; seed < 16; ++seed) {
+    SequenceRequest request = Hot(seed, Schema());
+    request.sampling.logprobs = true;
+    request.sampling.top_logprobs = 20;
+    collectors.push_back(std::make_unique<Collector>());
+    auto call = engine_->Generate(
+        request, [own = &logprobs[seed], inner = collectors.back()->Callback()](SequenceUpdate update) {
+          own->insert(own->end(), update.logprobs.begin(), update.logprobs.end());
+          inner(std::move(update));
+        });
+    ASSERT_TRUE(call.ok()) << call.status();
+    calls.push_back(*std::move(call));
+  }
+  for (size_t seed = 0; seed < 16; ++seed) {
+    const SequenceUpdate last = collectors[seed]->WaitFinished();
+    ASSERT_TRUE(last.status.ok()) << last.status;
+    const std::vector<int32_t> ids = collectors[seed]->ids();
+    EXPECT_TRUE(nlohmann::json::accept(Text(ids))) << Text(ids);
+    ASSERT_EQ(logprobs[seed].size(), ids.size());
+    for (const TokenLogprobs& one : logprobs[seed]) EXPECT_EQ(one.top.size(), 20u);
+    EXPECT_EQ(ids, Run(Hot(seed, Schema()))) << "alone and without log-probabilities";
+  }
+}
+
+TEST_F(EngineConstraintTest, BiasChoosesAmongWhatIsAllowed) {
+  StartModel();
+  SequenceRequest request = Hot(4, "root ::= \"a\" [bc]{3}");
+  request.sampling.logit_bias = {{'a', -100}, {'b', 100}, {'x', 100}};
+  SequenceUpdate last;
+  EXPECT_EQ(Text(Run(request, &last)), "abbb");
+  EXPECT_EQ(last.reason, FinishReason::kStop);
+}
+
+TEST_F(EngineConstraintTest, FewCompiledOnesAreKept) {
+  StartModel();
+  const auto start = [](Constraints* constraints, int number) {
+    const Constraint constraint = {StrCat("root ::= \"", number, "\" [a-z]*"), "", false};
+    EXPECT_TRUE(constraints->Start(constraint).ok());
+  };
+  Constraints few(source_, 3);
+  for (int i = 0; i < 5; ++i) start(&few, i);
+  EXPECT_EQ(few.kept(), 3u);
+  start(&few, 4);
+  EXPECT_EQ(few.kept(), 3u);
+  Constraints small(source_, 3, 1);  // the last is kept, whatever it takes
+  for (int i = 0; i < 5; ++i) start(&small, i);
+  EXPECT_EQ(small.kept(), 1u);
 }
 
 TEST_F(EngineConstraintTest, OneThatIsTooAmbiguousEndsAlone) {

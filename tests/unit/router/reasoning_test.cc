@@ -37,6 +37,14 @@ TEST(ReasoningTest, LeavesAnEndOfItsOwnAlone) {
   EXPECT_EQ(Answer({2, {}, {8, 9}}, {1, 8, 5, 6}), (Ids{1, 8, 9, 5, 6}));  // begun in time: gone on with
 }
 
+TEST(ReasoningTest, IsOverWhereTheMarkerComesInOtherCompany) {
+  const ReasoningLimit limit = {4, {}, {7, 8, 9, 7}, {8, 9}};
+  EXPECT_EQ(Answer(limit, {1, 8, 9, 2, 3, 4, 5}), (Ids{1, 8, 9, 2, 3, 4, 5}));
+  EXPECT_EQ(Answer(limit, {1, 8, 8, 9, 3, 4, 5}), (Ids{1, 8, 8, 9, 3, 4, 5}));
+  EXPECT_EQ(Answer(limit, {1, 2, 3, 4, 5}), (Ids{1, 2, 3, 4, 7, 8, 9, 7, 5}));  // forced to its end
+  EXPECT_EQ(Answer(limit, {1, 2, 3, 7, 5}), (Ids{1, 2, 3, 7, 8, 9, 7, 5}));
+}
+
 TEST(ReasoningTest, FindsAnEndThatOverlapsItself) {
   EXPECT_EQ(Answer({9, {}, {7, 7, 8}}, {7, 7, 7, 8, 1, 1, 1, 1, 1, 1, 1}),
             (Ids{7, 7, 7, 8, 1, 1, 1, 1, 1, 1, 1}));

@@ -66,7 +66,7 @@ TEST(TrunkConvertTest, ConstraintReasoningAndTracing) {
   request.request_id = "r";
   request.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
   request.constraint = {"root ::= \"a\"", "</think>", true};
-  request.reasoning = {0, {1, 2}, {3}};
+  request.reasoning = {0, {1, 2}, {3}, {4, 5}};
   request.prompt_logprobs = true;
   trunk::v1::TrunkRequest parsed;
   ASSERT_TRUE(parsed.ParseFromString(ToProto(request).SerializeAsString()));
@@ -79,6 +79,7 @@ TEST(TrunkConvertTest, ConstraintReasoningAndTracing) {
   EXPECT_EQ(got.reasoning.max_tokens, 0);
   EXPECT_EQ(got.reasoning.start_ids, (std::vector<int32_t>{1, 2}));
   EXPECT_EQ(got.reasoning.end_ids, (std::vector<int32_t>{3}));
+  EXPECT_EQ(got.reasoning.close_ids, (std::vector<int32_t>{4, 5}));
   EXPECT_TRUE(got.prompt_logprobs);
   const SequenceRequest plain = FromProto(ToProto(SequenceRequest()));
   EXPECT_TRUE(plain.constraint.grammar.empty());
