@@ -28,13 +28,13 @@ using Ids = std::vector<int32_t>;
 TEST(ReasoningTest, NoLimitForcesNothing) { EXPECT_EQ(Answer({}, {1, 2, 3}), (Ids{1, 2, 3})); }
 
 TEST(ReasoningTest, EndsAtTheLimit) {
-  EXPECT_EQ(Answer({2, {}, {8, 9}}, {1, 2, 3}), (Ids{1, 2, 8, 9, 3}));
-  EXPECT_EQ(Answer({0, {}, {8, 9}}, {1}), (Ids{8, 9, 1}));
+  EXPECT_EQ(Answer({2, {}, {8, 9}, {}}, {1, 2, 3}), (Ids{1, 2, 8, 9, 3}));
+  EXPECT_EQ(Answer({0, {}, {8, 9}, {}}, {1}), (Ids{8, 9, 1}));
 }
 
 TEST(ReasoningTest, LeavesAnEndOfItsOwnAlone) {
-  EXPECT_EQ(Answer({4, {}, {8, 9}}, {1, 8, 9, 2, 3, 4, 5}), (Ids{1, 8, 9, 2, 3, 4, 5}));
-  EXPECT_EQ(Answer({2, {}, {8, 9}}, {1, 8, 5, 6}), (Ids{1, 8, 9, 5, 6}));  // begun in time: gone on with
+  EXPECT_EQ(Answer({4, {}, {8, 9}, {}}, {1, 8, 9, 2, 3, 4, 5}), (Ids{1, 8, 9, 2, 3, 4, 5}));
+  EXPECT_EQ(Answer({2, {}, {8, 9}, {}}, {1, 8, 5, 6}), (Ids{1, 8, 9, 5, 6}));  // begun in time: gone on with
 }
 
 TEST(ReasoningTest, IsOverWhereTheMarkerComesInOtherCompany) {
@@ -46,15 +46,15 @@ TEST(ReasoningTest, IsOverWhereTheMarkerComesInOtherCompany) {
 }
 
 TEST(ReasoningTest, FindsAnEndThatOverlapsItself) {
-  EXPECT_EQ(Answer({9, {}, {7, 7, 8}}, {7, 7, 7, 8, 1, 1, 1, 1, 1, 1, 1}),
+  EXPECT_EQ(Answer({9, {}, {7, 7, 8}, {}}, {7, 7, 7, 8, 1, 1, 1, 1, 1, 1, 1}),
             (Ids{7, 7, 7, 8, 1, 1, 1, 1, 1, 1, 1}));
-  EXPECT_EQ(Answer({3, {}, {7, 7, 8}}, {7, 7, 7, 5}), (Ids{7, 7, 7, 8, 5}));
+  EXPECT_EQ(Answer({3, {}, {7, 7, 8}, {}}, {7, 7, 7, 5}), (Ids{7, 7, 7, 8, 5}));
 }
 
 TEST(ReasoningTest, CountsOnlyWhereTheAnswerBegins) {
-  EXPECT_EQ(Answer({2, {5, 6}, {8}}, {5, 6, 1, 2}), (Ids{5, 6, 8, 1, 2}));
-  EXPECT_EQ(Answer({1, {5, 6}, {8}}, {5, 6, 1}), (Ids{5, 6, 8, 1}));
-  EXPECT_EQ(Answer({2, {5, 6}, {8}}, {5, 1, 2, 3}), (Ids{5, 1, 2, 3}));
+  EXPECT_EQ(Answer({2, {5, 6}, {8}, {}}, {5, 6, 1, 2}), (Ids{5, 6, 8, 1, 2}));
+  EXPECT_EQ(Answer({1, {5, 6}, {8}, {}}, {5, 6, 1}), (Ids{5, 6, 8, 1}));
+  EXPECT_EQ(Answer({2, {5, 6}, {8}, {}}, {5, 1, 2, 3}), (Ids{5, 1, 2, 3}));
 }
 
 }  // namespace
