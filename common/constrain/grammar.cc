@@ -384,7 +384,14 @@ std::string GrammarClass(const CodePointSet& set) {
     if (IsNamePart(static_cast<char>(c)) && c < 0x80 && c != '-') {
       out += static_cast<char>(c);
     } else {
-      absl::StrAppendFormat(&out, c < 0x100 ? "\\x%02X" : c < 0x10000 ? "\\u%04X" : "\\U%08X", uint32_t{c});
+      const uint32_t code = c;
+      if (c < 0x100) {
+        absl::StrAppendFormat(&out, "\\x%02X", code);
+      } else if (c < 0x10000) {
+        absl::StrAppendFormat(&out, "\\u%04X", code);
+      } else {
+        absl::StrAppendFormat(&out, "\\U%08X", code);
+      }
     }
   };
   for (const CodePointRange& range : set.ranges()) {
