@@ -103,6 +103,11 @@ absl::Status ReadTemplateVariables(const std::string& field, const ordered_json&
   for (const char* own : {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}) {
     if (value.contains(own)) return InvalidField(absl::StrCat(field, ".", own), "is set by the server");
   }
+  // An insertion looks at all that is there.
+  if (value.size() > kMaxTemplateVariables) {
+    return InvalidField(field,
+                        absl::StrCat("has ", value.size(), " variables, more than ", kMaxTemplateVariables));
+  }
   for (const auto& [key, variable] : value.items()) out->template_variables[key] = variable;
   return absl::OkStatus();
 }

@@ -22,6 +22,7 @@ inline constexpr size_t kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopBytes = 1024;  // of one stop string
 inline constexpr int32_t kMaxAnswers = 16;
 inline constexpr int32_t kLengthOfContext = std::numeric_limits<int32_t>::max();
+inline constexpr size_t kMaxTemplateVariables = 256;
 inline constexpr size_t kMaxDryBreakers = 16;
 inline constexpr size_t kMaxDryBreakerBytes = 40;  // of one breaker
 

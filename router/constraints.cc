@@ -12,7 +12,8 @@ namespace {
 // Names all that a compiled constraint depends on.
 std::string KeyOf(const Constraint& constraint) {
   return StrCat(constraint.may_end_free ? "+" : "-", constraint.begin_after.size(), " ",
-                constraint.begin_after, constraint.grammar);
+                constraint.thought_end.size(), " ", constraint.thought_start.size(), " ",
+                constraint.begin_after, constraint.thought_end, constraint.thought_start, constraint.grammar);
 }
 
 }  // namespace
@@ -26,8 +27,9 @@ absl::StatusOr<TextMatcher> Constraints::Start(const Constraint& constraint) {
     if (compiled == nullptr) {
       MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const Vocabulary> vocabulary, LoadVocabulary());
       MOEPOOL_ASSIGN_OR_RETURN(
-          compiled, TextConstraint::Make(constraint.grammar, constraint.begin_after, constraint.may_end_free,
-                                         std::move(vocabulary)));
+          compiled,
+          TextConstraint::Make(constraint.grammar, constraint.begin_after, constraint.may_end_free,
+                               std::move(vocabulary), {constraint.thought_end, constraint.thought_start}));
       Keep(std::move(key), compiled);
     }
   }

@@ -235,8 +235,9 @@ class Analysis {
 
 }  // namespace
 
-absl::StatusOr<Automaton> BuildAutomaton(const Grammar& grammar, const CodePointSet& writable) {
-  AutomatonBuilder builder(grammar, writable);
+absl::StatusOr<Automaton> BuildAutomaton(const Grammar& grammar, const CodePointSet& writable,
+                                         const ControlTokens& control_tokens) {
+  AutomatonBuilder builder(grammar, writable, control_tokens);
   MOEPOOL_RETURN_IF_ERROR(builder.Build());
   return Analysis(grammar, builder.Take()).Run();
 }

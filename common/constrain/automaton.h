@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "common/constrain/code_points.h"
 #include "common/constrain/grammar.h"
@@ -20,6 +21,8 @@ inline constexpr uint32_t kNoNode = 0xFFFFFFFF;
 inline constexpr uint32_t kNoRule = 0xFFFFFFFF;
 inline constexpr uint32_t kNoSet = 0xFFFFFFFF;
 inline constexpr size_t kMaxAutomatonNodes = 1 << 20;
+
+using ControlTokens = absl::flat_hash_set<std::string>;
 
 struct AutomatonEdge {
   enum class Counter : uint8_t { kReset, kKeep, kAdd };
@@ -65,9 +68,10 @@ struct Automaton {
 };
 
 // `writable`: the characters that the vocabulary can write; others are taken out of classes, and alternatives
-// that need them are dropped. From each place that is left, an end can be reached.
-// InvalidArgument names a rule that is left-recursive, or says why nothing is left, or which limit is
-// exceeded.
-absl::StatusOr<Automaton> BuildAutomaton(const Grammar& grammar, const CodePointSet& writable);
+// that need them are dropped. `control_tokens`: names of those that it has. From each place that is left, an
+// end can be reached. InvalidArgument names a rule that is left-recursive, or says why nothing is left, or
+// which limit is exceeded.
+absl::StatusOr<Automaton> BuildAutomaton(const Grammar& grammar, const CodePointSet& writable,
+                                         const ControlTokens& control_tokens);
 
 }  // namespace moepool

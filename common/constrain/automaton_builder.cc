@@ -105,6 +105,16 @@ uint32_t AutomatonBuilder::Build(uint32_t expr_id, uint32_t next) {
       AddLiteral(node, grammar_.literals[expr.index], next);
       return node;
     }
+    case GrammarExpr::Kind::kToken: {
+      const std::string& name = grammar_.literals[expr.index];
+      const uint32_t node = NewNode(AutomatonNode::Kind::kBytes);
+      if (control_tokens_.contains(name)) {
+        AddBytes(node, ControlTokenBytes(name), next);
+      } else {
+        AddLiteral(node, name, next);
+      }
+      return node;
+    }
     case GrammarExpr::Kind::kRule: {
       if (draft_.nodes[next].node.kind == AutomatonNode::Kind::kRepeat) {
         // A return to a repetition is the end of one of its rounds.
@@ -216,9 +226,12 @@ bool AutomatonBuilder::CanWrite(std::string_view literal) {
 }
 
 void AutomatonBuilder::AddLiteral(uint32_t from, std::string_view literal, uint32_t next) {
-  if (!CanWrite(literal)) return;
-  for (size_t i = 0; i + 1 < literal.size(); ++i) {
-    const auto byte = static_cast<uint8_t>(literal[i]);
+  if (CanWrite(literal)) AddBytes(from, literal, next);
+}
+
+void AutomatonBuilder::AddBytes(uint32_t from, std::string_view bytes, uint32_t next) {
+  for (size_t i = 0; i + 1 < bytes.size(); ++i) {
+    const auto byte = static_cast<uint8_t>(bytes[i]);
     uint32_t child = kNoNode;
     for (const AutomatonEdge& edge : draft_.nodes[from].edges) {
       if (edge.first == byte && edge.target != next) child = edge.target;
@@ -229,7 +242,7 @@ void AutomatonBuilder::AddLiteral(uint32_t from, std::string_view literal, uint3
     }
     from = child;
   }
-  const auto byte = static_cast<uint8_t>(literal.back());
+  const auto byte = static_cast<uint8_t>(bytes.back());
   draft_.nodes[from].edges.push_back({byte, byte, Counter::kReset, next});
 }
 

@@ -26,8 +26,8 @@ struct DraftAutomaton {
 
 class AutomatonBuilder {
  public:
-  AutomatonBuilder(const Grammar& grammar, const CodePointSet& writable)
-      : grammar_(grammar), writable_(writable) {}
+  AutomatonBuilder(const Grammar& grammar, const CodePointSet& writable, const ControlTokens& control_tokens)
+      : grammar_(grammar), writable_(writable), control_tokens_(control_tokens) {}
   // InvalidArgument where the nodes are too many.
   absl::Status Build();
   DraftAutomaton Take() { return std::move(draft_); }
@@ -45,11 +45,13 @@ class AutomatonBuilder {
   void SplitBody(uint32_t expr, int depth, int* parts, CodePointSet* chars,
                  std::vector<uint32_t>* others) const;
   void AddLiteral(uint32_t from, std::string_view literal, uint32_t next);
+  void AddBytes(uint32_t from, std::string_view bytes, uint32_t next);
   void AddChars(uint32_t from, const CodePointSet& chars, Counter counter, uint32_t next);
   bool CanWrite(std::string_view literal);
 
   const Grammar& grammar_;
   const CodePointSet& writable_;
+  const ControlTokens& control_tokens_;
   DraftAutomaton draft_;
   uint32_t owner_ = 0;
   bool full_ = false;

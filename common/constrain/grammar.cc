@@ -176,10 +176,14 @@ class GrammarParser {
       use.index = RuleIndex(TakeName());
       return AddExpr(std::move(use));
     }
-    if (Take('"')) return ParseLiteral();
+    if (Take('@')) {
+      if (!Take('"')) return Error("expected \" and the name of a token after @");
+      return ParseLiteral(GrammarExpr::Kind::kToken);
+    }
+    if (Take('"')) return ParseLiteral(GrammarExpr::Kind::kLiteral);
     if (Take('[')) return ParseClass();
     if (Take('.')) return AddSet(CodePointSet::All());
-    if (!Take('(')) return Error("expected a literal, a class, a name or (");
+    if (!Take('(')) return Error("expected a literal, a class, a token, a name or (");
     if (depth == kMaxGrammarDepth) {
       return Error(StrCat("parentheses are nested more than ", kMaxGrammarDepth, " deep"));
     }
@@ -246,9 +250,9 @@ class GrammarParser {
     return static_cast<char32_t>(value);
   }
 
-  absl::StatusOr<uint32_t> ParseLiteral() {
+  absl::StatusOr<uint32_t> ParseLiteral(GrammarExpr::Kind kind) {
     GrammarExpr literal;
-    literal.kind = GrammarExpr::Kind::kLiteral;
+    literal.kind = kind;
     literal.index = static_cast<uint32_t>(grammar_.literals.size());
     std::string value;
     while (!Take('"')) {
@@ -256,6 +260,7 @@ class GrammarParser {
       MOEPOOL_ASSIGN_OR_RETURN(const char32_t c, TakeCodePoint());
       AppendUtf8(c, &value);
     }
+    if (kind == GrammarExpr::Kind::kToken && value.empty()) return Error("a token has no name");
     grammar_.literals.push_back(std::move(value));
     return AddExpr(std::move(literal));
   }
@@ -362,6 +367,8 @@ class GrammarParser {
 }  // namespace
 
 absl::StatusOr<Grammar> ParseGrammar(std::string_view text) { return GrammarParser(text).Parse(); }
+
+std::string ControlTokenBytes(std::string_view name) { return StrCat("\xFF", name, "\xFE"); }
 
 std::string GrammarLiteral(std::string_view text) {
   std::string literal = "\"";

@@ -42,7 +42,8 @@ absl::StatusOr<std::shared_ptr<const CompiledGrammar>> CompiledGrammar::Make(
 
 absl::StatusOr<std::shared_ptr<const CompiledGrammar>> CompiledGrammar::Make(
     const Grammar& grammar, std::shared_ptr<const Vocabulary> vocabulary) {
-  MOEPOOL_ASSIGN_OR_RETURN(Automaton automaton, BuildAutomaton(grammar, vocabulary->writable()));
+  MOEPOOL_ASSIGN_OR_RETURN(Automaton automaton,
+                           BuildAutomaton(grammar, vocabulary->writable(), vocabulary->control_tokens()));
   return std::shared_ptr<const CompiledGrammar>(
       new CompiledGrammar(std::move(automaton), std::move(vocabulary)));
 }

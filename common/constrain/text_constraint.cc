@@ -8,6 +8,8 @@
 namespace moepool {
 namespace {
 
+bool IsSpace(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
 // The grammar behind up to two blanks or line ends.
 void AllowSpaceBefore(Grammar* grammar) {
   const auto add = [grammar](GrammarExpr expr) {
@@ -38,11 +40,19 @@ void AllowSpaceBefore(Grammar* grammar) {
 
 absl::StatusOr<std::shared_ptr<const TextConstraint>> TextConstraint::Make(
     std::string_view text, std::string begin_after, bool may_end_free,
-    std::shared_ptr<const Vocabulary> vocabulary) {
-  if (begin_after.size() > kMaxMarkerBytes) {
-    return absl::InvalidArgumentError(StrCat("the text that a constraint begins after has ",
-                                             begin_after.size(), " bytes, at most ", kMaxMarkerBytes,
-                                             " are possible"));
+    std::shared_ptr<const Vocabulary> vocabulary, ThoughtMarkers thoughts) {
+  for (const std::string* marker : {&begin_after, &thoughts.end, &thoughts.start}) {
+    if (marker->size() <= kMaxMarkerBytes) continue;
+    return absl::InvalidArgumentError(StrCat("the text that a constraint begins after has ", marker->size(),
+                                             " bytes, at most ", kMaxMarkerBytes, " are possible"));
+  }
+  if (thoughts.end.empty()) thoughts.start.clear();
+  if (!thoughts.end.empty() && begin_after.empty()) {
+    return absl::InvalidArgumentError("a constraint behind thoughts has no text that it begins after");
+  }
+  if (!begin_after.empty() && thoughts.start.find(begin_after) != std::string::npos) {
+    return absl::InvalidArgumentError(
+        StrCat("a constraint begins after '", begin_after, "', which is in what thoughts begin with"));
   }
   MOEPOOL_ASSIGN_OR_RETURN(Grammar grammar, ParseGrammar(text));
   if (!begin_after.empty()) AllowSpaceBefore(&grammar);
@@ -50,25 +60,47 @@ absl::StatusOr<std::shared_ptr<const TextConstraint>> TextConstraint::Make(
                            CompiledGrammar::Make(grammar, std::move(vocabulary)));
   MOEPOOL_RETURN_IF_ERROR(Matcher(compiled).Mask().status());
   return std::shared_ptr<const TextConstraint>(
-      new TextConstraint(std::move(compiled), std::move(begin_after), may_end_free));
+      new TextConstraint(std::move(compiled), std::move(begin_after), may_end_free, std::move(thoughts)));
 }
 
-TextConstraint::TextConstraint(std::shared_ptr<const CompiledGrammar> grammar, std::string marker,
-                               bool may_end_free)
-    : grammar_(std::move(grammar)),
-      marker_(std::move(marker)),
-      may_end_free_(may_end_free),
-      border_(marker_.size() + 1, 0),
-      free_masks_(marker_.size()) {
-  for (size_t n = 2; n <= marker_.size(); ++n) {
+TextConstraint::Marker::Marker(std::string text) : text_(std::move(text)), border_(text_.size() + 1, 0) {
+  for (size_t n = 2; n <= text_.size(); ++n) {
     size_t border = border_[n - 1];
-    while (border > 0 && marker_[border] != marker_[n - 1]) border = border_[border];
-    border_[n] = marker_[border] == marker_[n - 1] ? border + 1 : 0;
+    while (border > 0 && text_[border] != text_[n - 1]) border = border_[border];
+    border_[n] = text_[border] == text_[n - 1] ? border + 1 : 0;
+  }
+}
+
+size_t TextConstraint::Marker::Follow(size_t matched, std::string_view* text) const {
+  for (size_t i = 0; i < text->size(); ++i) {
+    while (matched > 0 && text_[matched] != (*text)[i]) matched = border_[matched];
+    if (text_[matched] == (*text)[i]) ++matched;
+    if (matched < text_.size()) continue;
+    text->remove_prefix(i + 1);
+    return matched;
+  }
+  return matched;
+}
+
+TextConstraint::TextConstraint(std::shared_ptr<const CompiledGrammar> grammar, std::string begin_after,
+                               bool may_end_free, ThoughtMarkers thoughts)
+    : grammar_(std::move(grammar)),
+      begin_after_(std::move(begin_after)),
+      thought_end_(std::move(thoughts.end)),
+      thought_start_(std::move(thoughts.start)),
+      may_end_free_(may_end_free),
+      free_masks_(begin_after_.size() + thought_end_.size() + thought_start_.size()) {
+  if (begin_after_.size() == 0) return;
+  const Vocabulary& vocabulary = grammar_->vocabulary();
+  for (int32_t id = 0; id < vocabulary.size(); ++id) {
+    const std::string_view token = vocabulary.spelling(id);
+    const size_t at = token.find(begin_after_.text().back());
+    if (at != std::string_view::npos && at + 1 < token.size()) may_begin_.push_back(id);
   }
 }
 
 size_t TextConstraint::bytes() const {
-  size_t bytes = grammar_->bytes();
+  size_t bytes = grammar_->bytes() + may_begin_.size() * sizeof(int32_t);
   MutexLock lock(&mutex_);
   for (const Known& known : free_masks_) {
     if (known.mask != nullptr) bytes += known.mask->size() * sizeof(uint64_t);
@@ -76,28 +108,53 @@ size_t TextConstraint::bytes() const {
   return bytes;
 }
 
-size_t TextConstraint::Follow(size_t matched, std::string_view text, std::string_view* rest) const {
-  for (size_t i = 0; i < text.size(); ++i) {
-    while (matched > 0 && marker_[matched] != text[i]) matched = border_[matched];
-    if (marker_[matched] == text[i]) ++matched;
-    if (matched < marker_.size()) continue;
-    *rest = text.substr(i + 1);
-    return matched;
-  }
-  return matched;
+TextConstraint::Place TextConstraint::Start() const {
+  if (begin_after_.size() == 0) return {Stage::kGrammar};
+  if (thought_end_.size() == 0) return {Stage::kFree};
+  return {thought_start_.empty() ? Stage::kThinking : Stage::kBefore};
 }
 
-std::shared_ptr<const IdBits> TextConstraint::FreeMask(size_t matched) const {
+std::string_view TextConstraint::Follow(std::string_view text, Place* place) const {
+  while (place->stage == Stage::kBefore && !text.empty()) {
+    if (place->matched == 0 && IsSpace(text[0])) {
+      text.remove_prefix(1);
+    } else if (text[0] == thought_start_[place->matched]) {
+      text.remove_prefix(1);
+      if (++place->matched == thought_start_.size()) *place = {Stage::kThinking};
+    } else {
+      // It does not think, and what looked like the beginning of thoughts may begin the marker.
+      std::string_view before = std::string_view(thought_start_).substr(0, place->matched);
+      *place = {Stage::kFree, begin_after_.Follow(0, &before)};
+    }
+  }
+  if (place->stage == Stage::kThinking) {
+    place->matched = thought_end_.Follow(place->matched, &text);
+    if (place->matched < thought_end_.size()) return {};
+    *place = {Stage::kFree};
+  }
+  if (place->stage == Stage::kFree) {
+    place->matched = begin_after_.Follow(place->matched, &text);
+    if (place->matched < begin_after_.size()) return {};
+    *place = {Stage::kGrammar};
+  }
+  return text;
+}
+
+std::shared_ptr<const IdBits> TextConstraint::FreeMask(const Place& place) const {
+  const size_t stage = place.stage == Stage::kFree       ? 0
+                       : place.stage == Stage::kThinking ? begin_after_.size()
+                                                         : begin_after_.size() + thought_end_.size();
   MutexLock lock(&mutex_);
-  Known& known = free_masks_[matched];
+  Known& known = free_masks_[stage + place.matched];
   if (known.is_known) return known.mask;
   known.is_known = true;
   const Vocabulary& vocabulary = grammar_->vocabulary();
   const Matcher start(grammar_);
   std::vector<int32_t> refused;
-  for (int32_t id = 0; id < vocabulary.size(); ++id) {
-    std::string_view rest;
-    if (Follow(matched, vocabulary.spelling(id), &rest) < marker_.size() || rest.empty()) continue;
+  for (const int32_t id : may_begin_) {
+    Place after = place;
+    const std::string_view rest = Follow(vocabulary.spelling(id), &after);
+    if (after.stage != Stage::kGrammar || rest.empty()) continue;
     Matcher matcher = start;
     if (!matcher.Accept(rest)) refused.push_back(id);
   }
@@ -111,21 +168,18 @@ std::shared_ptr<const IdBits> TextConstraint::FreeMask(size_t matched) const {
 bool TextMatcher::Follow(int32_t id, bool forced) {
   const Vocabulary& vocabulary = constraint_->grammar_->vocabulary();
   if (id < 0 || id >= vocabulary.size()) return true;  // of a model with more ids than its tokenizer
-  std::string_view rest;
-  const size_t matched = constraint_->Follow(matched_, vocabulary.spelling(id), &rest);
-  if (matched < constraint_->marker_.size()) {
-    matched_ = matched;
-    return true;
-  }
-  if (!rest.empty() && !matcher_.Accept(rest) && !forced) return false;
-  free_ = false;
+  TextConstraint::Place after = place_;
+  const std::string_view rest = constraint_->Follow(vocabulary.spelling(id), &after);
+  const bool begun = after.stage == TextConstraint::Stage::kGrammar;
+  if (begun && !rest.empty() && !matcher_.Accept(rest) && !forced) return false;
+  place_ = after;
   return true;
 }
 
-bool TextMatcher::Accept(int32_t id) { return free_ ? Follow(id, /*forced=*/false) : matcher_.Accept(id); }
+bool TextMatcher::Accept(int32_t id) { return free() ? Follow(id, /*forced=*/false) : matcher_.Accept(id); }
 
 void TextMatcher::AcceptForced(int32_t id) {
-  if (free_) {
+  if (free()) {
     Follow(id, /*forced=*/true);
   } else {
     matcher_.Accept(id);

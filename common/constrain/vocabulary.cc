@@ -7,6 +7,7 @@
 
 #include "common/base/str.h"
 #include "common/base/utf8.h"
+#include "common/constrain/grammar.h"
 
 namespace moepool {
 namespace {
@@ -56,7 +57,17 @@ ByteTree::ByteTree(const std::vector<std::string>& bytes, std::span<const int32_
 
 Vocabulary::Vocabulary(std::vector<std::string> bytes, Specials specials)
     : bytes_(std::move(bytes)), specials_(std::move(specials)) {
+  // A token of such bytes is of no use to a text, and must not pass for the beginning of a control token.
+  for (size_t id = 0; id < bytes_.size(); ++id) {
+    const bool no_text = bytes_[id].find_first_of("\xFE\xFF") != std::string::npos;
+    if (no_text && !specials_.contains(static_cast<int32_t>(id))) bytes_[id].clear();
+  }
   FindWritable();
+  for (const auto& [id, name] : specials_) {
+    if (bytes_[static_cast<size_t>(id)].empty()) continue;
+    control_tokens_.insert(name);
+    sorted_.push_back(id);
+  }
   std::sort(sorted_.begin(), sorted_.end(), [this](int32_t a, int32_t b) {
     return std::pair(this->bytes(a), a) < std::pair(this->bytes(b), b);
   });
@@ -82,8 +93,12 @@ absl::StatusOr<std::shared_ptr<const Vocabulary>> Vocabulary::Make(const Tokeniz
   std::vector<std::string> bytes;
   Specials specials;
   for (int32_t id = 0; id < tokenizer.VocabSize(); ++id) {
-    bytes.push_back(tokenizer.EndsGeneration(id) ? "" : tokenizer.Bytes(id, /*special=*/false));
-    if (bytes.back().empty()) specials.emplace(id, tokenizer.Bytes(id, /*special=*/true));
+    const bool ends = tokenizer.EndsGeneration(id);
+    bytes.push_back(ends ? "" : tokenizer.Bytes(id, /*special=*/false));
+    if (!bytes.back().empty()) continue;
+    const std::string name = tokenizer.Bytes(id, /*special=*/true);
+    specials.emplace(id, name);
+    if (!ends && !name.empty()) bytes.back() = ControlTokenBytes(name);
   }
   return Make(std::move(bytes), std::move(specials));
 }
@@ -114,7 +129,7 @@ void Vocabulary::FindWritable() {
   for (uint32_t lead = 0xC2; may_split && lead <= 0xF4; ++lead) add_lead(lead);
   for (int32_t id = 0; id < size(); ++id) {
     const std::string_view token = bytes(id);
-    if (token.empty()) continue;
+    if (token.empty() || specials_.contains(id)) continue;
     const bool whole = IsUtf8(token);
     if (whole || may_split) sorted_.push_back(id);
     const Utf8Step step = NextUtf8(token);

@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "common/base/mutex.h"
+#include "common/constrain/automaton.h"
 #include "common/constrain/code_points.h"
 #include "common/text/tokenizer.h"
 
@@ -78,9 +79,10 @@ struct TokenSlice {
 // Immutable but for a cache of slices; thread-safe.
 class Vocabulary {
  public:
-  // bytes[id]: what the token writes; empty for those that write nothing, such as control tokens, which can
-  // never be part of a constrained text. InvalidArgument where one has more than 65,535.
+  // bytes[id]: what the token writes; empty for those that write nothing, which can never be part of a
+  // constrained text. InvalidArgument where one has more than 65,535.
   static absl::StatusOr<std::shared_ptr<const Vocabulary>> Make(std::vector<std::string> bytes);
+  // Control tokens have the bytes that a grammar asks for them by, but those that end a text have none.
   static absl::StatusOr<std::shared_ptr<const Vocabulary>> Make(const Tokenizer& tokenizer);
 
   int32_t size() const { return static_cast<int32_t>(bytes_.size()); }
@@ -92,6 +94,8 @@ class Vocabulary {
     return special == specials_.end() ? bytes(id) : std::string_view(special->second);
   }
   const ByteTree& tree() const { return *tree_; }
+  // Names of those that a grammar can ask for.
+  const ControlTokens& control_tokens() const { return control_tokens_; }
   // Characters that can be written whatever came before: as a token of their own, or byte by byte.
   const CodePointSet& writable() const { return writable_; }
   // Null where the set has too few tokens for a slice to save anything.
@@ -108,6 +112,7 @@ class Vocabulary {
 
   std::vector<std::string> bytes_;
   Specials specials_;
+  ControlTokens control_tokens_;
   std::vector<int32_t> sorted_;  // ids of those with bytes that may be used, in order of bytes
   std::unique_ptr<ByteTree> tree_;
   CodePointSet writable_;

@@ -142,6 +142,8 @@ trunk::v1::TrunkRequest ToProto(const SequenceRequest& request) {
     proto.mutable_constraint()->set_grammar(request.constraint.grammar);
     proto.mutable_constraint()->set_begin_after(request.constraint.begin_after);
     proto.mutable_constraint()->set_may_end_free(request.constraint.may_end_free);
+    proto.mutable_constraint()->set_thought_end(request.constraint.thought_end);
+    proto.mutable_constraint()->set_thought_start(request.constraint.thought_start);
   }
   if (const ReasoningLimit& limit = request.reasoning; limit.max_tokens >= 0) {
     trunk::v1::ReasoningLimit* const reasoning = proto.mutable_reasoning();
@@ -163,7 +165,8 @@ SequenceRequest FromProto(const trunk::v1::TrunkRequest& proto) {
   request.sampling = FromProto(proto.sampling());
   request.stop_ids.assign(proto.stop_ids().begin(), proto.stop_ids().end());
   request.constraint = {proto.constraint().grammar(), proto.constraint().begin_after(),
-                        proto.constraint().may_end_free()};
+                        proto.constraint().may_end_free(), proto.constraint().thought_end(),
+                        proto.constraint().thought_start()};
   if (const trunk::v1::ReasoningLimit& limit = proto.reasoning(); limit.has_max_tokens()) {
     request.reasoning = {limit.max_tokens(),
                          {limit.start_ids().begin(), limit.start_ids().end()},

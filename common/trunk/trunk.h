@@ -76,6 +76,10 @@ struct Constraint {
   std::string grammar;        // as common/constrain/grammar.h reads it; empty: the text is free
   std::string begin_after;    // text is free up to and including the first of these; empty: from the first id
   bool may_end_free = false;  // whether the answer may end where its text is still free
+  // Not empty: begin_after is looked for only behind the first of these, where the text begins with
+  // thought_start (white space before it aside) or thought_start is empty.
+  std::string thought_end;
+  std::string thought_start;
 };
 
 // Ends thinking that goes on for too long.

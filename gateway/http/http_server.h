@@ -75,6 +75,8 @@ struct HttpServerOptions {
   uint32_t max_header_bytes = 16 << 10;
   uint64_t max_body_bytes = 8 << 20;
   size_t max_pipelined_bytes = 64 << 10;              // read ahead of an answer
+  size_t max_unsent_stream_bytes = 16 << 20;          // over which nothing is added to a stream
+  uint64_t max_unsent_bytes = 512 << 20;              // of all connections together
   absl::Duration header_timeout = absl::Seconds(10);  // first byte of a request to the end of its header
   absl::Duration body_timeout = absl::Seconds(60);
   absl::Duration idle_timeout = absl::Seconds(75);   // between requests

@@ -10,6 +10,7 @@
 #include "boost/asio/write.hpp"
 #include "boost/beast/http/read.hpp"
 #include "boost/beast/http/status.hpp"
+#include "common/base/log.h"
 #include "gateway/request_id.h"
 
 namespace moepool {
@@ -72,7 +73,10 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpSessionContext*
       write_timer_(socket_.get_executor()),
       buffer_(context->options.max_header_bytes + context->options.max_pipelined_bytes + kReadBytes) {}
 
-HttpSession::~HttpSession() { context_.on_closed(this); }
+HttpSession::~HttpSession() {
+  context_.unsent_bytes -= unsent_bytes();
+  context_.on_closed(this);
+}
 
 void HttpSession::Start() {
   if (state_ == State::kClosed) return;
@@ -90,6 +94,8 @@ void HttpSession::OnDrain() {
 void HttpSession::Close() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
+  context_.unsent_bytes -= queued_.size();
+  queued_ = {};
   ErrorCode ignored;
   socket_.close(ignored);
   read_timer_.cancel();
@@ -314,8 +320,19 @@ void HttpSession::Abandon(uint64_t serial) {
   if (IsCurrent(serial)) Close();
 }
 
+// What is generated does not wait for who reads it: a stream that gathers is given up, and so is any answer
+// where those of all clients together take too much.
 void HttpSession::Queue(std::string data) {
+  const HttpServerOptions& options = context_.options;
+  const uint64_t all = context_.unsent_bytes.fetch_add(data.size()) + data.size();
+  const bool too_much = !answered_ && queued_.size() > options.max_unsent_stream_bytes;
   queued_ += data;
+  if (too_much || (all > options.max_unsent_bytes && queued_.size() > kReadBytes)) {
+    Log(LogLevel::kWarning, "closed a connection whose client reads too slowly",
+        {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes()}, {"unsent_bytes_of_all", all}});
+    answered_ = false;  // it is not: the client's leaving is told
+    return Close();
+  }
   if (writing_.empty()) FlushQueue();
 }
 
@@ -348,6 +365,7 @@ void HttpSession::WriteSome() {
 }
 
 void HttpSession::OnWritten(ErrorCode error) {
+  context_.unsent_bytes -= writing_.size();
   writing_.clear();
   write_timer_.cancel();
   if (state_ == State::kClosed) return;

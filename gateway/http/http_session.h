@@ -25,6 +25,7 @@ struct HttpSessionContext {
   HttpErrorBody error_body;
   std::function<void(class HttpSession*)> on_closed;  // more than once, perhaps
   std::atomic<bool> draining{false};                  // no request after the one under way
+  mutable std::atomic<uint64_t> unsent_bytes{0};      // of all sessions together
 };
 
 // Everything but the constructor runs on the socket's strand.
@@ -62,7 +63,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void FailRead(ErrorCode error);
   void SendError(int status, const std::string& message);
   void Answer(HttpResponse response);
+  // Closes the session where too much waits for its client already.
   void Queue(std::string data);
+  size_t unsent_bytes() const { return queued_.size() + writing_.size(); }
   void FlushQueue();
   void WriteSome();
   void OnWritten(ErrorCode error);

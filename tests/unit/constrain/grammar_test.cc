@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/constrain/text_constraint.h"
+#include "common/text/tokenizer.h"
 
 namespace moepool {
 namespace {
@@ -79,6 +80,8 @@ TEST(GrammarTest, LimitsHold) {
   EXPECT_TRUE(absl::StrContains(Read("root ::= " + std::string(1000, '('), ""), "nested more than 64 deep"));
   EXPECT_TRUE(absl::StrContains(Read("root ::= \"a\"" + std::string(1000, '*'), ""), "quantifiers in a row"));
   EXPECT_TRUE(absl::StrContains(Read(std::string(kMaxGrammarBytes + 1, ' '), ""), "bytes, at most"));
+  EXPECT_TRUE(absl::StrContains(Read("root ::= @a", ""), "the name of a token"));
+  EXPECT_TRUE(absl::StrContains(Read("root ::= @\"\"", ""), "no name"));
   std::string many = "root ::= \"a\"\n";
   for (size_t i = 0; i <= kMaxGrammarRules; ++i) absl::StrAppend(&many, "r", i, " ::= \"a\"\n");
   EXPECT_TRUE(absl::StrContains(Read(many, ""), "more than 20000 rules"));
@@ -135,6 +138,38 @@ TEST(VocabularyTest, EmptyTokensNeverCome) {
   EXPECT_FALSE(matcher.Accept(-1));
 }
 
+// "[A]" is a control token here and "[B]" letters; a byte that control tokens' bytes begin with is none.
+TEST(VocabularyTest, ControlTokensComeWhereAGrammarNamesThem) {
+  class OneControlToken : public Tokenizer {
+   public:
+    absl::StatusOr<std::vector<int32_t>> Encode(std::string_view, bool) const override {
+      return absl::UnimplementedError("");
+    }
+    std::string Bytes(int32_t id, bool special) const override {
+      static const char* const kTokens[] = {"", "", "[", "A", "B", "]", "x", "\xFF", "\xFE", "[B]"};
+      if (id < 2) return special ? (id == 0 ? "</s>" : "[A]") : "";
+      return kTokens[id];
+    }
+    bool EndsGeneration(int32_t id) const override { return id == 0; }
+    int32_t VocabSize() const override { return 10; }
+    const TokenizerSpec& Spec() const override { return spec_; }
+
+   private:
+    TokenizerSpec spec_;
+  };
+  const auto vocabulary = Vocabulary::Make(OneControlToken()).value();
+  Matcher matcher(
+      CompiledGrammar::Make("root ::= \"x\" @\"[A]\" . | @\"[B]\" | @\"</s>\"", vocabulary).value());
+  EXPECT_EQ(*matcher.Mask(), IdBits{1 << 2 | 1 << 6 | 1 << 9});
+  ASSERT_TRUE(matcher.Accept(6));
+  EXPECT_EQ(*matcher.Mask(), IdBits{1 << 1});
+  EXPECT_FALSE(matcher.Accept(7));
+  EXPECT_FALSE(matcher.Accept(std::string_view("[A]")));
+  ASSERT_TRUE(matcher.Accept(1));
+  EXPECT_EQ(*matcher.Mask(), IdBits{1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6});
+  EXPECT_FALSE(matcher.Accept(1));  // a dot is a character
+}
+
 TEST(TextConstraintTest, BeginsWithinTheTokenThatEndsTheMarker) {
   auto vocabulary =
       Vocabulary::Make({"<", "/t", ">", "/t>y", "/t>n", "/t>\n", "y", "x", "\n", "<</t>"}).value();
@@ -155,6 +190,28 @@ TEST(TextConstraintTest, BeginsWithinTheTokenThatEndsTheMarker) {
   EXPECT_EQ(*matcher.Mask().value(), IdBits{1 << 6 | 1 << 8});
   ASSERT_TRUE(matcher.Accept(6));
   EXPECT_TRUE(matcher.IsComplete());
+}
+
+// A marker in what the model thinks is none, whether it thinks is seen by how its text begins.
+TEST(TextConstraintTest, MarkersInThoughtsAreNone) {
+  const auto begins = [](std::string_view text, ThoughtMarkers thoughts) {
+    TextMatcher matcher(
+        TextConstraint::Make("root ::= \"y\"", "<tool>", true, Bytes(), std::move(thoughts)).value());
+    for (const char c : text) EXPECT_TRUE(matcher.Accept(static_cast<uint8_t>(c)));
+    return !matcher.MayEnd();  // which it may where it is free
+  };
+  const ThoughtMarkers maybe = {"</think>", "<think>"};
+  EXPECT_TRUE(begins("<tool>", maybe));
+  EXPECT_TRUE(begins(" <th<<tool>", maybe));
+  EXPECT_TRUE(begins("a <think> <tool>", maybe));
+  EXPECT_FALSE(begins("\n<think> <tool>", maybe));
+  EXPECT_FALSE(begins("<think><tool></think>", maybe));
+  EXPECT_TRUE(begins("<think><tool></think> so <tool>", maybe));
+  const ThoughtMarkers open = {"</think>", ""};
+  EXPECT_FALSE(begins("<tool>", open));
+  EXPECT_TRUE(begins("<tool></think><tool>", open));
+  EXPECT_FALSE(TextConstraint::Make("root ::= \"y\"", "", true, Bytes(), open).ok());
+  EXPECT_FALSE(TextConstraint::Make("root ::= \"y\"", "<th", true, Bytes(), maybe).ok());
 }
 
 TEST(TextConstraintTest, MarkersThatOverlapThemselvesAreFound) {

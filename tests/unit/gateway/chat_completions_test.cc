@@ -215,6 +215,8 @@ TEST(ChatCompletionsTest, Refusals) {
   HttpGateway gateway;
   gateway.Answer({"x"});
   HttpClient client(gateway.port());
+  json many;
+  for (int i = 0; i < 257; ++i) many["k" + std::to_string(i)] = i;
   const std::string user = R"("messages": [{"role": "user", "content": "hi"}])";
   const struct {
     std::string body;
@@ -238,6 +240,8 @@ TEST(ChatCompletionsTest, Refusals) {
            R"(, "response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}})",
        400, "response_format", "not"},
       {"{" + user + R"(, "grammar": "no grammar"})", 400, "grammar", "cannot be held to"},
+      {"{" + user + ", \"chat_template_kwargs\": " + many.dump() + "}", 400, "chat_template_kwargs",
+       "257 variables, more than 256"},
   };
   for (const auto& c : cases) {
     const auto response = client.Call("POST", kPath, c.body);

@@ -200,6 +200,47 @@ TEST(HttpServerTest, ClientThatNeverReadsIsDropped) {
   gone.Wait(true);
 }
 
+// Nothing is generated more slowly for a client that reads slowly.
+TEST(HttpServerTest, AStreamThatGathersIsGivenUp) {
+  HttpServerOptions options = Loopback();
+  options.max_unsent_stream_bytes = 1 << 20;
+  Held held;
+  const auto server = StartServer(options, held.Handler());
+  HttpClient client(server->address().port);
+  client.Send("GET", "/");
+  const auto responder = held.Take();
+  Flag gone;
+  responder->OnDisconnect([&] { gone.Set(true); });
+  responder->StartStream("text/plain");
+  responder->Write(std::string(64 << 20, 'x'));  // one piece alone may be as large as it likes
+  client.ReadUntil("xxx");
+  responder->Write(std::string(2 << 20, 'x'));  // waits behind it
+  responder->Write("x");
+  gone.Wait(true);
+}
+
+TEST(HttpServerTest, WhatAllClientsHaveNotReadIsBounded) {
+  HttpServerOptions options = Loopback();
+  options.max_unsent_bytes = 96 << 20;
+  Held held;
+  const auto server = StartServer(options, held.Handler());
+  HttpClient first(server->address().port);
+  HttpClient second(server->address().port);
+  first.Send("GET", "/");
+  held.Take()->Send(Text(std::string(64 << 20, 'x')));
+  ASSERT_NE(first.ReadUntil("xxx"), "");
+  second.Send("GET", "/");
+  held.Take()->Send(Text(std::string(64 << 20, 'x')));
+  EXPECT_TRUE(second.AtEnd());
+  ASSERT_TRUE(first.Skip((64 << 20) - 3));
+  // What was read is room for others.
+  HttpClient third(server->address().port);
+  third.Send("GET", "/");
+  held.Take()->Send(Text(std::string(64 << 20, 'x')));
+  ASSERT_NE(third.ReadUntil("\r\n\r\n"), "");
+  EXPECT_TRUE(third.Skip(64 << 20));
+}
+
 // The whole answer takes longer than the server waits for one sign of life.
 TEST(HttpServerTest, ClientThatReadsSlowlyIsServed) {
   HttpServerOptions options = Loopback();

@@ -65,7 +65,7 @@ TEST(TrunkConvertTest, ConstraintReasoningAndTracing) {
   SequenceRequest request;
   request.request_id = "r";
   request.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-  request.constraint = {"root ::= \"a\"", "</think>", true};
+  request.constraint = {"root ::= \"a\"", "<call>", true, "</think>", "<think>"};
   request.reasoning = {0, {1, 2}, {3}, {4, 5}};
   request.prompt_logprobs = true;
   trunk::v1::TrunkRequest parsed;
@@ -74,7 +74,9 @@ TEST(TrunkConvertTest, ConstraintReasoningAndTracing) {
   EXPECT_EQ(got.request_id, "r");
   EXPECT_EQ(got.traceparent, request.traceparent);
   EXPECT_EQ(got.constraint.grammar, request.constraint.grammar);
-  EXPECT_EQ(got.constraint.begin_after, "</think>");
+  EXPECT_EQ(got.constraint.begin_after, "<call>");
+  EXPECT_EQ(got.constraint.thought_end, "</think>");
+  EXPECT_EQ(got.constraint.thought_start, "<think>");
   EXPECT_TRUE(got.constraint.may_end_free);
   EXPECT_EQ(got.reasoning.max_tokens, 0);
   EXPECT_EQ(got.reasoning.start_ids, (std::vector<int32_t>{1, 2}));
