@@ -1,12 +1,15 @@
 #include "gateway/answer_plan.h"
 
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/constrain/grammar.h"
 #include "common/constrain/json_schema.h"
+#include "common/constrain/tool_call_grammar.h"
 #include "gateway/answer/text_match.h"
 
 namespace moepool {
@@ -30,45 +33,85 @@ bool Forced(const ToolChoice& choice) {
   return choice.kind == ToolChoiceKind::kRequired || choice.kind == ToolChoiceKind::kFunction;
 }
 
-// The grammar of the call, or calls, that a forced choice asks for.
-absl::StatusOr<std::string> CallGrammar(const ServedModel& model, const InferRequest& request) {
+// The tools that may be called. Of those that need not be called exactly as described, a schema that no
+// grammar can hold to leaves the arguments any object.
+std::vector<ToolCallChoice> CallChoices(const InferRequest& request, const ToolCallForm& form) {
   const bool named = request.tool_choice.kind == ToolChoiceKind::kFunction;
   std::vector<ToolCallChoice> choices;
   for (const nlohmann::ordered_json& tool : request.tools) {
     const nlohmann::ordered_json& function = tool["function"];
     if (named && function["name"] != request.tool_choice.name) continue;
-    choices.push_back({function["name"].get<std::string>(), function["parameters"]});
+    ToolCallChoice choice = {function["name"].get<std::string>(), function["parameters"]};
+    const bool exact =
+        Forced(request.tool_choice) || (function.contains("strict") && function["strict"] == true);
+    if (!exact && !ToolCallGrammar(form, std::span(&choice, 1), {}).ok()) choice.parameters = nullptr;
+    choices.push_back(std::move(choice));
   }
-  ToolCallForm form = model.syntax.spelling;
-  form.many = !named && request.parallel_tool_calls && !form.between.empty();
-  return ToolCallGrammar(form, choices);
+  return choices;
 }
 
-// A forced call begins in the prompt, by its marker: that may be a control token, which no grammar can ask
-// for. What the model would have thought before is left out.
+// The schema that an answer without calls is held to; null: none.
+absl::StatusOr<nlohmann::ordered_json> FormatSchema(const ResponseFormat& format) {
+  if (format.kind == ResponseFormatKind::kJsonObject) return nlohmann::ordered_json{{"type", "object"}};
+  if (format.kind == ResponseFormatKind::kGrammar) {
+    return InvalidField("grammar",
+                        "goes with tools only where tool_choice is none; response_format goes with auto");
+  }
+  if (format.kind == ResponseFormatKind::kText) return nlohmann::ordered_json();
+  MOEPOOL_ASSIGN_OR_RETURN(nlohmann::ordered_json schema, ParseJson(format.text));
+  if (const auto grammar = JsonSchemaToGrammar(schema); !grammar.ok()) {
+    return InvalidField("response_format", absl::StrCat("cannot be held to: ", grammar.status().message()));
+  }
+  return schema;
+}
+
+// From where on the answer is held to calls. A forced one begins in the prompt, by its marker, and what the
+// model would have thought before is left out.
+void PlaceCalls(const ToolCallForm& form, const ToolCallText& wanted, bool forced, Thinking* thinking,
+                std::string* prompt, AnswerPlan* plan) {
+  Constraint& constraint = plan->constraint;
+  if (forced) {
+    plan->parser.tools->in_call = true;
+    if (*thinking == Thinking::kOpen) absl::StrAppend(prompt, std::string(kThinkEnd), "\n\n");
+    *thinking = Thinking::kClosed;
+    if (form.marker_needed) *prompt += form.marker;
+    return;
+  }
+  constraint.may_end_free = wanted.or_schema == nullptr;
+  if (wanted.begins_with_marker) return;
+  constraint.begin_after = form.marker;
+  if (*thinking == Thinking::kOpen || *thinking == Thinking::kMaybe)
+    constraint.thought_end = std::string(kThinkEnd);
+  if (*thinking == Thinking::kMaybe) constraint.thought_start = std::string(kThinkStart);
+}
+
 absl::Status PlanTools(const ServedModel& model, const InferRequest& request, Thinking* thinking,
                        std::string* prompt, AnswerPlan* plan) {
   if (request.tools.is_null() || request.tool_choice.kind == ToolChoiceKind::kNone) return absl::OkStatus();
-  const bool formatted = request.response_format.kind != ResponseFormatKind::kText;
-  if (formatted) return InvalidField("response_format", "goes with tools only where tool_choice is none");
+  const ToolCallForm& form = model.syntax.spelling;
+  const bool forced = Forced(request.tool_choice);
   ToolCallParserOptions& tools = plan->parser.tools.emplace();
   tools.format = model.syntax.format;
-  tools.parallel = request.parallel_tool_calls;
+  tools.form = form;
   for (const nlohmann::ordered_json& tool : request.tools) {
     tools.names.insert(tool["function"]["name"].get<std::string>());
   }
   plan->parsed = true;
-  if (!Forced(request.tool_choice)) return absl::OkStatus();
-  const absl::StatusOr<std::string> grammar = CallGrammar(model, request);
+  ToolCallText wanted;
+  wanted.many = request.tool_choice.kind != ToolChoiceKind::kFunction && request.parallel_tool_calls;
+  nlohmann::ordered_json schema;
+  if (!forced) {
+    MOEPOOL_ASSIGN_OR_RETURN(schema, FormatSchema(request.response_format));
+    if (!schema.is_null()) wanted.or_schema = &schema;
+    wanted.or_any_text = schema.is_null() && !form.marker_needed;
+    wanted.begins_with_marker = wanted.or_any_text || !schema.is_null();
+  }
+  const absl::StatusOr<std::string> grammar = ToolCallGrammar(form, CallChoices(request, form), wanted);
   if (!grammar.ok()) {
     return InvalidField("tools", absl::StrCat("cannot be held to: ", grammar.status().message()));
   }
   plan->constraint.grammar = *grammar;
-  tools.trusted = true;
-  tools.in_call = true;
-  if (*thinking == Thinking::kOpen) absl::StrAppend(prompt, std::string(kThinkEnd), "\n\n");
-  *thinking = Thinking::kClosed;
-  if (model.syntax.format != ToolFormat::kLlama) *prompt += ToolCallMarker(model.syntax.format);
+  PlaceCalls(form, wanted, forced, thinking, prompt, plan);
   return absl::OkStatus();
 }
 
@@ -116,13 +159,15 @@ absl::Status PlanChat(const ServedModel& model, const InferRequest& request,
                                                           SpecialTextOf(model), request, messages, now));
   Thinking thinking = ThinkingAfter(model.syntax, prompt);
   MOEPOOL_RETURN_IF_ERROR(PlanTools(model, request, &thinking, &prompt, plan));
-  MOEPOOL_RETURN_IF_ERROR(PlanFormat(request, plan));
-  if (!plan->constraint.grammar.empty() && thinking == Thinking::kMaybe) {
+  if (plan->constraint.grammar.empty()) MOEPOOL_RETURN_IF_ERROR(PlanFormat(request, plan));
+  // Whether the answer is held to a grammar from the end of its thoughts on.
+  const bool held = !plan->constraint.grammar.empty() && plan->constraint.begin_after.empty();
+  if (held && thinking == Thinking::kMaybe) {
     // What is constrained begins after the thoughts, so there must be some.
     absl::StrAppend(&prompt, std::string(kThinkStart), "\n");
     thinking = Thinking::kOpen;
   }
-  if (!plan->constraint.grammar.empty() && thinking == Thinking::kOpen) {
+  if (held && thinking == Thinking::kOpen) {
     plan->constraint.begin_after = std::string(kThinkEnd);
   }
   const bool thinks = thinking == Thinking::kMaybe || thinking == Thinking::kOpen;

@@ -178,11 +178,10 @@ void InferCallImpl::OnUpdate(Answer* answer, SequenceUpdate update) {
                                                      update.logprobs.size(), " log-probabilities"))));
   }
   InferEvent event = Read(answer, update);
-  const bool parsed = answer->parser.has_value() && answer->parser->stopped();
   const bool ended = update.finished && update.status.ok();
-  if (answer->text->stopped() || parsed || ended) {
+  if (answer->text->stopped() || ended) {
     FlushText(answer, &event);
-    FinishReason reason = answer->text->stopped() || parsed ? FinishReason::kStop : update.reason;
+    FinishReason reason = answer->text->stopped() ? FinishReason::kStop : update.reason;
     const bool called = answer->parser.has_value() && answer->parser->called_tools();
     if (reason == FinishReason::kStop && called) reason = FinishReason::kToolCalls;
     return End(answer, reason, std::move(event));
@@ -201,7 +200,6 @@ InferEvent InferCallImpl::Read(Answer* answer, const SequenceUpdate& update) {
   if (update.ids.empty()) return event;
   size_t used = 0;
   while (used < update.ids.size() && !answer->text->stopped()) {
-    if (answer->parser.has_value() && answer->parser->stopped()) break;
     usage_.reasoning_tokens += answer->parser.has_value() && answer->parser->thinking() ? 1 : 0;
     AddText(answer, answer->text->Push(std::span(update.ids).subspan(used, 1)).text, &event);
     ++used;

@@ -326,32 +326,4 @@ std::string JsonObjectGrammar() {
   return text.Finish(text.Use("object"));
 }
 
-absl::StatusOr<std::string> ToolCallGrammar(const ToolCallForm& form,
-                                            std::span<const ToolCallChoice> choices) {
-  if (choices.empty()) return absl::InvalidArgumentError("there are no tools to call");
-  GrammarText text;
-  std::string calls;
-  for (const ToolCallChoice& choice : choices) {
-    Json schema = choice.parameters;
-    if (schema.is_null() || schema == Json::object()) schema = {{"type", "object"}};
-    auto arguments = SchemaCompiler(schema, &text).Compile();
-    if (!arguments.ok()) {
-      return absl::InvalidArgumentError(
-          StrCat("tool ", choice.name, ": ", ToStd(arguments.status().message())));
-    }
-    calls += StrCat(calls.empty() ? "" : " | ",
-                    GrammarLiteral(StrCat(form.before_name, choice.name, form.before_arguments)), " ",
-                    text.Add(*arguments), " ", GrammarLiteral(form.after_arguments));
-  }
-  const std::string call = text.Add(calls);
-  const std::string more = StrCat("(", GrammarLiteral(form.between), " ", call, ")* ");
-  std::string grammar = text.Finish(StrCat(GrammarLiteral(form.before_first), " ", call, " ",
-                                           form.many ? more : "", GrammarLiteral(form.after_last)));
-  if (grammar.size() > kMaxGrammarBytes) {
-    return absl::InvalidArgumentError(StrCat("the tools make a grammar of ", grammar.size(),
-                                             " bytes, at most ", kMaxGrammarBytes, " are possible"));
-  }
-  return grammar;
-}
-
 }  // namespace moepool

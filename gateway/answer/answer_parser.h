@@ -32,7 +32,6 @@ class AnswerParser {
   Output Finish();
   bool thinking() const { return reasoning_.has_value() && reasoning_->thinking(); }
   bool called_tools() const { return tools_.has_value() && tools_->calls() > 0; }
-  bool stopped() const { return tools_.has_value() && tools_->stopped(); }
 
  private:
   void AddText(std::string_view text, Output* out);

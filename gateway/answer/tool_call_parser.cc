@@ -1,64 +1,41 @@
 #include "gateway/answer/tool_call_parser.h"
 
-#include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "gateway/answer/text_match.h"
-#include "gateway/json_fields.h"
 
 namespace moepool {
 namespace {
 
-using nlohmann::ordered_json;
+bool IsNameCharacter(char c) {
+  return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '-';
+}
 
-constexpr size_t kMaxHeaderBytes = 256;
-constexpr std::string_view kDeepSeekCall = "<｜tool▁call▁begin｜>";
-constexpr std::string_view kDeepSeekName = "<｜tool▁sep｜>";
-
-// What may stand between the JSON of a call and what follows.
-constexpr std::string_view kHermesEndings[] = {"</tool_call>"};
-constexpr std::string_view kLlamaEndings[] = {";", ","};
-constexpr std::string_view kDeepSeekEndings[] = {"```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"};
-
-std::span<const std::string_view> EndingsOf(ToolFormat format) {
-  switch (format) {
-    case ToolFormat::kHermes:
-      return kHermesEndings;
-    case ToolFormat::kLlama:
-      return kLlamaEndings;
-    case ToolFormat::kDeepSeek:
-      return kDeepSeekEndings;
-    case ToolFormat::kMistral:
-      return {};
+std::vector<std::string> Split(const ToolCallForm& form, const std::string& a, const std::string& b,
+                               const std::string& c = "") {
+  std::vector<std::string> pieces;
+  for (const std::string* text : {&a, &b, &c}) {
+    for (std::string& piece : SplitSpelling(*text, form.tokens)) pieces.push_back(std::move(piece));
   }
-  return {};
-}
-
-bool BeginsWith(std::string_view text, std::string_view prefix) {
-  return text.substr(0, prefix.size()) == prefix;
-}
-
-// Not empty, and more of it could make `marker`.
-bool MayBecome(std::string_view text, std::string_view marker) {
-  return text.size() < marker.size() && BeginsWith(marker, text);
-}
-
-std::string_view Stripped(std::string_view text) {
-  text = WithoutLeadingSpace(text);
-  return text.substr(0, text.size() - TrailingSpace(text));
+  return pieces;
 }
 
 }  // namespace
 
 ToolCallParser::ToolCallParser(ToolCallParserOptions options)
-    : options_(std::move(options)), marker_(ToolCallMarker(options_.format)) {
-  if (options_.in_call) BeginCall("");
+    : options_(std::move(options)),
+      first_lead_(Split(options_.form, options_.form.before_first, options_.form.before_name)),
+      next_lead_(Split(options_.form, options_.form.after_arguments, options_.form.between,
+                       options_.form.before_name)),
+      before_arguments_(SplitSpelling(options_.form.before_arguments, options_.form.tokens)),
+      end_(Split(options_.form, options_.form.after_arguments, options_.form.after_last)) {
+  if (options_.in_call) state_ = State::kHead;
 }
 
 ToolCallParser::Output ToolCallParser::Push(std::string_view text) {
   Output out;
-  if (stopped_) return out;
   held_ += text;
   Run(/*last=*/false, &out);
   return out;
@@ -66,223 +43,142 @@ ToolCallParser::Output ToolCallParser::Push(std::string_view text) {
 
 ToolCallParser::Output ToolCallParser::Finish() {
   Output out;
-  if (stopped_) return out;
   Run(/*last=*/true, &out);
   return out;
 }
 
 void ToolCallParser::Run(bool last, Output* out) {
   bool more = true;
-  while (more && !stopped_) {
+  while (more) {
     switch (state_) {
       case State::kText:
         more = StepText(last, out);
         break;
-      case State::kHeader:
-        more = StepHeader(last, out);
+      case State::kHead:
+        more = StepHead(last, out);
         break;
-      case State::kJson:
-        more = StepJson(last, out);
+      case State::kArguments:
+        more = StepArguments(out);
         break;
       case State::kAfter:
-        more = StepAfter(last);
+        more = StepAfter(last, out);
         break;
     }
   }
+}
+
+ToolCallParser::Match ToolCallParser::MatchPieces(const Pieces& pieces, std::string_view* text) {
+  std::string_view rest = *text;
+  for (const std::string& piece : pieces) {
+    rest = WithoutLeadingSpace(rest);
+    if (rest.size() < piece.size() && std::string_view(piece).substr(0, rest.size()) == rest) {
+      return Match::kMore;
+    }
+    if (rest.substr(0, piece.size()) != piece) return Match::kNo;
+    rest.remove_prefix(piece.size());
+  }
+  *text = rest;
+  return Match::kYes;
+}
+
+ToolCallParser::Match ToolCallParser::MatchHead(const Pieces& lead, std::string_view* text,
+                                                std::string* name) const {
+  std::string_view rest = *text;
+  if (const Match match = MatchPieces(lead, &rest); match != Match::kYes) return match;
+  if (lead.empty()) rest = WithoutLeadingSpace(rest);
+  size_t length = 0;
+  while (length < rest.size() && IsNameCharacter(rest[length])) ++length;
+  *name = rest.substr(0, length);
+  rest.remove_prefix(length);
+  if (const Match match = MatchPieces(before_arguments_, &rest); match != Match::kYes) return match;
+  if (!options_.names.contains(*name)) return Match::kNo;
+  rest = WithoutLeadingSpace(rest);
+  if (rest.empty()) return Match::kMore;
+  if (rest[0] != '{') return Match::kNo;
+  *text = rest;
+  return Match::kYes;
 }
 
 bool ToolCallParser::StepText(bool last, Output* out) {
-  // An answer that is JSON from its first character on may be Llama's call.
-  if (options_.format == ToolFormat::kLlama && !said_) {
-    const std::string_view rest = WithoutLeadingSpace(held_);
-    if (rest.empty() && !last) return false;
-    if (!rest.empty() && rest[0] == '{') {
-      space_ += held_.substr(0, held_.size() - rest.size());
-      held_ = std::string(rest);
-      BeginCall("");
+  if (!options_.form.marker_needed && !said_) {
+    std::string_view rest = held_;
+    std::string name;
+    const Match match = MatchHead(first_lead_, &rest, &name);
+    if (match == Match::kYes) {
+      BeginArguments(rest, std::move(name), out);
       return true;
     }
+    if (match == Match::kMore && !last) return false;
   }
-  const size_t at = held_.find(marker_);
+  const std::string& marker = options_.form.marker;
+  const size_t at = held_.find(marker);
   if (at != std::string::npos) {
     AddText(std::string_view(held_).substr(0, at), out);
-    held_.erase(0, at + marker_.size());
-    BeginCall(marker_);
+    held_.erase(0, at + marker.size());
+    marker_ = marker;
+    state_ = State::kHead;
     return true;
   }
-  const size_t keep = last ? 0 : PartialMarker(held_, marker_);
+  const size_t keep = last ? 0 : PartialMarker(held_, marker);
   AddText(std::string_view(held_).substr(0, held_.size() - keep), out);
   held_.erase(0, held_.size() - keep);
-  if (last) out->text += std::exchange(space_, "");
+  if (last && !after_call_) out->text += std::exchange(space_, "");
   return false;
 }
 
-bool ToolCallParser::StepHeader(bool last, Output* out) {
-  const bool named = options_.format == ToolFormat::kMistral || options_.format == ToolFormat::kDeepSeek;
-  for (size_t i = 0; i < held_.size(); ++i) {
-    const char c = held_[i];
-    const bool bare = Stripped(header_).empty();
-    const bool begins = c == '{' || (c == '[' && bare && options_.format == ToolFormat::kMistral);
-    if (begins) {
-      raw_ += held_.substr(0, i);
-      held_.erase(0, i);
-      state_ = State::kJson;
-      return true;
-    }
-    header_ += c;
-    const bool space = kJsonSpace.find(c) != std::string_view::npos;
-    if ((named || space) && header_.size() <= kMaxHeaderBytes) continue;
-    raw_ += held_.substr(0, i + 1);
-    held_.erase(0, i + 1);
-    GiveUp(out);
+bool ToolCallParser::StepHead(bool last, Output* out) {
+  std::string_view rest = held_;
+  std::string name;
+  const Match match = MatchHead(first_lead_, &rest, &name);
+  if (match == Match::kMore && !last) return false;
+  if (match == Match::kYes) {
+    BeginArguments(rest, std::move(name), out);
     return true;
   }
-  raw_ += std::exchange(held_, "");
-  if (last) GiveUp(out);
-  return last;
-}
-
-bool ToolCallParser::StepJson(bool last, Output* out) {
-  const size_t used = extent_.Push(held_);
-  const std::string piece = held_.substr(0, used);
-  held_.erase(0, used);
-  raw_ += piece;
-  json_ += piece;
-  if (options_.trusted) Stream(piece, out);
-  if (extent_.complete()) {
-    EndJson(out);
-    return true;
-  }
-  if (last && !streaming_) GiveUp(out);
-  if (last && streaming_) state_ = State::kAfter;
-  return last;
-}
-
-bool ToolCallParser::StepAfter(bool last) {
-  while (true) {
-    const size_t space = held_.size() - WithoutLeadingSpace(held_).size();
-    space_ += held_.substr(0, space);
-    held_.erase(0, space);
-    bool ended = false;
-    bool wait = false;
-    for (const std::string_view ending : EndingsOf(options_.format)) {
-      if (BeginsWith(held_, ending)) {
-        held_.erase(0, ending.size());
-        space_.clear();
-        ended = true;
-        break;
-      }
-      wait |= MayBecome(held_, ending);
-    }
-    if (ended) continue;
-    const bool again = options_.format == ToolFormat::kDeepSeek;
-    if (BeginsWith(held_, marker_)) {
-      held_.erase(0, marker_.size());
-      BeginCall(marker_);
-      return true;
-    }
-    if (again && BeginsWith(held_, kDeepSeekCall)) {
-      BeginCall("");
-      return true;
-    }
-    if (options_.format == ToolFormat::kLlama && !held_.empty() && held_[0] == '{') {
-      BeginCall("");
-      return true;
-    }
-    wait |= MayBecome(held_, marker_) || (again && MayBecome(held_, kDeepSeekCall));
-    if (wait && !last) return false;
-    if (held_.empty()) {
-      if (last) space_.clear();
-      return false;
-    }
-    state_ = State::kText;
-    return true;
-  }
-}
-
-void ToolCallParser::BeginCall(std::string_view marker) {
-  raw_ = marker;
-  header_.clear();
-  json_.clear();
-  extent_ = JsonExtent();
-  streamer_ = CallStreamer();
-  streaming_ = false;
-  state_ = State::kHeader;
-}
-
-std::string ToolCallParser::NameInHeader() const {
-  std::string_view text = header_;
-  if (options_.format == ToolFormat::kDeepSeek) {
-    const size_t begin = text.find(kDeepSeekCall);
-    const size_t separator = text.find(kDeepSeekName);
-    if (separator == std::string_view::npos) return "";
-    // "function" SEPARATOR name "```json", or name SEPARATOR.
-    const std::string_view after = text.substr(separator + kDeepSeekName.size());
-    text = Stripped(after.substr(0, after.find("```")));
-    if (text.empty() && begin != std::string_view::npos) {
-      const size_t from = begin + kDeepSeekCall.size();
-      text = header_;
-      text = text.substr(from, separator - from);
-    }
-  } else {
-    text = text.substr(0, text.find("[ARGS]"));
-    text = text.substr(0, text.find("[CALL_ID]"));
-  }
-  return std::string(Stripped(text));
-}
-
-void ToolCallParser::Stream(std::string_view json, Output* out) {
-  if (const std::string name = NameInHeader(); !name.empty()) {
-    if (!std::exchange(streaming_, true)) {
-      AddCall(name, "", out);
-    }
-    out->calls.push_back({calls_ - 1, "", "", std::string(json)});
-    return;
-  }
-  const CallStreamer::Output piece = streamer_.Push(json);
-  if (!piece.name.empty() && options_.names.contains(piece.name)) {
-    AddCall(piece.name, "", out);
-    streaming_ = true;
-  }
-  if (streaming_ && !piece.arguments.empty()) out->calls.push_back({calls_ - 1, "", "", piece.arguments});
-}
-
-void ToolCallParser::EndJson(Output* out) {
-  const auto finish = [this] {
-    space_.clear();
-    said_ = true;
-    stopped_ = !options_.parallel;
-    state_ = State::kAfter;
-  };
-  if (streaming_) return finish();
-  absl::StatusOr<ordered_json> parsed = ParseJson(json_);
-  if (!parsed.ok()) return GiveUp(out);
-  ordered_json list = parsed->is_array() ? *std::move(parsed) : ordered_json::array({*std::move(parsed)});
-  std::vector<std::pair<std::string, std::string>> calls;
-  const std::string named = NameInHeader();
-  for (const ordered_json& call : list) {
-    std::string name = named;
-    const ordered_json* arguments = &call;
-    if (named.empty()) {
-      if (!call.is_object() || !call.contains("name") || !call["name"].is_string()) return GiveUp(out);
-      name = call["name"].get<std::string>();
-      static const ordered_json kNone = ordered_json::object();
-      arguments = call.contains("arguments")    ? &call["arguments"]
-                  : call.contains("parameters") ? &call["parameters"]
-                                                : &kNone;
-    }
-    if (!arguments->is_object() || !options_.names.contains(name)) return GiveUp(out);
-    calls.emplace_back(std::move(name), arguments->dump());
-  }
-  if (calls.empty()) return GiveUp(out);
-  if (!options_.parallel) calls.resize(1);
-  for (auto& [name, arguments] : calls) AddCall(std::move(name), std::move(arguments), out);
-  finish();
-}
-
-void ToolCallParser::GiveUp(Output* out) {
+  // No call: the marker is text, and what follows may have another.
   state_ = State::kText;
-  AddText(std::exchange(raw_, ""), out);
+  AddText(std::exchange(marker_, ""), out);
+  said_ = true;
+  return true;
+}
+
+bool ToolCallParser::StepArguments(Output* out) {
+  const size_t used = extent_.Push(held_);
+  if (used > 0) out->calls.push_back({calls_ - 1, "", "", held_.substr(0, used)});
+  held_.erase(0, used);
+  if (!extent_.complete()) return false;
+  state_ = State::kAfter;
+  return true;
+}
+
+bool ToolCallParser::StepAfter(bool last, Output* out) {
+  std::string_view rest = held_;
+  std::string name;
+  const Match next = options_.form.several ? MatchHead(next_lead_, &rest, &name) : Match::kNo;
+  if (next == Match::kYes) {
+    BeginArguments(rest, std::move(name), out);
+    return true;
+  }
+  if (next == Match::kMore && !last) return false;
+  const Match end = MatchPieces(end_, &rest);
+  if (end == Match::kMore) {
+    if (last) held_.clear();  // the end was cut off
+    return false;
+  }
+  held_ = std::string(rest);
+  state_ = State::kText;
+  return true;
+}
+
+void ToolCallParser::BeginArguments(std::string_view rest, std::string name, Output* out) {
+  held_ = std::string(rest);
+  marker_.clear();
+  space_.clear();
+  extent_ = JsonExtent();
+  said_ = true;
+  after_call_ = true;
+  state_ = State::kArguments;
+  out->calls.push_back({calls_++, MakeToolCallId(options_.format), std::move(name), ""});
 }
 
 void ToolCallParser::AddText(std::string_view text, Output* out) {
@@ -290,15 +186,11 @@ void ToolCallParser::AddText(std::string_view text, Output* out) {
   const std::string_view solid = text.substr(0, text.size() - space);
   if (!solid.empty()) {
     said_ = true;
+    after_call_ = false;
     out->text += std::exchange(space_, "");
     out->text += solid;
   }
   space_ += text.substr(text.size() - space);
-}
-
-void ToolCallParser::AddCall(std::string name, std::string arguments, Output* out) {
-  space_.clear();
-  out->calls.push_back({calls_++, MakeToolCallId(options_.format), std::move(name), std::move(arguments)});
 }
 
 }  // namespace moepool

@@ -1,13 +1,13 @@
 // Finds the calls of tools in what a model says.
 #pragma once
 
-#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
-#include "gateway/answer/call_streamer.h"
+#include "gateway/answer/json_extent.h"
 #include "gateway/answer/tool_call_delta.h"
 #include "gateway/answer/tool_format.h"
 
@@ -15,16 +15,16 @@ namespace moepool {
 
 struct ToolCallParserOptions {
   ToolFormat format = ToolFormat::kHermes;
-  absl::flat_hash_set<std::string> names;  // of the tools; calls of others stay text
-  bool parallel = true;                    // false: nothing is read after the first call
-  // A grammar holds the model to whole calls, so that a call is handed out while it is written. Otherwise it
-  // is once it is whole and valid.
-  bool trusted = false;
-  bool in_call = false;  // the prompt ends with the marker
+  ToolCallForm form;
+  absl::flat_hash_set<std::string> names;  // of the tools; calls of others are text
+  bool in_call = false;                    // the prompt ends with the marker
 };
 
-// Invariant: whatever the pieces, text and calls are those of the whole, and what is no valid call of one of
-// the tools is text, its marker included. White space between text and a call is dropped. Not thread-safe.
+// A grammar of the same form holds the model to it from the marker on (see ToolCallGrammar), so that a call
+// is handed out while it is written: first its name, then pieces of its arguments.
+//
+// Invariant: whatever the pieces, text and calls are those of the whole, and what does not begin as a call of
+// one of the tools is text, its marker included. White space beside calls is dropped. Not thread-safe.
 class ToolCallParser {
  public:
   struct Output {
@@ -39,47 +39,43 @@ class ToolCallParser {
   // What was held back.
   Output Finish();
   int32_t calls() const { return calls_; }
-  bool stopped() const { return stopped_; }
 
  private:
+  using Pieces = std::vector<std::string>;
   enum class State {
-    kText,    // no call has begun; held_ is white space, or what may become a marker
-    kHeader,  // after a marker, before the JSON; raw_ is all from the marker on
-    kJson,    // raw_ as before, json_ the JSON so far
-    kAfter,   // after a call: its ending, another call, or text
+    kText,       // no call has begun; held_ is white space, or what may become a marker
+    kHead,       // after a marker, before the arguments
+    kArguments,  // of a call
+    kAfter,      // behind them: more calls, or their end
   };
+  enum class Match { kNo, kMore, kYes };
 
   // Each takes what it can from held_; false where it needs more.
   bool StepText(bool last, Output* out);
-  bool StepHeader(bool last, Output* out);
-  bool StepJson(bool last, Output* out);
-  bool StepAfter(bool last);
+  bool StepHead(bool last, Output* out);
+  bool StepArguments(Output* out);
+  bool StepAfter(bool last, Output* out);
   void Run(bool last, Output* out);
-  void BeginCall(std::string_view marker);
-  // The JSON is whole: calls, or text again.
-  void EndJson(Output* out);
-  // What was taken for a call is text.
-  void GiveUp(Output* out);
+  // Whether *text begins with all of the pieces; it is then moved behind them. kMore: it may yet.
+  static Match MatchPieces(const Pieces& pieces, std::string_view* text);
+  // The same of all that stands before a call's arguments, which are next.
+  Match MatchHead(const Pieces& lead, std::string_view* text, std::string* name) const;
+  void BeginArguments(std::string_view rest, std::string name, Output* out);
   void AddText(std::string_view text, Output* out);
-  void AddCall(std::string name, std::string arguments, Output* out);
-  void Stream(std::string_view json, Output* out);
-  // The name that stands before the JSON, or nothing.
-  std::string NameInHeader() const;
 
   const ToolCallParserOptions options_;
-  const std::string_view marker_;
+  const Pieces first_lead_;  // between the marker and the first name
+  const Pieces next_lead_;   // between the arguments of a call and the name of the next
+  const Pieces before_arguments_;
+  const Pieces end_;  // behind the last call's arguments
   State state_ = State::kText;
-  bool said_ = false;   // anything but white space has come
-  std::string held_;    // not looked at for good
-  std::string space_;   // white space that is text, unless a call follows
-  std::string raw_;     // of the call under way
-  std::string header_;  // before the JSON
-  std::string json_;
+  bool said_ = false;        // anything but white space has come
+  bool after_call_ = false;  // and nothing but white space since
+  std::string held_;         // not looked at for good
+  std::string space_;        // white space that is text, unless a call follows
+  std::string marker_;       // of the call that may have begun, as it came
   JsonExtent extent_;
-  CallStreamer streamer_;
-  bool streaming_ = false;  // a delta of the call under way was handed out
   int32_t calls_ = 0;
-  bool stopped_ = false;
 };
 
 }  // namespace moepool

@@ -13,20 +13,6 @@ bool Has(std::string_view text, std::string_view part) { return text.find(part) 
 
 }  // namespace
 
-std::string_view ToolCallMarker(ToolFormat format) {
-  switch (format) {
-    case ToolFormat::kHermes:
-      return "<tool_call>";
-    case ToolFormat::kLlama:
-      return "<|python_tag|>";
-    case ToolFormat::kMistral:
-      return "[TOOL_CALLS]";
-    case ToolFormat::kDeepSeek:
-      return kDeepSeekCalls;
-  }
-  return "<tool_call>";
-}
-
 ToolFormat DetectToolFormat(std::string_view source, bool* known) {
   *known = true;
   if (Has(source, "[TOOL_CALLS]")) return ToolFormat::kMistral;
@@ -42,32 +28,51 @@ ToolFormat DetectToolFormat(std::string_view source, bool* known) {
 
 ToolCallForm SpellingOf(ToolFormat format, std::string_view source) {
   ToolCallForm form;
+  form.before_name = "{\"name\": \"";
+  form.before_arguments = "\", \"arguments\": ";
+  form.after_arguments = "}";
   switch (format) {
     case ToolFormat::kHermes:
-      form = {"\n",
-              "{\"name\": \"",
-              "\", \"arguments\": ",
-              "}",
-              "\n</tool_call>\n<tool_call>\n",
-              "\n</tool_call>"};
+      form.marker = "<tool_call>";
+      form.before_first = "\n";
+      form.between = "\n</tool_call>\n<tool_call>\n";
+      form.after_last = "\n</tool_call>";
+      form.tokens = {"<tool_call>", "</tool_call>"};
       break;
     case ToolFormat::kLlama:
-      form = {"", "{\"name\": \"", "\", \"parameters\": ", "}", "", ""};
+      form.marker = "<|python_tag|>";
+      form.marker_needed = false;
+      form.before_arguments = "\", \"parameters\": ";
+      form.several = false;
+      form.tokens = {"<|python_tag|>"};
       break;
     case ToolFormat::kMistral:
-      form = {"[", "{\"name\": \"", "\", \"arguments\": ", "}", "", "]"};
-      if (Has(source, "[ARGS]")) form = {"", "", "[ARGS]", "", "", ""};
+      form.marker = "[TOOL_CALLS]";
+      form.tokens = {"[TOOL_CALLS]", "[ARGS]"};
+      if (Has(source, "[ARGS]")) {
+        form.before_name = "";
+        form.before_arguments = "[ARGS]";
+        form.after_arguments = "";
+        form.between = "[TOOL_CALLS]";
+      } else {
+        form.before_first = " [";
+        form.between = ", ";
+        form.after_last = "]";
+      }
       break;
     case ToolFormat::kDeepSeek:
-      form = {"", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
-              "", "<｜tool▁calls▁end｜>"};
+      form.marker = kDeepSeekCalls;
+      form.before_name = "<｜tool▁call▁begin｜>";
+      form.before_arguments = "<｜tool▁sep｜>";
+      form.after_arguments = "<｜tool▁call▁end｜>";
+      form.after_last = "<｜tool▁calls▁end｜>";
+      form.tokens = {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>",
+                     "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"};
       if (Has(source, "```json")) {
-        form = {"",
-                "<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
-                "\n```json\n",
-                "\n```<｜tool▁call▁end｜>",
-                "\n",
-                "<｜tool▁calls▁end｜>"};
+        form.before_name = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>";
+        form.before_arguments = "\n```json\n";
+        form.after_arguments = "\n```<｜tool▁call▁end｜>";
+        form.between = "\n";
       }
       break;
   }

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "common/constrain/json_schema.h"
+#include "common/constrain/tool_call_grammar.h"
 #include "nlohmann/json.hpp"
 
 namespace moepool {
@@ -19,13 +19,10 @@ enum class ToolFormat : uint8_t {
   kDeepSeek,  // <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>…name…{…}<｜tool▁call▁end｜>…
 };
 
-// What begins a call, or a list of them, and stands nowhere else. Llama's calls may also be the whole answer.
-std::string_view ToolCallMarker(ToolFormat format);
-
 // The format that a chat template writes calls in, as its text shows; kHermes where `known` is left false.
 ToolFormat DetectToolFormat(std::string_view template_source, bool* known);
 
-// How calls are written after the marker; one alone where nothing stands between two.
+// How calls are written.
 ToolCallForm SpellingOf(ToolFormat format, std::string_view template_source);
 
 // A system message that tells a model of tools of which its template knows nothing, in Hermes's form.

@@ -160,13 +160,13 @@ TEST(VocabularyTest, ControlTokensComeWhereAGrammarNamesThem) {
   const auto vocabulary = Vocabulary::Make(OneControlToken()).value();
   Matcher matcher(
       CompiledGrammar::Make("root ::= \"x\" @\"[A]\" . | @\"[B]\" | @\"</s>\"", vocabulary).value());
-  EXPECT_EQ(*matcher.Mask(), IdBits{1 << 2 | 1 << 6 | 1 << 9});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{1 << 2 | 1 << 6 | 1 << 9});
   ASSERT_TRUE(matcher.Accept(6));
-  EXPECT_EQ(*matcher.Mask(), IdBits{1 << 1});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{1 << 1});
   EXPECT_FALSE(matcher.Accept(7));
   EXPECT_FALSE(matcher.Accept(std::string_view("[A]")));
   ASSERT_TRUE(matcher.Accept(1));
-  EXPECT_EQ(*matcher.Mask(), IdBits{1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6});
+  EXPECT_EQ(*matcher.Mask().value(), IdBits{1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6});
   EXPECT_FALSE(matcher.Accept(1));  // a dot is a character
 }
 

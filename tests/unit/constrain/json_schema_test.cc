@@ -269,40 +269,6 @@ TEST(SchemaLimitTest, ManyOptionalPropertiesAreServed) {
   EXPECT_TRUE(matcher.CanEnd());
 }
 
-TEST(ToolCallGrammarTest, IsOneCallOrMany) {
-  ToolCallForm form;
-  form.before_first = "<t>\n";
-  form.before_name = "{\"name\": \"";
-  form.before_arguments = "\", \"arguments\": ";
-  form.after_arguments = "}";
-  form.between = "\n</t>\n<t>\n";
-  form.after_last = "\n</t>";
-  const std::vector<ToolCallChoice> tools = {
-      {"get_time", nullptr},
-      {"add",
-       Json::parse(
-           R"({"type":"object","properties":{"a":{"$ref":"#/$defs/n"}},"required":["a"],"$defs":{"n":{"type":"integer"}}})")},
-      {"add_all",
-       Json::parse(
-           R"({"type":"object","properties":{"a":{"$ref":"#/$defs/n"}},"required":["a"],"$defs":{"n":{"type":"null"}}})")}};
-  const auto read = [&](std::string_view text) {
-    Matcher matcher(CompiledGrammar::Make(ToolCallGrammar(form, tools).value(), Bytes()).value());
-    return matcher.Accept(text) && matcher.CanEnd();
-  };
-  const std::string one = "<t>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</t>";
-  EXPECT_TRUE(read(one));
-  EXPECT_TRUE(read("<t>\n{\"name\": \"get_time\", \"arguments\": {}}\n</t>"));
-  EXPECT_TRUE(read("<t>\n{\"name\": \"add_all\", \"arguments\": {\"a\":null}}\n</t>"));
-  EXPECT_FALSE(read("<t>\n{\"name\": \"add_all\", \"arguments\": {\"a\":1}}\n</t>"));
-  EXPECT_FALSE(read("<t>\n{\"name\": \"sub\", \"arguments\": {}}\n</t>"));
-  EXPECT_FALSE(read(one + "\n" + one));
-  form.many = true;
-  EXPECT_TRUE(read(one + "\n" + one));
-  EXPECT_FALSE(ToolCallGrammar(form, {}).ok());
-  const std::vector<ToolCallChoice> bad = {{"f", {{"not", 1}}}};
-  EXPECT_TRUE(absl::StrContains(ToolCallGrammar(form, bad).status().message(), "tool f"));
-}
-
 TEST(JsonObjectGrammarTest, IsAnObject) {
   const auto compiled = CompiledGrammar::Make(JsonObjectGrammar(), Bytes()).value();
   Matcher matcher(compiled);

@@ -61,10 +61,12 @@ Parsed ParseAnyhow(const AnswerParserOptions& options, const std::string& text) 
   return whole;
 }
 
-AnswerParserOptions Tools(ToolFormat format) {
+// `source`: what the template says of the spelling.
+AnswerParserOptions Tools(ToolFormat format, std::string_view source = "") {
   AnswerParserOptions options;
   options.tools.emplace();
   options.tools->format = format;
+  options.tools->form = SpellingOf(format, source);
   options.tools->names = {"add", "get_time"};
   return options;
 }
@@ -108,7 +110,9 @@ TEST(ReasoningTest, CallsAfterThoughts) {
   options.split_reasoning = true;
   options.reasoning_open = true;
   EXPECT_EQ(
-      ParseAnyhow(options, "<tool_call>no</tool_call></think>\n<tool_call>{\"name\":\"add\"}</tool_call>"),
+      ParseAnyhow(
+          options,
+          "<tool_call>no</tool_call></think>\n<tool_call>{\"name\": \"add\", \"arguments\": {}}</tool_call>"),
       (Parsed{"<tool_call>no</tool_call>", "", {{"add", "{}"}}}));
 }
 
@@ -118,117 +122,107 @@ TEST(ToolCallTest, Hermes) {
                         "I'll add.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": "
                         "\"}{\\\"\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"get_time\", "
                         "\"arguments\": {}}\n</tool_call>\n"),
-            (Parsed{"", "I'll add.", {{"add", R"({"a":1,"b":"}{\""})"}, {"get_time", "{}"}}}));
-  EXPECT_EQ(ParseAnyhow(options, "<tool_call>{\"arguments\": {\"a\": []}, \"name\": \"add\"}"),
-            (Parsed{"", "", {{"add", R"({"a":[]})"}}}));
-  EXPECT_EQ(ParseAnyhow(options, "<tool_call>{\"name\": \"add\"}</tool_call> Done."),
-            (Parsed{"", " Done.", {{"add", "{}"}}}));
+            (Parsed{"", "I'll add.", {{"add", R"({"a": 1, "b": "}{\""})"}, {"get_time", "{}"}}}));
+  EXPECT_EQ(ParseAnyhow(options, "<tool_call>{\"name\": \"add\", \"arguments\":{\"a\": []}}"),
+            (Parsed{"", "", {{"add", R"({"a": []})"}}}));
+  EXPECT_EQ(ParseAnyhow(options, "<tool_call>{\"name\": \"add\", \"arguments\": {}}</tool_call> Done. "),
+            (Parsed{"", " Done. ", {{"add", "{}"}}}));
+  // Cut off by max_tokens, what has come is the call.
+  EXPECT_EQ(ParseAnyhow(options, "<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": \"x"),
+            (Parsed{"", "", {{"add", R"({"a": "x)"}}}));
+  EXPECT_EQ(ParseAnyhow(options, "<tool_call>{\"name\": \"add\", \"arguments\": {}}\n</tool"),
+            (Parsed{"", "", {{"add", "{}"}}}));
 }
 
-TEST(ToolCallTest, WhatIsNoCallIsText) {
+TEST(ToolCallTest, WhatDoesNotBeginAsACallIsText) {
   for (const std::string& text : std::vector<std::string>{
            "<tool_call>add(1, 2)</tool_call>",
            "<tool_call>{\"name\": \"subtract\", \"arguments\": {}}</tool_call>",
            "<tool_call>{\"name\": \"add\", \"arguments\": [1]}</tool_call>",
-           "<tool_call>{\"name\": \"add\", \"argu",
-           "<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": tru}}</tool_call>", "<tool_call>\n",
-           "a <tool_cal", "<tool_call>{\"name\": 1}</tool_call>", "<tool_call>[1]</tool_call>",
-           "  text with  space \n", "<function=add>x</function>",
-           "<tool_call>{\"name\": \"add\"} {\"name\": }"}) {
-    const Parsed parsed = ParseAnyhow(Tools(ToolFormat::kHermes), text);
-    if (text.find("\"add\"} {") != std::string::npos) {
-      EXPECT_EQ(parsed, (Parsed{"", " {\"name\": }", {{"add", "{}"}}}));
-    } else {
-      EXPECT_EQ(parsed, (Parsed{"", text, {}}));
-    }
+           "<tool_call>{\"name\": \"add\", \"argu", "<tool_call>\n", "a <tool_cal",
+           "<tool_call>{\"name\": 1}</tool_call>", "  text with  space \n", "<function=add>x</function>"}) {
+    EXPECT_EQ(ParseAnyhow(Tools(ToolFormat::kHermes), text), (Parsed{"", text, {}}));
   }
+  EXPECT_EQ(ParseAnyhow(Tools(ToolFormat::kHermes),
+                        "<tool_call> <tool_call>{\"name\": \"add\", \"arguments\": {}}</tool_call>"),
+            (Parsed{"", "<tool_call>", {{"add", "{}"}}}));
 }
 
 TEST(ToolCallTest, Llama) {
   const AnswerParserOptions options = Tools(ToolFormat::kLlama);
   EXPECT_EQ(ParseAnyhow(options, "\n{\"name\": \"add\", \"parameters\": {\"a\": \"1\"}}"),
-            (Parsed{"", "", {{"add", R"({"a":"1"})"}}}));
-  EXPECT_EQ(ParseAnyhow(options,
-                        "<|python_tag|>{\"name\": \"add\", \"parameters\": {}}; {\"name\": \"get_time\", "
-                        "\"parameters\": {}}"),
-            (Parsed{"", "", {{"add", "{}"}, {"get_time", "{}"}}}));
-  EXPECT_EQ(ParseAnyhow(options, "{\"answer\": 5}"), (Parsed{"", "{\"answer\": 5}", {}}));
-  EXPECT_EQ(ParseAnyhow(options, "Say {\"name\": \"add\", \"parameters\": {}}"),
-            (Parsed{"", "Say {\"name\": \"add\", \"parameters\": {}}", {}}));
+            (Parsed{"", "", {{"add", R"({"a": "1"})"}}}));
+  EXPECT_EQ(ParseAnyhow(options, "<|python_tag|>{\"name\": \"get_time\", \"parameters\": {}}"),
+            (Parsed{"", "", {{"get_time", "{}"}}}));
+  for (const std::string& text : std::vector<std::string>{
+           "{\"answer\": 5}", "{\"name\": \"Ada\", \"parameters\": {}}",
+           "Say {\"name\": \"add\", \"parameters\": {}}", "{\"name\": \"ad", "<|python", "{"}) {
+    EXPECT_EQ(ParseAnyhow(options, text), (Parsed{"", text, {}}));
+  }
 }
 
 TEST(ToolCallTest, Mistral) {
-  const AnswerParserOptions options = Tools(ToolFormat::kMistral);
-  EXPECT_EQ(ParseAnyhow(options,
+  EXPECT_EQ(ParseAnyhow(Tools(ToolFormat::kMistral),
                         "[TOOL_CALLS] [{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": "
                         "\"get_time\", \"arguments\": {}}]"),
-            (Parsed{"", "", {{"add", R"({"a":1})"}, {"get_time", "{}"}}}));
-  EXPECT_EQ(ParseAnyhow(options, "[TOOL_CALLS]add[ARGS]{\"a\": 1}[TOOL_CALLS]get_time{}"),
-            (Parsed{"", "", {{"add", R"({"a":1})"}, {"get_time", "{}"}}}));
-  EXPECT_EQ(ParseAnyhow(options, "[TOOL_CALLS][]"), (Parsed{"", "[TOOL_CALLS][]", {}}));
+            (Parsed{"", "", {{"add", R"({"a": 1})"}, {"get_time", "{}"}}}));
+  EXPECT_EQ(ParseAnyhow(Tools(ToolFormat::kMistral), "[TOOL_CALLS][]"), (Parsed{"", "[TOOL_CALLS][]", {}}));
+  const AnswerParserOptions options = Tools(ToolFormat::kMistral, "[ARGS]");
+  EXPECT_EQ(ParseAnyhow(options, "So. [TOOL_CALLS]add[ARGS]{\"a\": 1}[TOOL_CALLS]get_time[ARGS]{}"),
+            (Parsed{"", "So.", {{"add", R"({"a": 1})"}, {"get_time", "{}"}}}));
   AnswerParser parser(options);
-  const AnswerParser::Output out = parser.Push("[TOOL_CALLS]add[ARGS]{}");
-  ASSERT_EQ(out.tool_calls.size(), 1u);
+  const AnswerParser::Output out = parser.Push("[TOOL_CALLS]add[ARGS]{");
+  ASSERT_EQ(out.tool_calls.size(), 2u);
   EXPECT_EQ(out.tool_calls[0].id.size(), 9u);
 }
 
 TEST(ToolCallTest, DeepSeek) {
-  const AnswerParserOptions options = Tools(ToolFormat::kDeepSeek);
   EXPECT_EQ(
-      ParseAnyhow(options,
+      ParseAnyhow(Tools(ToolFormat::kDeepSeek, "```json"),
                   "Well.\n\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n"
                   "{\"a\": 1}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>"
                   "get_time\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
-      (Parsed{"", "Well.", {{"add", R"({"a":1})"}, {"get_time", "{}"}}}));
+      (Parsed{"", "Well.", {{"add", R"({"a": 1})"}, {"get_time", "{}"}}}));
   EXPECT_EQ(
-      ParseAnyhow(options,
+      ParseAnyhow(Tools(ToolFormat::kDeepSeek),
                   "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\": 1}<｜tool▁call▁end｜>"
                   "<｜tool▁call▁begin｜>get_time<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
-      (Parsed{"", "", {{"add", R"({"a":1})"}, {"get_time", "{}"}}}));
+      (Parsed{"", "", {{"add", R"({"a": 1})"}, {"get_time", "{}"}}}));
 }
 
-TEST(ToolCallTest, OneCallAtMost) {
-  AnswerParserOptions options = Tools(ToolFormat::kHermes);
-  options.tools->parallel = false;
-  EXPECT_EQ(
-      ParseAnyhow(options,
-                  "<tool_call>{\"name\": \"add\"}</tool_call><tool_call>{\"name\": \"add\"}</tool_call>"),
-      (Parsed{"", "", {{"add", "{}"}}}));
-}
-
-// Where a grammar holds the model to a call, its arguments come as they are written.
-TEST(ToolCallTest, TrustedCallsAreStreamed) {
-  AnswerParserOptions options = Tools(ToolFormat::kHermes);
-  options.tools->trusted = true;
-  options.tools->in_call = true;
-  const std::string text =
-      "\n{\"name\": \"add\", \"arguments\": {\"a\": \"x}\\\"\", \"b\": "
-      "[1]}}\n</tool_call>\n<tool_call>\n{\"name\": "
-      "\"get_time\", \"arguments\": {}}\n</tool_call>";
-  EXPECT_EQ(ParseAnyhow(options, text),
-            (Parsed{"", "", {{"add", R"({"a": "x}\"", "b": [1]})"}, {"get_time", "{}"}}}));
-  AnswerParser parser(options);
-  parser.Push("\n{\"name\": \"add\", \"arguments\": {\"a\"");
-  const AnswerParser::Output out = parser.Push(": \"half");
+// As OpenAI streams them: name and id first, then the arguments as they are written, and text at once.
+TEST(ToolCallTest, CallsAreStreamed) {
+  AnswerParser parser(Tools(ToolFormat::kHermes));
+  EXPECT_EQ(parser.Push("I add <b").text, "I add <b");
+  EXPECT_EQ(parser.Push(" <tool").text, "");
+  EXPECT_EQ(parser.Push("box>").text, " <toolbox>");
+  EXPECT_TRUE(parser.Push("\n<tool_call>\n{\"name\": \"add\", ").tool_calls.empty());
+  AnswerParser::Output out = parser.Push("\"arguments\": {\"a\"");
+  EXPECT_EQ(out.text, "");
+  ASSERT_EQ(out.tool_calls.size(), 2u);
+  EXPECT_EQ(out.tool_calls[0].name, "add");
+  EXPECT_EQ(out.tool_calls[0].arguments, "");
+  EXPECT_EQ(out.tool_calls[1].id, "");
+  EXPECT_EQ(out.tool_calls[1].arguments, "{\"a\"");
+  out = parser.Push(": \"half");
   ASSERT_EQ(out.tool_calls.size(), 1u);
   EXPECT_EQ(out.tool_calls[0].arguments, ": \"half");
-  EXPECT_EQ(out.tool_calls[0].name, "");
-  EXPECT_TRUE(parser.Finish().text.empty());  // cut off by max_tokens: what has come is the call
+  EXPECT_TRUE(parser.called_tools());
 }
 
-TEST(ToolCallTest, TrustedFormats) {
+TEST(ToolCallTest, ACallThatBeganInThePrompt) {
   const struct {
-    ToolFormat format;
+    AnswerParserOptions options;
     const char* text;
-  } cases[] = {{ToolFormat::kLlama, R"({"name": "add", "parameters": {"a": 1}})"},
-               {ToolFormat::kMistral, R"([{"name": "add", "arguments": {"a": 1}}])"},
-               {ToolFormat::kMistral, R"(add[ARGS]{"a": 1})"},
-               {ToolFormat::kDeepSeek,
+  } cases[] = {{Tools(ToolFormat::kLlama), R"({"name": "add", "parameters": {"a": 1}})"},
+               {Tools(ToolFormat::kHermes), "\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>"},
+               {Tools(ToolFormat::kMistral), R"([{"name": "add", "arguments": {"a": 1}}])"},
+               {Tools(ToolFormat::kMistral, "[ARGS]"), R"(add[ARGS]{"a": 1})"},
+               {Tools(ToolFormat::kDeepSeek, "```json"),
                 "<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": 1}\n```"
-                "<｜tool▁call▁end｜>"}};
+                "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"}};
   for (const auto& c : cases) {
-    AnswerParserOptions options = Tools(c.format);
-    options.tools->trusted = true;
+    AnswerParserOptions options = c.options;
     options.tools->in_call = true;
     EXPECT_EQ(ParseAnyhow(options, c.text), (Parsed{"", "", {{"add", R"({"a": 1})"}}})) << c.text;
   }

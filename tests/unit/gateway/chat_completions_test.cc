@@ -283,7 +283,7 @@ HttpGatewayOptions Roomy() {
 // The template of the test knows no tools: they are told of in a system message.
 TEST(ChatCompletionsTest, CallsOfTools) {
   HttpGateway gateway(Roomy());
-  gateway.Answer({"Well. <tool_call>{\"name\": \"add\",", " \"arguments\": {\"a\": 1}}</tool_call>"});
+  gateway.Answer({"Well. <tool_call>{\"name\": \"add\",", " \"arguments\": {\"a\"", ": 1}}</tool_call>"});
   HttpClient client(gateway.port());
   const auto response = client.Call("POST", kPath, Chat({{"tools", Tools()}}).dump());
   ASSERT_EQ(response.status, 200) << response.body;
@@ -294,7 +294,7 @@ TEST(ChatCompletionsTest, CallsOfTools) {
   const json call = choice["message"]["tool_calls"][0];
   EXPECT_THAT(call["id"].get<std::string>(), StartsWith("call_"));
   EXPECT_EQ(call["type"], "function");
-  EXPECT_EQ(call["function"], json({{"name", "add"}, {"arguments", "{\"a\":1}"}}));
+  EXPECT_EQ(call["function"], json({{"name", "add"}, {"arguments", "{\"a\": 1}"}}));
   const std::vector<int32_t>& ids = gateway.trunk.WaitCall(0)->request().prompt;
   const std::string prompt(ids.begin() + 1, ids.end());
   EXPECT_THAT(prompt, StartsWith("system:You can call functions."));
@@ -302,17 +302,65 @@ TEST(ChatCompletionsTest, CallsOfTools) {
 
   // Streamed, the first delta of a call has its id and name.
   json streaming = Chat({{"tools", Tools()}, {"stream", true}});
-  json first;
+  json deltas = json::array();
   std::string reason;
   for (const std::string& line : DataLines(client.Call("POST", kPath, streaming.dump()).body)) {
     if (line == "[DONE]") continue;
     const json piece = json::parse(line)["choices"][0];
-    if (piece["delta"].contains("tool_calls") && first.is_null()) first = piece["delta"]["tool_calls"][0];
+    if (piece["delta"].contains("tool_calls")) deltas.push_back(piece["delta"]["tool_calls"][0]);
     if (!piece["finish_reason"].is_null()) reason = piece["finish_reason"];
   }
-  EXPECT_EQ(first["index"], 0);
-  EXPECT_EQ(first["function"]["name"], "add");
+  ASSERT_EQ(deltas.size(), 3u);
+  EXPECT_THAT(deltas[0]["id"].get<std::string>(), StartsWith("call_"));
+  deltas[0].erase("id");
+  EXPECT_EQ(deltas[0],
+            json({{"index", 0}, {"type", "function"}, {"function", {{"name", "add"}, {"arguments", ""}}}}));
+  EXPECT_EQ(deltas[1], json({{"index", 0}, {"function", {{"arguments", "{\"a\""}}}}));
+  EXPECT_EQ(deltas[2], json({{"index", 0}, {"function", {{"arguments", ": 1}"}}}}));
   EXPECT_EQ(reason, "tool_calls");
+}
+
+// The answer is free until a call begins, and a schema that no grammar can hold to is not held to.
+TEST(ChatCompletionsTest, CallsAreHeldToTheirSchemaFromTheMarkerOn) {
+  HttpGateway gateway(Roomy());
+  gateway.Answer({"x"});
+  HttpClient client(gateway.port());
+  json body = Chat({{"tools", Tools()}});
+  ASSERT_EQ(client.Call("POST", kPath, body.dump()).status, 200);
+  const Constraint& constraint = gateway.trunk.WaitCall(0)->request().constraint;
+  EXPECT_EQ(constraint.begin_after, "<tool_call>");
+  EXPECT_TRUE(constraint.may_end_free);
+  EXPECT_EQ(constraint.thought_end, "");
+  EXPECT_THAT(constraint.grammar, HasSubstr("add"));
+  json& function = body["tools"][0]["function"];
+  function["parameters"]["not"] = json::object();
+  ASSERT_EQ(client.Call("POST", kPath, body.dump()).status, 200);
+  function["strict"] = true;
+  const auto response = client.Call("POST", kPath, body.dump());
+  EXPECT_EQ(response.status, 400);
+  EXPECT_EQ(response.Json()["error"]["param"], "tools");
+}
+
+TEST(ChatCompletionsTest, ResponseFormatBesideTools) {
+  HttpGateway gateway(Roomy());
+  gateway.Answer({"{\"b\": 1}"});
+  HttpClient client(gateway.port());
+  const json format = json::parse(R"({"type": "json_schema", "json_schema": {"name": "n", "schema":
+      {"type": "object", "properties": {"schema_name": {"type": "integer"}}}}})");
+  json body = Chat({{"tools", Tools()}, {"response_format", format}});
+  const json choice = client.Call("POST", kPath, body.dump()).Json()["choices"][0];
+  EXPECT_EQ(choice["message"]["content"], "{\"b\": 1}");
+  EXPECT_EQ(choice["finish_reason"], "stop");
+  const Constraint& constraint = gateway.trunk.WaitCall(0)->request().constraint;
+  EXPECT_EQ(constraint.begin_after, "");
+  EXPECT_FALSE(constraint.may_end_free);
+  EXPECT_THAT(constraint.grammar, HasSubstr("@\"<tool_call>\""));
+  EXPECT_THAT(constraint.grammar, HasSubstr("schema_name"));
+  body["response_format"]["json_schema"]["schema"] = {{"not", 1}};
+  EXPECT_EQ(client.Call("POST", kPath, body.dump()).Json()["error"]["param"], "response_format");
+  body.erase("response_format");
+  body["grammar"] = "root ::= \"a\"";
+  EXPECT_EQ(client.Call("POST", kPath, body.dump()).Json()["error"]["param"], "grammar");
 }
 
 TEST(ChatCompletionsTest, AForcedCallBeginsInThePrompt) {
