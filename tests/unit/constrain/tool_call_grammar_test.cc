@@ -89,7 +89,7 @@ TEST(ToolCallGrammarTest, IsACallOrAnyText) {
   ToolCallText wanted;
   wanted.begins_with_marker = true;
   wanted.or_any_text = true;
-  for (const std::string text :
+  for (const std::string& text :
        {std::string(kOne), std::string("<t>") + kOne, std::string("\n") + kOne, std::string(""),
         std::string(" \n\n  Well. ") + kOne, std::string("{\"name\": \"ad"),
         std::string("{\"name\": \"sub\", \"arguments\": {}}"), std::string("{\"answer\": é}"),

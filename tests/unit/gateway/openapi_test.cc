@@ -1,5 +1,6 @@
 #include "gateway/http/openapi.h"
 
+#include <limits>
 #include <set>
 
 #include "gateway/openai/chat_request.h"
@@ -68,6 +69,78 @@ TEST(OpenApiTest, HasTheFieldsThatTheParsersKnow) {
                {"TokensToDetokenize", TokensToDetokenizeFieldNames()}};
   for (const auto& c : cases) {
     EXPECT_EQ(Keys(File()["components"]["schemas"][c.schema]["properties"]), Set(c.names)) << c.schema;
+  }
+}
+
+struct Body {
+  const char* path;
+  const char* schema;
+  json smallest;
+};
+
+const std::vector<Body>& Bodies() {
+  static const auto* const bodies = new std::vector<Body>{
+      {"/v1/chat/completions", "ChatRequest", {{"messages", {{{"role", "user"}, {"content", "hi"}}}}}},
+      {"/v1/completions", "CompletionsRequest", {{"prompt", "hi"}}},
+      {"/infer", "InferRequest", {{"prompt", "hi"}}}};
+  return *bodies;
+}
+
+// Values beside the ranges of a property.
+std::vector<json> Outside(const json& property) {
+  std::vector<json> values;
+  const bool integer = property.value("type", "") == "integer";
+  if (property.contains("minimum")) {
+    values.push_back(integer ? json(property["minimum"].get<int64_t>() - 1)
+                             : json(property["minimum"].get<double>() - 0.25));
+  }
+  if (property.contains("exclusiveMinimum")) values.push_back(property["exclusiveMinimum"]);
+  if (property.contains("maximum") && property["maximum"] != std::numeric_limits<uint64_t>::max()) {
+    values.push_back(integer ? json(property["maximum"].get<uint64_t>() + 1)
+                             : json(property["maximum"].get<double>() + 0.25));
+  }
+  return values;
+}
+
+TEST(OpenApiTest, HasTheRangesOfNumbers) {
+  HttpGateway gateway;
+  gateway.Answer({"x"});
+  HttpClient client(gateway.port());
+  int checked = 0;
+  for (const Body& body : Bodies()) {
+    for (const auto& [name, property] : File()["components"]["schemas"][body.schema]["properties"].items()) {
+      for (const json& value : Outside(property)) {
+        json request = body.smallest;
+        request[name] = value;
+        const auto response = client.Call("POST", body.path, request.dump());
+        ASSERT_EQ(response.status, 400) << body.schema << " " << name << " " << value;
+        EXPECT_EQ(response.Json()["error"]["param"], name) << response.body;
+        ++checked;
+      }
+      for (const char* bound : {"minimum", "maximum"}) {
+        if (!property.contains(bound)) continue;
+        json request = body.smallest;
+        request[name] = property[bound];
+        const auto response = client.Call("POST", body.path, request.dump());
+        EXPECT_THAT(response.body, testing::Not(testing::HasSubstr(", not in "))) << name << " " << bound;
+      }
+    }
+  }
+  EXPECT_GT(checked, 50);
+}
+
+TEST(OpenApiTest, HasTheFieldsThatAreNeeded) {
+  HttpGateway gateway;
+  HttpClient client(gateway.port());
+  for (const Body& body : Bodies()) {
+    const json needed = File()["components"]["schemas"][body.schema].value("required", json::array());
+    for (const json& name : needed) {
+      json request = body.smallest;
+      request.erase(name.get<std::string>());
+      const auto response = client.Call("POST", body.path, request.dump());
+      EXPECT_EQ(response.status, 400);
+      EXPECT_EQ(response.Json()["error"]["param"], name);
+    }
   }
 }
 
