@@ -220,7 +220,7 @@ void InferCallImpl::AddText(Answer* answer, const std::string& text, InferEvent*
   AnswerParser::Output out = answer->parser->Push(text);
   event->reasoning += out.reasoning;
   event->text += out.text;
-  for (ToolCallDelta& call : out.tool_calls) event->tool_calls.push_back(std::move(call));
+  AppendDeltas(std::move(out.tool_calls), &event->tool_calls);
 }
 
 void InferCallImpl::FlushText(Answer* answer, InferEvent* event) {
@@ -229,7 +229,7 @@ void InferCallImpl::FlushText(Answer* answer, InferEvent* event) {
   AnswerParser::Output out = answer->parser->Finish();
   event->reasoning += out.reasoning;
   event->text += out.text;
-  for (ToolCallDelta& call : out.tool_calls) event->tool_calls.push_back(std::move(call));
+  AppendDeltas(std::move(out.tool_calls), &event->tool_calls);
 }
 
 void InferCallImpl::ShowPrompt(Answer* answer, const SequenceUpdate& update, InferEvent* event) {

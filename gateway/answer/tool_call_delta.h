@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace moepool {
 
@@ -12,5 +14,17 @@ struct ToolCallDelta {
   std::string name;
   std::string arguments;  // more of the JSON text
 };
+
+// Adds deltas to those before them; pieces of one call's arguments become one.
+inline void AppendDeltas(std::vector<ToolCallDelta> deltas, std::vector<ToolCallDelta>* to) {
+  for (ToolCallDelta& delta : deltas) {
+    const bool goes_on = !to->empty() && to->back().id.empty() && delta.id.empty();
+    if (goes_on && to->back().index == delta.index) {
+      to->back().arguments += delta.arguments;
+    } else {
+      to->push_back(std::move(delta));
+    }
+  }
+}
 
 }  // namespace moepool

@@ -85,17 +85,6 @@ TEST(ReadOpenInferRequestTest, SamplingParametersHoldWhatParametersCannot) {
   EXPECT_EQ(Refusal(proto), "stop is given twice");
 }
 
-TEST(ReadOpenInferRequestTest, ParametersAreBounded) {
-  ModelInferRequest proto = Hi();
-  for (int i = 0; i < 129; ++i) (*proto.mutable_parameters())["k" + std::to_string(i)].set_int64_param(1);
-  EXPECT_EQ(Refusal(proto), "there are 129 parameters, more than 128");
-  proto = Hi();
-  nlohmann::json many;
-  for (int i = 0; i < 129; ++i) many["k" + std::to_string(i)] = i;
-  AddInput(&proto, "sampling_parameters", "BYTES")->mutable_contents()->add_bytes_contents(many.dump());
-  EXPECT_EQ(Refusal(proto), "sampling_parameters has 129 fields, more than 128");
-}
-
 TEST(ReadOpenInferRequestTest, RawContents) {
   ModelInferRequest proto;
   AddInput(&proto, "stream", "BOOL");
