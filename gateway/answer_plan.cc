@@ -183,6 +183,7 @@ absl::Status PlanChat(const ServedModel& model, const InferRequest& request,
     }
     MOEPOOL_ASSIGN_OR_RETURN(plan->reasoning.end_ids,
                              Encode(model, absl::StrCat("\n", std::string(kThinkEnd), "\n\n")));
+    MOEPOOL_ASSIGN_OR_RETURN(plan->reasoning.close_ids, Encode(model, kThinkEnd));
   }
   MOEPOOL_ASSIGN_OR_RETURN(plan->prompt, EncodeText(model, prompt, /*parse_special=*/true));
   return absl::OkStatus();
