@@ -341,6 +341,25 @@ TEST(ChatCompletionsTest, CallsAreHeldToTheirSchemaFromTheMarkerOn) {
   EXPECT_EQ(response.Json()["error"]["param"], "tools");
 }
 
+// Of a model that thinks, what it thinks has no calls.
+TEST(ChatCompletionsTest, CallsOfAModelThatThinks) {
+  HttpGatewayOptions options = Roomy();
+  options.model.tokenizer.chat_template = "<think>";
+  HttpGateway gateway(options);
+  gateway.Answer({"<think>a <tool_call></think>b"});
+  HttpClient client(gateway.port());
+  const json body = Chat({{"tools", Tools()}, {"max_reasoning_tokens", 9}});
+  const json message = client.Call("POST", kPath, body.dump()).Json()["choices"][0]["message"];
+  EXPECT_EQ(message["reasoning_content"], "a <tool_call>");
+  EXPECT_EQ(message["content"], "b");
+  const SequenceRequest& request = gateway.trunk.WaitCall(0)->request();
+  EXPECT_EQ(request.constraint.begin_after, "<tool_call>");
+  EXPECT_EQ(request.constraint.thought_start, "<think>");
+  EXPECT_EQ(request.constraint.thought_end, "</think>");
+  EXPECT_EQ(request.reasoning.start_ids, Ids("<think>"));
+  EXPECT_EQ(request.reasoning.close_ids, Ids("</think>"));
+}
+
 TEST(ChatCompletionsTest, ResponseFormatBesideTools) {
   HttpGateway gateway(Roomy());
   gateway.Answer({"{\"b\": 1}"});
