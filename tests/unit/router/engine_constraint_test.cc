@@ -227,7 +227,7 @@ TEST_F(EngineConstraintTest, BiasChoosesAmongWhatIsAllowed) {
 TEST_F(EngineConstraintTest, FewCompiledOnesAreKept) {
   StartModel();
   const auto start = [](Constraints* constraints, int number) {
-    const Constraint constraint = {StrCat("root ::= \"", number, "\" [a-z]*"), "", false};
+    const Constraint constraint = {StrCat("root ::= \"", number, "\" [a-z]*"), "", false, "", ""};
     EXPECT_TRUE(constraints->Start(constraint).ok());
   };
   Constraints few(source_, 3);
