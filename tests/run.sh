@@ -11,7 +11,8 @@ usage: tests/run.sh [--fast] [--nightly]
 
   --fast     without AddressSanitizer and clang-tidy
   --nightly  the tests labelled nightly too (published vocabularies and templates, a real model, an hour's soak), the
-             core under ThreadSanitizer, and the fuzz targets for ten minutes each: four hours
+             core under ThreadSanitizer, the image, compose and the package in a Debian of their own, and the fuzz
+             targets for ten minutes each: five hours
 TEXT
 }
 
