@@ -189,7 +189,7 @@ class OpenAiTest(E2eTest):
     def test_tools_that_must_be_called(self):
         for choice, names in (("required", {"weather", "clock"}),
                               ({"type": "function", "function": {"name": "clock"}}, {"clock"})):
-            made = self.chat(tools=[WEATHER, CLOCK], tool_choice=choice, temperature=1, seed=8, max_tokens=200)
+            made = self.chat(tools=[WEATHER, CLOCK], tool_choice=choice, temperature=1, seed=8, max_tokens=2000)
             self.assertEqual(made.choices[0].finish_reason, "tool_calls")
             calls = made.choices[0].message.tool_calls
             self.assertGreaterEqual(len(calls), 1)
@@ -201,7 +201,7 @@ class OpenAiTest(E2eTest):
             # What comes in pieces is the same call.
             pieces = {}
             finish = None
-            for chunk in self.chat(tools=[WEATHER, CLOCK], tool_choice=choice, temperature=1, seed=8, max_tokens=200,
+            for chunk in self.chat(tools=[WEATHER, CLOCK], tool_choice=choice, temperature=1, seed=8, max_tokens=2000,
                                    stream=True):
                 finish = chunk.choices[0].finish_reason or finish
                 for delta in chunk.choices[0].delta.tool_calls or []:
