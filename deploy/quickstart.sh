@@ -10,6 +10,7 @@ usage: deploy/quickstart.sh [options] [PROMPT]
 
   --workers N              expert workers to start (2)
   --model FILE             GGUF file to serve (SmolLM2-135M-Instruct, fetched once)
+  --model-name NAME        what clients call it (the name in the file)
   --transport auto|shm|grpc
                            how activations travel between router and workers (auto: shared memory on one host)
   --http-address ADDRESS   of the gateway, for curl (127.0.0.1:8000)
@@ -42,7 +43,7 @@ while (($#)); do
   option=$1
   shift
   case "$option" in
-    --workers | --model | --transport | --*-address)
+    --workers | --model | --model-name | --transport | --*-address)
       (($#)) || usage_error "$option needs a value"
       value=$1
       shift
@@ -55,6 +56,7 @@ while (($#)); do
       [[ -f $value ]] || fail "--model $value: no such file"
       model=$(realpath -- "$value")
       ;;
+    --model-name) model_name=$value ;;
     --transport)
       [[ $value =~ ^(auto|shm|grpc)$ ]] || usage_error "--transport is '$value', expected auto, shm or grpc"
       transport=$value
@@ -103,7 +105,7 @@ require_free_port() {  # FLAG ADDRESS
 # What the running cluster was started with; the binaries count, so that a rebuilt one replaces what runs.
 cluster_key() {
   local programs=("$bin"/moepool-gateway "$bin"/moepool-router "$bin"/moepool-expert-worker)
-  printf '%s\n' "$workers" "$model" "$transport" "$http_address" "$grpc_address" "$router_address" "$metrics_address"
+  printf '%s\n' "$workers" "$model" "$model_name" "$transport" "$http_address" "$grpc_address" "$router_address" "$metrics_address"
   stat -L -c '%n %s %Y' -- "$model" "${programs[@]}"
 }
 
@@ -169,7 +171,7 @@ esac
 build
 if [[ -z $model ]]; then
   model=$("$root/deploy/fetch_model.sh")
-  model_name=SmolLM2-135M-Instruct  # the name in the file is another
+  model_name=${model_name:-SmolLM2-135M-Instruct}  # the name in the file is another
 fi
 
 if all_processes_alive && [[ -f $run/cluster && $(< "$run/cluster") == "$(cluster_key)" ]]; then
@@ -179,7 +181,7 @@ else
   # A half-started cluster is not left behind.
   trap stop_processes EXIT
   echo "$router_address" > "$run/router_address"
-  run_in_session "${BASH_SOURCE[0]}" --start --workers "$workers" --model "$model" --transport "$transport" \
+  run_in_session "${BASH_SOURCE[0]}" --start --workers "$workers" --model "$model" --model-name "$model_name" --transport "$transport" \
     --http-address "$http_address" --grpc-address "$grpc_address" --router-address "$router_address" \
     --metrics-address "$metrics_address"
   trap - EXIT

@@ -92,7 +92,10 @@ class QuickstartTest(E2eTest):
         self.assertIn("using the cluster that is running", again.stderr)
         self.assertEqual(self.pids(), pids)
 
-        more = self.ask("--workers", "3")
+        more = self.ask("--workers", "3", "--model-name", "my-moe")
+        address = self.options[self.options.index("--http-address") + 1]
+        models = cluster.Client(address, None).get("/v1/models").json()["data"]
+        self.assertEqual([model["id"] for model in models], ["my-moe"])
         self.assertEqual(more.stdout, first.stdout)
         self.assertFalse(set(pids.values()) & self.running())
         pids = self.pids()
