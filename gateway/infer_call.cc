@@ -116,7 +116,8 @@ absl::Status InferCallImpl::TakeTokens(SequenceRequest* sequence) {
   const int64_t most = inference_->admission_.max_tokens();
   if (request_.max_tokens == kLengthOfContext && most > 0) {
     const int64_t each = (most - usage_.prompt_tokens) / request_.n;
-    sequence->max_tokens = static_cast<int32_t>(std::clamp<int64_t>(each, 1, sequence->max_tokens));
+    sequence->max_tokens =
+        static_cast<int32_t>(std::min<int64_t>(std::max<int64_t>(each, 1), sequence->max_tokens));
   }
   return ticket_->TakeTokens(usage_.prompt_tokens + int64_t{request_.n} * sequence->max_tokens);
 }

@@ -254,7 +254,7 @@ TEST_F(GatewayServerTest, GivesUpWhoeverDoesNotRead) {
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
-TEST_F(GatewayServerTest, WhatGathersComesInMessagesThatClientsTake) {
+TEST_F(GatewayServerTest, WhatGathersBehindASlowReaderIsWhole) {
   // The first message is read late; the rest of an answer of about 700 KiB gathers behind it meanwhile.
   std::string text;
   for (int i = 0; i < 140 << 10; ++i) text += static_cast<char>('a' + i % 26);
