@@ -132,10 +132,8 @@ void HttpSession::OnReadAhead(ErrorCode error, size_t bytes) {
   reading_ahead_ = false;
   const bool resume = std::exchange(resume_, false);
   if (state_ == State::kClosed) return;
-  if (error && !(resume && error == asio::error::operation_aborted)) {
-    Close();  // also where the client merely ended its side: what it asked for is given up
-    return;
-  }
+  if (error == asio::error::eof && state_ == State::kAnswering) return OnClientEnd();
+  if (error && !(resume && error == asio::error::operation_aborted)) return Close();
   buffer_.commit(bytes);
   switch (state_) {
     case State::kIdle:
@@ -151,6 +149,15 @@ void HttpSession::OnReadAhead(ErrorCode error, size_t bytes) {
     default:
       break;
   }
+}
+
+// A client that leaves and one that merely ends its sending side look the same until something is written to
+// it. As nginx, Go's net/http and llama-server have it, both count as leaving: what would be made for it is
+// cancelled. What the handler answers in spite of that, and what is made already, goes out.
+void HttpSession::OnClientEnd() {
+  client_ended_ = true;
+  keep_alive_ = false;
+  if (!answered_ && on_disconnect_ != nullptr) std::exchange(on_disconnect_, nullptr)();
 }
 
 void HttpSession::BeginRequest() {
@@ -309,11 +316,9 @@ void HttpSession::EndStream(uint64_t serial) {
 }
 
 void HttpSession::OnDisconnect(uint64_t serial, std::function<void()> callback) {
-  if (IsCurrent(serial)) {
-    on_disconnect_ = std::move(callback);
-  } else if (serial == serial_ && !answered_) {
-    callback();
-  }
+  if (serial != serial_ || answered_) return;
+  if (client_ended_ || state_ != State::kAnswering) return callback();
+  on_disconnect_ = std::move(callback);
 }
 
 void HttpSession::Abandon(uint64_t serial) {

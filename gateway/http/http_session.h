@@ -55,6 +55,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   void ReadAhead();
   void OnReadAhead(ErrorCode error, size_t bytes);
+  void OnClientEnd();
   void BeginRequest();
   void OnHeader(ErrorCode error);
   void ReadBody();
@@ -85,8 +86,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::optional<HttpParser> parser_;
   State state_ = State::kIdle;
   bool reading_ahead_ = false;
-  bool resume_ = false;     // the read ahead was cancelled to take up what it had read
-  bool timed_out_ = false;  // of reading
+  bool resume_ = false;        // the read ahead was cancelled to take up what it had read
+  bool timed_out_ = false;     // of reading
+  bool client_ended_ = false;  // it sends nothing more
   bool keep_alive_ = false;
   bool head_only_ = false;
   bool http_1_0_ = false;

@@ -200,17 +200,22 @@ class HttpClient {
     }
     return text;
   }
-  // Reads `bytes` and throws them away; false where the connection ends first.
-  bool Skip(size_t bytes) {
-    std::string piece(bytes, 0);
+  // So many bytes; fewer where the connection ends first.
+  std::string ReadBytes(size_t bytes) {
+    std::string text(bytes, 0);
     boost::system::error_code error;
-    return boost::asio::read(socket_, boost::asio::buffer(piece), error) == bytes;
+    text.resize(boost::asio::read(socket_, boost::asio::buffer(text), error));
+    return text;
   }
+  // Reads `bytes` and throws them away; false where the connection ends first.
+  bool Skip(size_t bytes) { return ReadBytes(bytes).size() == bytes; }
   bool AtEnd() {
     char c;
     boost::system::error_code error;
     return boost::asio::read(socket_, boost::asio::buffer(&c, 1), error) == 0;
   }
+  // Nothing more will be sent; what comes can still be read.
+  void EndSending() { socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_send); }
   void Close() { socket_.close(); }
 
  private:

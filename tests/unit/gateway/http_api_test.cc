@@ -195,6 +195,24 @@ TEST(HttpApiTest, ClientThatLeavesCancels) {
   }
 }
 
+// A client that ends its sending side alone gets to read why.
+TEST(HttpApiTest, ClientThatEndsItsSideCancels) {
+  HttpGateway gateway;
+  for (const bool stream : {true, false}) {
+    HttpClient client(gateway.port());
+    client.Send("POST", "/infer", json({{"prompt", "hi"}, {"stream", stream}}).dump());
+    const auto call = gateway.trunk.WaitCall(stream ? 0 : 1);
+    call->SendIds({'a'});
+    if (stream) client.ReadUntil("data: ");
+    client.EndSending();
+    call->WaitCancelled();
+    const std::string rest = client.ReadUntil("never");
+    EXPECT_THAT(rest, HasSubstr(R"("code":"cancelled")"));
+    if (!stream) EXPECT_THAT(rest, testing::StartsWith("HTTP/1.1 499 "));
+    EXPECT_THAT(rest, Not(HasSubstr("[DONE]")));
+  }
+}
+
 TEST(HttpApiTest, SilentStreamSendsComments) {
   HttpGatewayOptions options;
   options.api.keepalive_interval = absl::Milliseconds(5);

@@ -1,60 +1,11 @@
 #include "gateway/http/http_server.h"
 
-#include <algorithm>
-#include <thread>
-
-#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/gateway/gateway_testing.h"
+#include "tests/unit/gateway/http_server_testing.h"
 
 namespace moepool {
 namespace {
-
-HttpServerOptions Loopback() {
-  HttpServerOptions options;
-  options.address = {"127.0.0.1", 0};
-  return options;
-}
-
-void Echo(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  HttpResponse response;
-  response.body = request.method + " " + request.path + "?" + request.query + " " + request.body;
-  responder->Send(std::move(response));
-}
-
-HttpResponse Text(std::string body) {
-  HttpResponse response;
-  response.body = std::move(body);
-  return response;
-}
-
-std::unique_ptr<HttpServer> StartServer(const HttpServerOptions& options, HttpHandler handler) {
-  auto server = HttpServer::Start(options, std::move(handler), OpenAiErrorBody);
-  MOEPOOL_CHECK(server.ok());
-  return *std::move(server);
-}
-
-// The answers of requests, kept for the test to give.
-class Held {
- public:
-  HttpHandler Handler() {
-    return [this](HttpRequest, std::shared_ptr<HttpResponder> responder) {
-      MutexLock lock(&mutex_);
-      responder_ = std::move(responder);
-      changed_.NotifyAll();
-    };
-  }
-  std::shared_ptr<HttpResponder> Take() {
-    MutexLock lock(&mutex_);
-    while (responder_ == nullptr) changed_.Wait(&mutex_);
-    return std::move(responder_);
-  }
-
- private:
-  Mutex mutex_;
-  CondVar changed_;
-  std::shared_ptr<HttpResponder> responder_ GUARDED_BY(mutex_);
-};
 
 TEST(HttpServerTest, SeveralRequestsOnOneConnection) {
   const auto server = StartServer(Loopback(), Echo);
@@ -158,130 +109,6 @@ TEST(HttpServerTest, ExpectContinue) {
   EXPECT_EQ(client.Read().body, "POST /? ab");
 }
 
-TEST(HttpServerTest, SlowHeaderTimesOut) {
-  HttpServerOptions options = Loopback();
-  options.header_timeout = absl::Milliseconds(50);
-  const auto server = StartServer(options, Echo);
-  HttpClient client(server->address().port);
-  client.SendRaw("GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ");
-  EXPECT_EQ(client.Read().status, 408);
-  EXPECT_TRUE(client.AtEnd());
-}
-
-TEST(HttpServerTest, SlowBodyTimesOut) {
-  HttpServerOptions options = Loopback();
-  options.body_timeout = absl::Milliseconds(50);
-  const auto server = StartServer(options, Echo);
-  HttpClient client(server->address().port);
-  client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
-  EXPECT_EQ(client.Read().status, 408);
-}
-
-TEST(HttpServerTest, IdleConnectionIsClosed) {
-  HttpServerOptions options = Loopback();
-  options.idle_timeout = absl::Milliseconds(50);
-  const auto server = StartServer(options, Echo);
-  HttpClient client(server->address().port);
-  EXPECT_TRUE(client.AtEnd());
-}
-
-TEST(HttpServerTest, ClientThatNeverReadsIsDropped) {
-  HttpServerOptions options = Loopback();
-  options.write_timeout = absl::Milliseconds(50);
-  Held held;
-  const auto server = StartServer(options, held.Handler());
-  HttpClient client(server->address().port);
-  client.Send("GET", "/");
-  const auto responder = held.Take();
-  Flag gone;
-  responder->OnDisconnect([&] { gone.Set(true); });
-  responder->StartStream("text/plain");
-  responder->Write(std::string(64 << 20, 'x'));
-  gone.Wait(true);
-}
-
-// Nothing is generated more slowly for a client that reads slowly.
-TEST(HttpServerTest, AStreamThatGathersIsGivenUp) {
-  HttpServerOptions options = Loopback();
-  options.max_unsent_stream_bytes = 1 << 20;
-  Held held;
-  const auto server = StartServer(options, held.Handler());
-  HttpClient client(server->address().port);
-  client.Send("GET", "/");
-  const auto responder = held.Take();
-  Flag gone;
-  responder->OnDisconnect([&] { gone.Set(true); });
-  responder->StartStream("text/plain");
-  responder->Write(std::string(64 << 20, 'x'));  // one piece alone may be as large as it likes
-  client.ReadUntil("xxx");
-  responder->Write(std::string(2 << 20, 'x'));  // waits behind it
-  responder->Write("x");
-  gone.Wait(true);
-}
-
-TEST(HttpServerTest, WhatAllClientsHaveNotReadIsBounded) {
-  HttpServerOptions options = Loopback();
-  options.max_unsent_bytes = 96 << 20;
-  Held held;
-  const auto server = StartServer(options, held.Handler());
-  HttpClient first(server->address().port);
-  HttpClient second(server->address().port);
-  first.Send("GET", "/");
-  held.Take()->Send(Text(std::string(64 << 20, 'x')));
-  ASSERT_NE(first.ReadUntil("xxx"), "");
-  second.Send("GET", "/");
-  held.Take()->Send(Text(std::string(64 << 20, 'x')));
-  EXPECT_TRUE(second.AtEnd());
-  ASSERT_TRUE(first.Skip((64 << 20) - 3));
-  // What was read is room for others.
-  HttpClient third(server->address().port);
-  third.Send("GET", "/");
-  held.Take()->Send(Text(std::string(64 << 20, 'x')));
-  ASSERT_NE(third.ReadUntil("\r\n\r\n"), "");
-  EXPECT_TRUE(third.Skip(64 << 20));
-}
-
-// The whole answer takes longer than the server waits for one sign of life.
-TEST(HttpServerTest, ClientThatReadsSlowlyIsServed) {
-  HttpServerOptions options = Loopback();
-  options.write_timeout = absl::Seconds(1);
-  const size_t body_bytes = 64 << 20;
-  const auto server = StartServer(options, [&](HttpRequest, std::shared_ptr<HttpResponder> responder) {
-    responder->Send(Text(std::string(body_bytes, 'x')));
-  });
-  HttpClient client(server->address().port);
-  client.Send("GET", "/");
-  ASSERT_NE(client.ReadUntil("\r\n\r\n"), "");
-  for (size_t left = body_bytes; left > 0;) {
-    const size_t piece = std::min<size_t>(left, 4 << 20);
-    ASSERT_TRUE(client.Skip(piece)) << left << " bytes were still to come";
-    left -= piece;
-    absl::SleepFor(absl::Milliseconds(100));
-  }
-}
-
-TEST(HttpServerTest, TellsThatTheClientLeft) {
-  Held held;
-  const auto server = StartServer(Loopback(), held.Handler());
-  auto client = std::make_unique<HttpClient>(server->address().port);
-  client->Send("GET", "/");
-  const auto responder = held.Take();
-  Flag gone;
-  responder->OnDisconnect([&] { gone.Set(true); });
-  client.reset();
-  gone.Wait(true);
-  Flag at_once;
-  responder->OnDisconnect([&] { at_once.Set(true); });
-  at_once.Wait(true);
-}
-
-TEST(HttpServerTest, ForgottenResponderClosesTheConnection) {
-  const auto server = StartServer(Loopback(), [](HttpRequest, std::shared_ptr<HttpResponder>) {});
-  HttpClient client(server->address().port);
-  client.Send("GET", "/");
-  EXPECT_TRUE(client.AtEnd());
-}
-
 TEST(HttpServerTest, StreamsToHttp10WithoutChunks) {
   Held held;
   const auto server = StartServer(Loopback(), held.Handler());
@@ -295,63 +122,6 @@ TEST(HttpServerTest, StreamsToHttp10WithoutChunks) {
   const std::string all = client.ReadUntil("never");
   EXPECT_EQ(all.find("chunked"), std::string::npos);
   EXPECT_EQ(all.substr(all.find("\r\n\r\n") + 4), "onetwo");
-}
-
-TEST(HttpServerTest, ConnectionsAreBounded) {
-  HttpServerOptions options = Loopback();
-  options.max_connections = 2;
-  const auto server = StartServer(options, Echo);
-  HttpClient first(server->address().port);
-  HttpClient second(server->address().port);
-  EXPECT_EQ(first.Call("GET", "/").status, 200);
-  EXPECT_EQ(second.Call("GET", "/").status, 200);
-  HttpClient third(server->address().port);
-  EXPECT_EQ(third.Read().status, 503);
-  EXPECT_EQ(first.Call("GET", "/").status, 200);
-}
-
-TEST(HttpServerTest, DrainLetsAnAnswerFinish) {
-  Held held;
-  const auto server = StartServer(Loopback(), held.Handler());
-  HttpClient idle(server->address().port);
-  HttpClient client(server->address().port);
-  client.Send("GET", "/");
-  const auto responder = held.Take();
-  std::thread drain([&] { server->Drain(absl::InfiniteFuture()); });
-  EXPECT_TRUE(idle.AtEnd());
-  responder->Send(Text("late"));
-  const auto response = client.Read();
-  EXPECT_EQ(response.body, "late");
-  EXPECT_EQ(response.Header("Connection"), "close");
-  client.Close();
-  drain.join();
-  EXPECT_EQ(server->connections(), 0);
-}
-
-TEST(HttpServerTest, DrainDoesNotWaitForTheRestOfARequest) {
-  HttpServerOptions options = Loopback();
-  options.body_timeout = absl::Hours(1);
-  const auto server = StartServer(options, Echo);
-  HttpClient client(server->address().port);
-  client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
-  EXPECT_EQ(client.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
-  std::thread drain([&] { server->Drain(absl::InfiniteFuture()); });
-  EXPECT_EQ(client.Read().status, 408);
-  client.Close();
-  drain.join();
-}
-
-TEST(HttpServerTest, DrainEndsAtItsDeadline) {
-  Held held;
-  const auto server = StartServer(Loopback(), held.Handler());
-  HttpClient client(server->address().port);
-  client.Send("GET", "/");
-  auto responder = held.Take();
-  Flag gone;
-  responder->OnDisconnect([&] { gone.Set(true); });
-  server->Drain(absl::Now());
-  gone.Wait(true);
-  EXPECT_TRUE(client.AtEnd());
 }
 
 TEST(HttpServerTest, PortInUse) {
