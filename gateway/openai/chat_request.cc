@@ -46,7 +46,7 @@ JsonFields<ChatBody> MakeFields() {
   for (JsonField<ChatBody>& field : FieldsOfPart(OpenAiFieldTable(), &ChatBody::openai)) {
     fields.push_back(std::move(field));
   }
-  for (const auto* part : {&GenerationFields(), &LogprobFields(), &ConversationFields()}) {
+  for (const auto* part : {&OpenAiGenerationFields(), &LogprobFields(), &ConversationFields()}) {
     for (JsonField<ChatBody>& field : FieldsOfPart(*part, &ChatBody::infer))
       fields.push_back(std::move(field));
   }

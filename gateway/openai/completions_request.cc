@@ -59,7 +59,8 @@ JsonFields<CompletionsBody> MakeFields() {
       FieldAt<B>("echo", [](B& b) { return &b.infer.echo; }),
   };
   for (JsonField<B>& field : FieldsOfPart(OpenAiFieldTable(), &B::openai)) fields.push_back(std::move(field));
-  for (JsonField<B>& field : FieldsOfPart(GenerationFields(), &B::infer)) fields.push_back(std::move(field));
+  for (JsonField<B>& field : FieldsOfPart(OpenAiGenerationFields(), &B::infer))
+    fields.push_back(std::move(field));
   return fields;
 }
 

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "gateway/infer_request.h"
 #include "gateway/json_fields.h"
 
 namespace moepool {
@@ -15,5 +16,10 @@ struct OpenAiFields {
 };
 
 const JsonFields<OpenAiFields>& OpenAiFieldTable();
+
+// GenerationFields, which also take what clients of other servers send for "none": seed -1 and top_k -1, as
+// vLLM and llama-server have them, and stops that are empty. A seed below -1 is the unsigned one of the same
+// 64 bits, since OpenAI's seeds are signed.
+const JsonFields<InferRequest>& OpenAiGenerationFields();
 
 }  // namespace moepool

@@ -173,7 +173,7 @@ TEST(CompletionsTest, Refusals) {
       {R"({"prompt": "a", "best_of": 2})", "best_of", "2, and n is 1"},
       {R"({"prompt": "a", "logprobs": 21})", "logprobs", "21, not in [0, 20]"},
       {R"({"prompt": "a", "max_tokens": 0})", "max_tokens", "0, less than 1"},
-      {R"({"prompt": "a", "stop": [""]})", "stop[0]", "0 bytes"},
+      {R"({"prompt": "a", "stop": [1]})", "stop[0]", "not a string"},
   };
   for (const auto& c : cases) {
     const auto response = client.Call("POST", kPath, c.body);

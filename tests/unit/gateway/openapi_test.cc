@@ -86,11 +86,11 @@ const std::vector<Body>& Bodies() {
   return *bodies;
 }
 
-// Values beside the ranges of a property.
+// Values beside the ranges of a property, but for ends of the range of JSON's integers here.
 std::vector<json> Outside(const json& property) {
   std::vector<json> values;
   const bool integer = property.value("type", "") == "integer";
-  if (property.contains("minimum")) {
+  if (property.contains("minimum") && property["minimum"] != std::numeric_limits<int64_t>::min()) {
     values.push_back(integer ? json(property["minimum"].get<int64_t>() - 1)
                              : json(property["minimum"].get<double>() - 0.25));
   }
