@@ -11,6 +11,7 @@
 #include "gateway/http/infer_answer.h"
 #include "gateway/http/openai_error.h"
 #include "gateway/http/openapi.h"
+#include "gateway/http/path_pattern.h"
 #include "gateway/request_id.h"
 
 namespace moepool {
@@ -36,13 +37,6 @@ HttpResponse PlainError(int status, const std::string& message) {
 bool IsJson(const std::string& content_type) {
   const std::string type = content_type.substr(0, content_type.find(';'));
   return absl::EqualsIgnoreCase(absl::StripAsciiWhitespace(type), "application/json");
-}
-
-// A pattern ends with a name in braces where the rest of the path, not empty, is that.
-bool Matches(std::string_view pattern, std::string_view path) {
-  const size_t brace = pattern.find('{');
-  if (brace == std::string_view::npos) return pattern == path;
-  return path.size() > brace && path.substr(0, brace) == pattern.substr(0, brace);
 }
 
 // What to use in place of a path of OpenAI's that is not served, or null.
@@ -115,7 +109,7 @@ std::vector<std::string> HttpApi::Paths() {
 
 void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
   for (const Route& route : Routes()) {
-    if (!Matches(route.path, request.path)) continue;
+    if (!MatchesPath(route.path, request.path)) continue;
     const bool get = std::string_view(route.method) == "GET";
     const std::string allow = get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
     if (request.method == "OPTIONS") {

@@ -1,6 +1,9 @@
 #include "gateway/http/http_counts.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "gateway/http/path_pattern.h"
 
 namespace moepool {
 namespace {
@@ -11,7 +14,7 @@ constexpr int kTooManyRequests = 429;
 }  // namespace
 
 HttpCounts::HttpCounts(Metrics* metrics, const std::vector<std::string>& paths)
-    : metrics_(metrics), paths_(paths.begin(), paths.end()) {
+    : metrics_(metrics), paths_(paths) {
   // An alert has the rate of these, and a rate does not see the increments with which a counter appears:
   // without this, the first burst of refusals would go by unseen.
   MutexLock lock(&mutex_);
@@ -19,8 +22,11 @@ HttpCounts::HttpCounts(Metrics* metrics, const std::vector<std::string>& paths)
 }
 
 void HttpCounts::Count(const HttpRequest& request, int status) {
+  const auto path = std::find_if(paths_.begin(), paths_.end(), [&](const std::string& pattern) {
+    return MatchesPath(pattern, request.path);
+  });
   MutexLock lock(&mutex_);
-  CounterOf(paths_.contains(request.path) ? request.path : kOther, status).Increment();
+  CounterOf(path == paths_.end() ? kOther : *path, status).Increment();
 }
 
 prometheus::Counter& HttpCounts::CounterOf(const std::string& path, int status) {

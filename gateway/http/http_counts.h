@@ -7,15 +7,15 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "common/base/mutex.h"
 #include "common/metrics/metrics.h"
 #include "gateway/http/http_server.h"
 
 namespace moepool {
 
-// moepool_http_requests_total{path, code}. A path that is none of `paths` counts as "other", so that clients
-// cannot make up labels. Those of code 429 are there from the start. Thread-safe.
+// moepool_http_requests_total{path, code}. A path counts as the first of `paths` that it matches
+// (path_pattern.h), or as "other", so that clients cannot make up labels. Those of code 429 are there from
+// the start. Thread-safe.
 class HttpCounts {
  public:
   HttpCounts(Metrics* metrics, const std::vector<std::string>& paths);
@@ -25,7 +25,7 @@ class HttpCounts {
   prometheus::Counter& CounterOf(const std::string& path, int status) REQUIRES(mutex_);
 
   Metrics* const metrics_;
-  const absl::flat_hash_set<std::string> paths_;
+  const std::vector<std::string> paths_;
   Mutex mutex_;
   absl::flat_hash_map<std::pair<std::string, int>, prometheus::Counter*> counters_ GUARDED_BY(mutex_);
 };

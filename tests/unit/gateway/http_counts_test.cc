@@ -23,6 +23,21 @@ TEST(HttpCountsTest, PathsThatAreNotServedAreOne) {
   EXPECT_THAT(shown, testing::Not(testing::HasSubstr("made")));
 }
 
+TEST(HttpCountsTest, PathsThatEndWithANameAreOne) {
+  Metrics metrics;
+  HttpCounts counts(&metrics, {"/models", "/models/{model}"});
+  HttpRequest request;
+  for (const char* path : {"/models", "/models/a", "/models/b/c", "/models/", "/model"}) {
+    request.path = path;
+    counts.Count(request, 200);
+  }
+  const std::string shown = metrics.Expose();
+  EXPECT_THAT(shown, testing::HasSubstr("moepool_http_requests_total{code=\"200\",path=\"/models\"} 1\n"));
+  EXPECT_THAT(shown,
+              testing::HasSubstr("moepool_http_requests_total{code=\"200\",path=\"/models/{model}\"} 2\n"));
+  EXPECT_THAT(shown, testing::HasSubstr("moepool_http_requests_total{code=\"200\",path=\"other\"} 2\n"));
+}
+
 TEST(HttpCountsTest, RefusalsAreShownBeforeTheFirst) {
   Metrics metrics;
   HttpCounts counts(&metrics, {"/infer", "/health"});
