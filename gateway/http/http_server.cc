@@ -1,6 +1,7 @@
 #include "gateway/http/http_server.h"
 
 #include <algorithm>
+#include <limits>
 #include <thread>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/base/mutex.h"
 #include "gateway/http/http_session.h"
+#include "gateway/request_id.h"
 
 namespace moepool {
 namespace {
@@ -104,26 +106,54 @@ class HttpServerImpl : public HttpServer {
     });
   }
 
+  // Where there are too many, the session that has been idle longest makes place: its client expects as much
+  // of a connection that it keeps. None idle: refused.
   void StartSession(tcp::socket socket) {
     std::shared_ptr<HttpSession> session;
+    std::shared_ptr<HttpSession> idle;  // let go of without the lock: its end takes that
     {
       MutexLock lock(&mutex_);
       if (!context_.draining && static_cast<int>(sessions_.size()) < context_.options.max_connections) {
         session = std::make_shared<HttpSession>(std::move(socket), &context_);
         sessions_[session.get()] = session;
+      } else if (!context_.draining) {
+        idle = LongestIdle();
       }
     }
-    if (session == nullptr) return Refuse(std::move(socket));
-    asio::post(session->executor(), [session] { session->Start(); });
+    if (session != nullptr) return asio::post(session->executor(), [session] { session->Start(); });
+    if (idle == nullptr) return Refuse(std::move(socket));
+    const auto waiting = std::make_shared<tcp::socket>(std::move(socket));
+    asio::post(idle->executor(), [this, idle, waiting] {
+      idle->CloseIfIdle([this, waiting] {
+        asio::post(acceptor_.get_executor(), [this, waiting] { StartSession(std::move(*waiting)); });
+      });
+    });
+  }
+
+  // Null where none is; the same one again only when it has been used meanwhile.
+  std::shared_ptr<HttpSession> LongestIdle() REQUIRES(mutex_) {
+    for (;;) {
+      auto longest = sessions_.end();
+      uint64_t since = std::numeric_limits<uint64_t>::max();
+      for (auto it = sessions_.begin(); it != sessions_.end(); ++it) {
+        const uint64_t its = it->first->idle_since();
+        if (its == 0 || its >= since) continue;
+        longest = it;
+        since = its;
+      }
+      if (longest == sessions_.end()) return nullptr;
+      longest->first->ForgetIdle();
+      if (auto session = longest->second.lock()) return session;
+    }
   }
 
   // One small write into an empty socket buffer; whether it arrives is the client's luck.
   void Refuse(tcp::socket socket) {
     const std::string body = context_.error_body(503, "too many connections");
     const std::string response = absl::StrCat(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: "
-        "1\r\nContent-Length: ",
-        body.size(), "\r\nConnection: close\r\n\r\n", body);
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: ", body.size(),
+        "\r\nX-Request-Id: ", RequestId(""), "\r\nRetry-After: 1\r\nConnection: close\r\n\r\n", body);
+    if (context_.options.on_answer) context_.options.on_answer(HttpRequest(), 503);
     ErrorCode ignored;
     socket.non_blocking(true, ignored);
     socket.write_some(asio::buffer(response), ignored);

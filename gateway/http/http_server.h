@@ -71,7 +71,7 @@ struct HttpServerOptions {
   HttpHeadersFunction add_headers;  // none: nothing is added
   HttpAnswerObserver on_answer;     // none: nobody is told
   int threads = 2;
-  int max_connections = 512;
+  int max_connections = 512;  // more push out those that are between requests, or are told 503
   uint32_t max_header_bytes = 16 << 10;
   uint64_t max_body_bytes = 8 << 20;
   size_t max_pipelined_bytes = 64 << 10;              // read ahead of an answer

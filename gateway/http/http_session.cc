@@ -71,7 +71,8 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpSessionContext*
       context_(*context),
       read_timer_(socket_.get_executor()),
       write_timer_(socket_.get_executor()),
-      buffer_(context->options.max_header_bytes + context->options.max_pipelined_bytes + kReadBytes) {}
+      buffer_(context->options.max_header_bytes + context->options.max_pipelined_bytes + kReadBytes),
+      idle_since_(++context->idled) {}
 
 HttpSession::~HttpSession() {
   context_.unsent_bytes -= unsent_bytes();
@@ -82,8 +83,13 @@ void HttpSession::Start() {
   if (state_ == State::kClosed) return;
   ErrorCode ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  BecomeIdle();
+}
+
+void HttpSession::BecomeIdle() {
+  idle_since_ = ++context_.idled;
   ArmRead(context_.options.idle_timeout);
-  ReadAhead();
+  if (!reading_ahead_) ReadAhead();
 }
 
 void HttpSession::OnDrain() {
@@ -103,6 +109,16 @@ void HttpSession::Close() {
   if (!answered_ && on_disconnect_ != nullptr) std::exchange(on_disconnect_, nullptr)();
   on_disconnect_ = nullptr;
   context_.on_closed(this);
+}
+
+void HttpSession::CloseIfIdle(std::function<void()> then) {
+  ErrorCode error;
+  if (state_ != State::kIdle || !reading_ahead_ || on_decided_ != nullptr || socket_.available(error) > 0) {
+    return then();
+  }
+  // Closing at once would lose a request that the read has got and not told of yet.
+  on_decided_ = std::move(then);
+  socket_.cancel(error);
 }
 
 void HttpSession::ArmRead(absl::Duration timeout) {
@@ -130,6 +146,11 @@ void HttpSession::ReadAhead() {
 
 void HttpSession::OnReadAhead(ErrorCode error, size_t bytes) {
   reading_ahead_ = false;
+  TakeReadAhead(error, bytes);
+  if (on_decided_ != nullptr) std::exchange(on_decided_, nullptr)();
+}
+
+void HttpSession::TakeReadAhead(ErrorCode error, size_t bytes) {
   const bool resume = std::exchange(resume_, false);
   if (state_ == State::kClosed) return;
   if (error == asio::error::eof && state_ == State::kAnswering) return OnClientEnd();
@@ -162,6 +183,7 @@ void HttpSession::OnClientEnd() {
 
 void HttpSession::BeginRequest() {
   state_ = State::kReading;
+  idle_since_ = 0;
   timed_out_ = false;
   request_id_.clear();
   request_ = {};
@@ -383,8 +405,7 @@ void HttpSession::FinishAnswer() {
   if (!keep_alive_ || context_.draining) return Linger();
   state_ = State::kIdle;
   if (buffer_.size() == 0) {
-    ArmRead(context_.options.idle_timeout);
-    if (!reading_ahead_) ReadAhead();
+    BecomeIdle();
   } else if (reading_ahead_) {
     resume_ = true;  // the read ahead ends, and the next request begins with what it had read
     ErrorCode ignored;

@@ -26,9 +26,10 @@ struct HttpSessionContext {
   std::function<void(class HttpSession*)> on_closed;  // more than once, perhaps
   std::atomic<bool> draining{false};                  // no request after the one under way
   mutable std::atomic<uint64_t> unsent_bytes{0};      // of all sessions together
+  mutable std::atomic<uint64_t> idled{0};             // how often any session became idle
 };
 
-// Everything but the constructor runs on the socket's strand.
+// Everything but the constructor, idle_since and ForgetIdle runs on the socket's strand.
 class HttpSession : public std::enable_shared_from_this<HttpSession> {
  public:
   HttpSession(boost::asio::ip::tcp::socket socket, const HttpSessionContext* context);
@@ -40,6 +41,11 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   // two seconds.
   void OnDrain();
   void Close();
+  // The number, among all sessions' of the context, of when it became idle; 0: it is not.
+  uint64_t idle_since() const { return idle_since_; }
+  void ForgetIdle() { idle_since_ = 0; }
+  // Closes where no byte of a next request has come; `then` runs when that is decided.
+  void CloseIfIdle(std::function<void()> then);
 
   // For the responder of request `serial`; others are ignored.
   void Send(uint64_t serial, HttpResponse response);
@@ -55,6 +61,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   void ReadAhead();
   void OnReadAhead(ErrorCode error, size_t bytes);
+  void TakeReadAhead(ErrorCode error, size_t bytes);
   void OnClientEnd();
   void BeginRequest();
   void OnHeader(ErrorCode error);
@@ -72,6 +79,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void OnWritten(ErrorCode error);
   void FinishAnswer();
   void Linger();
+  void BecomeIdle();
   void ArmRead(absl::Duration timeout);
   bool IsCurrent(uint64_t serial) const {
     return state_ == State::kAnswering && serial == serial_ && !answered_;
@@ -85,6 +93,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   boost::beast::flat_buffer buffer_;
   std::optional<HttpParser> parser_;
   State state_ = State::kIdle;
+  std::atomic<uint64_t> idle_since_;
+  std::function<void()> on_decided_;  // whether it closes for another
   bool reading_ahead_ = false;
   bool resume_ = false;        // the read ahead was cancelled to take up what it had read
   bool timed_out_ = false;     // of reading

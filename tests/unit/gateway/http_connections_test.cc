@@ -1,6 +1,7 @@
 // Connections over their time: clients that are slow, leave, do not read or are too many, and the server's
 // end.
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -193,17 +194,51 @@ TEST(HttpConnectionsTest, ForgottenResponderClosesTheConnection) {
   EXPECT_TRUE(client.AtEnd());
 }
 
-TEST(HttpConnectionsTest, ConnectionsAreBounded) {
+TEST(HttpConnectionsTest, ConnectionsInUseKeepOthersOut) {
   HttpServerOptions options = Loopback();
   options.max_connections = 2;
-  const auto server = StartServer(options, Echo);
+  std::atomic<int> refused{0};
+  options.on_answer = [&](const HttpRequest& request, int status) {
+    if (status == 503 && request.path.empty()) ++refused;
+  };
+  Held held;
+  const auto server = StartServer(options, held.Handler());
   HttpClient first(server->address().port);
   HttpClient second(server->address().port);
-  EXPECT_EQ(first.Call("GET", "/").status, 200);
-  EXPECT_EQ(second.Call("GET", "/").status, 200);
+  first.Send("GET", "/");
+  const auto responder = held.Take();
+  second.SendRaw("GET / HTTP/1.1\r\nHo");  // half a request
   HttpClient third(server->address().port);
-  EXPECT_EQ(third.Read().status, 503);
-  EXPECT_EQ(first.Call("GET", "/").status, 200);
+  const auto response = third.Read();
+  EXPECT_EQ(response.status, 503);
+  EXPECT_EQ(response.Header("Retry-After"), "1");
+  EXPECT_EQ(response.Header("X-Request-Id").substr(0, 4), "req-");
+  EXPECT_TRUE(response.Json().contains("error"));
+  EXPECT_TRUE(third.AtEnd());
+  EXPECT_EQ(refused.load(), 1);
+  responder->Send(Text("first"));
+  EXPECT_EQ(first.Read().body, "first");
+  second.SendRaw("st: x\r\n\r\n");
+  held.Take()->Send(Text("second"));
+  EXPECT_EQ(second.Read().body, "second");
+}
+
+TEST(HttpConnectionsTest, TheLongestIdleConnectionMakesPlace) {
+  HttpServerOptions options = Loopback();
+  options.max_connections = 3;
+  options.threads = 1;  // the connections become idle in order
+  const auto server = StartServer(options, Echo);
+  HttpClient first(server->address().port);  // has never asked
+  HttpClient second(server->address().port);
+  HttpClient third(server->address().port);
+  for (HttpClient* client : {&second, &third, &second}) EXPECT_EQ(client->Call("GET", "/").status, 200);
+  HttpClient fourth(server->address().port);
+  EXPECT_EQ(fourth.Call("GET", "/").status, 200);
+  EXPECT_TRUE(first.AtEnd());
+  HttpClient fifth(server->address().port);
+  EXPECT_EQ(fifth.Call("GET", "/").status, 200);
+  EXPECT_TRUE(third.AtEnd());
+  for (HttpClient* client : {&second, &fourth, &fifth}) EXPECT_EQ(client->Call("GET", "/").status, 200);
 }
 
 TEST(HttpConnectionsTest, DrainLetsAnAnswerFinish) {
