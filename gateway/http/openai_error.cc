@@ -37,13 +37,8 @@ int HttpStatusOf(const absl::Status& status) {
       return 400;
     case absl::StatusCode::kUnauthenticated:
       return 401;
-    case absl::StatusCode::kPermissionDenied:
-      return 403;
     case absl::StatusCode::kNotFound:
       return 404;
-    case absl::StatusCode::kAlreadyExists:
-    case absl::StatusCode::kAborted:
-      return 409;
     case absl::StatusCode::kResourceExhausted:
       return 429;
     case absl::StatusCode::kCancelled:
