@@ -28,14 +28,17 @@ absl::Status ReadContent(const std::string& field, const ordered_json& value, Ch
     const auto type = part.find("type");
     if (type == part.end()) return InvalidField(absl::StrCat(at, ".type"), "is missing");
     if (!type->is_string()) return NotA(absl::StrCat(at, ".type"), *type, "a string");
-    if (*type != "text") {
+    // OpenAI's clients send a refusal back as the assistant said it: in a part of its own.
+    const char* const member = *type == "refusal" ? "refusal" : "text";
+    if (*type != member) {
       return InvalidField(absl::StrCat(at, ".type"),
                           absl::StrCat("is '", type->get<std::string>().substr(0, kMaxShownKeyBytes),
                                        "', and only text is served"));
     }
-    const auto text = part.find("text");
-    if (text == part.end()) return InvalidField(absl::StrCat(at, ".text"), "is missing");
-    MOEPOOL_RETURN_IF_ERROR(ReadJson(absl::StrCat(at, ".text"), *text, &texts.emplace_back()));
+    const std::string member_at = absl::StrCat(at, ".", member);
+    const auto text = part.find(member);
+    if (text == part.end()) return InvalidField(member_at, "is missing");
+    MOEPOOL_RETURN_IF_ERROR(ReadJson(member_at, *text, &texts.emplace_back()));
   }
   out->content = absl::StrJoin(texts, "\n");
   return absl::OkStatus();
@@ -96,6 +99,7 @@ const JsonFields<ChatMessage>& MessageFields() {
       TextField("name"),
       TextField("tool_call_id"),
       TextField("reasoning_content"),
+      TextField("refusal"),
   };
   return *fields;
 }
@@ -147,7 +151,13 @@ absl::Status ReadMessages(const std::string& field, const ordered_json& value, U
     MOEPOOL_RETURN_IF_ERROR(ReadObject(at, value[i], MessageFields(), unknown, &message));
     if (!value[i].contains("role")) return InvalidField(absl::StrCat(at, ".role"), "is missing");
     const auto content = value[i].find("content");
-    if (content != value[i].end() && !content->is_null()) continue;
+    const bool has_content = content != value[i].end() && !content->is_null();
+    if (const auto refusal = message.fields.find("refusal"); refusal != message.fields.end()) {
+      if (!has_content) message.content = refusal->get<std::string>();
+      message.fields.erase(refusal);
+      continue;
+    }
+    if (has_content) continue;
     if (!message.fields.contains("tool_calls")) {
       return InvalidField(absl::StrCat(at, ".content"), "is missing");
     }

@@ -198,6 +198,23 @@ TEST(ChatCompletionsTest, TextParts) {
   EXPECT_EQ(gateway.trunk.WaitCall(0)->request().prompt, expected);
 }
 
+TEST(ChatCompletionsTest, RefusalsOfEarlierTurnsAreText) {
+  HttpGateway gateway;
+  gateway.Answer({"x"});
+  HttpClient client(gateway.port());
+  const json body = {{"messages",
+                      {{{"role", "assistant"},
+                        {"content", {{{"type", "refusal"}, {"refusal", "no"}}}},
+                        {"refusal", nullptr}},
+                       {{"role", "assistant"}, {"content", nullptr}, {"refusal", "never"}},
+                       {{"role", "user"}, {"content", "b"}}}}};
+  const auto response = client.Call("POST", kPath, body.dump());
+  ASSERT_EQ(response.status, 200) << response.body;
+  std::vector<int32_t> expected = {kBos};
+  for (const int32_t id : Ids("assistant:no|assistant:never|user:b|assistant:")) expected.push_back(id);
+  EXPECT_EQ(gateway.trunk.WaitCall(0)->request().prompt, expected);
+}
+
 // What a template has no name for goes in as a system message.
 TEST(ChatCompletionsTest, DeveloperIsSystem) {
   HttpGateway gateway;
@@ -229,6 +246,8 @@ TEST(ChatCompletionsTest, Refusals) {
       {R"({"messages": [{"role": "robot", "content": "x"}]})", 400, "messages[0].role", "'robot'"},
       {R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})", 400,
        "messages[0].content[0].type", "'image_url', and only text"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "refusal", "text": "x"}]}]})", 400,
+       "messages[0].content[0].refusal", "missing"},
       {"{" + user + R"(, "functions": []})", 400, "functions", "use tools"},
       {"{" + user + R"(, "max_completion_tokens": 0})", 400, "max_completion_tokens", "less than 1"},
       {"{" + user + R"(, "tool_choice": "required"})", 400, "tool_choice", "tools are missing"},
