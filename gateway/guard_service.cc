@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/base/traceparent.h"
 #include "gateway/request_id.h"
 #include "gateway/retry_after.h"
 

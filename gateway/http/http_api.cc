@@ -7,23 +7,17 @@
 #include "absl/strings/str_cat.h"
 #include "boost/asio/post.hpp"
 #include "common/base/status_macros.h"
+#include "common/base/traceparent.h"
 #include "gateway/http/call_group.h"
 #include "gateway/http/infer_answer.h"
 #include "gateway/http/openai_error.h"
 #include "gateway/http/openapi.h"
 #include "gateway/http/path_pattern.h"
-#include "gateway/request_id.h"
 
 namespace moepool {
 namespace {
 
 using nlohmann::json;
-
-HttpResponse JsonResponse(const json& body) {
-  HttpResponse response;
-  response.body = body.dump(-1, ' ', false, json::error_handler_t::replace);
-  return response;
-}
 
 HttpResponse PlainError(int status, const std::string& message) {
   HttpResponse response;
@@ -142,22 +136,31 @@ std::shared_ptr<SseStream> HttpApi::OpenStream(const std::shared_ptr<HttpRespond
   return SseStream::Start(responder, &inference_->stream_pool(), options_.keepalive_interval);
 }
 
+void HttpApi::Prepare(HttpRequest request, std::shared_ptr<HttpResponder> responder, Start start) {
+  boost::asio::post(inference_->preparation_pool(),
+                    [this, start, request = std::move(request), responder = std::move(responder)] {
+                      if (const absl::Status status = (this->*start)(request, responder); !status.ok()) {
+                        responder->Send(ErrorResponse(status));
+                      }
+                    });
+}
+
 void HttpApi::Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  // Parsing megabytes takes milliseconds, which the I/O threads do not have.
-  boost::asio::post(
-      inference_->preparation_pool(), [this, request = std::move(request), responder = std::move(responder)] {
-        absl::StatusOr<InferRequest> parsed = ParseInferRequest(request.body);
-        if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
-        Identify(request, &*parsed);
-        const auto calls = std::make_shared<CallGroup>();
-        const InferAnswerOptions options{.n = parsed->n, .logprobs = parsed->sampling.logprobs};
-        const std::shared_ptr<InferAnswer> answer = parsed->stream
-                                                        ? MakeStreamAnswer(OpenStream(responder), options)
-                                                        : MakeJsonAnswer(responder, calls, options);
-        calls->Add(inference_->Start(*std::move(parsed),
-                                     [answer](InferEvent event) { answer->OnEvent(std::move(event)); }));
-        responder->OnDisconnect([calls] { calls->Cancel(); });
-      });
+  Prepare(std::move(request), std::move(responder), &HttpApi::StartInfer);
+}
+
+absl::Status HttpApi::StartInfer(const HttpRequest& request,
+                                 const std::shared_ptr<HttpResponder>& responder) {
+  MOEPOOL_ASSIGN_OR_RETURN(InferRequest infer, ParseInferRequest(request.body));
+  Identify(request, &infer);
+  const auto calls = std::make_shared<CallGroup>();
+  const InferAnswerOptions options{.n = infer.n, .logprobs = infer.sampling.logprobs};
+  const std::shared_ptr<InferAnswer> answer = infer.stream ? MakeStreamAnswer(OpenStream(responder), options)
+                                                           : MakeJsonAnswer(responder, calls, options);
+  calls->Add(
+      inference_->Start(std::move(infer), [answer](InferEvent event) { answer->OnEvent(std::move(event)); }));
+  responder->OnDisconnect([calls] { calls->Cancel(); });
+  return absl::OkStatus();
 }
 
 void HttpApi::WithModel(HttpRequest request, std::shared_ptr<HttpResponder> responder,

@@ -41,7 +41,13 @@ class HttpApi {
   // The table and a route for each file of the page.
   static const std::vector<Route>* WithPage(std::vector<Route>* table);
 
+  // On the pool, since parsing megabytes takes milliseconds, which the I/O threads do not have. Where `start`
+  // fails, its status is the answer.
+  using Start = absl::Status (HttpApi::*)(const HttpRequest& request,
+                                          const std::shared_ptr<HttpResponder>& responder);
+  void Prepare(HttpRequest request, std::shared_ptr<HttpResponder> responder, Start start);
   void Infer(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  absl::Status StartInfer(const HttpRequest& request, const std::shared_ptr<HttpResponder>& responder);
   void Tokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);       // tokenizer_api.cc
   void Detokenize(HttpRequest request, std::shared_ptr<HttpResponder> responder);     // tokenizer_api.cc
   void TokenizerInfo(HttpRequest request, std::shared_ptr<HttpResponder> responder);  // tokenizer_api.cc
@@ -50,6 +56,10 @@ class HttpApi {
   void OneModel(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void ChatCompletions(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Completions(HttpRequest request, std::shared_ptr<HttpResponder> responder);
+  absl::Status StartChat(const HttpRequest& request, const std::shared_ptr<HttpResponder>& responder);
+  absl::Status StartCompletions(const HttpRequest& request, const std::shared_ptr<HttpResponder>& responder);
+  // The model, where `name` is one of its names, or nothing.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> ModelNamed(const std::string& name) const;
   void OpenApi(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Health(HttpRequest request, std::shared_ptr<HttpResponder> responder);
   void Ready(HttpRequest request, std::shared_ptr<HttpResponder> responder);

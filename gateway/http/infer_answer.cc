@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "gateway/http/openai_error.h"
+#include "gateway/http/gathered_answer.h"
 #include "nlohmann/json.hpp"
 
 namespace moepool {
@@ -36,14 +36,16 @@ json ToJson(const LogprobEntry& entry) {
           {"logprob", std::isnan(entry.logprob) ? json() : json(entry.logprob)}};
 }
 
+json ToJson(const TokenLogprobEntries& entries) {
+  json token = ToJson(entries.token);
+  token["top"] = json::array();
+  for (const LogprobEntry& top : entries.top) token["top"].push_back(ToJson(top));
+  return token;
+}
+
 json ToJson(const std::vector<TokenLogprobEntries>& logprobs) {
   json list = json::array();
-  for (const TokenLogprobEntries& entries : logprobs) {
-    json token = ToJson(entries.token);
-    token["top"] = json::array();
-    for (const LogprobEntry& top : entries.top) token["top"].push_back(ToJson(top));
-    list.push_back(std::move(token));
-  }
+  for (const TokenLogprobEntries& entries : logprobs) list.push_back(ToJson(entries));
   return list;
 }
 
@@ -62,73 +64,39 @@ json Summary(const InferEvent& event) {
             {"decode_ms", event.timings.decode_ms}}}};
 }
 
-class JsonAnswer : public InferAnswer {
+class JsonAnswer : public GatheredAnswer {
  public:
   JsonAnswer(std::shared_ptr<HttpResponder> responder, std::shared_ptr<CallGroup> calls,
              const InferAnswerOptions& options)
-      : responder_(std::move(responder)),
-        calls_(std::move(calls)),
-        options_(options),
-        choices_(static_cast<size_t>(std::max(options.n, 1))) {}
-
-  void OnEvent(InferEvent event) override {
-    if (over_) return;
-    Choice& choice = choices_[static_cast<size_t>(event.index)];
-    choice.text += event.text;
-    choice.reasoning += event.reasoning;
-    AddToolCalls(event.tool_calls, &choice.tool_calls);
-    const size_t before = choice.logprobs.size() + choice.prompt_logprobs.size();
-    AddWritten(event.logprobs, &choice.logprobs);
-    AddWritten(event.prompt_logprobs, &choice.prompt_logprobs);
-    bytes_ += event.text.size() + event.reasoning.size() + choice.logprobs.size() +
-              choice.prompt_logprobs.size() - before;
-    if (bytes_ > kMaxAnswerBytes) {
-      over_ = true;
-      responder_->Send(ErrorResponse(AnswerTooLarge()));
-      return calls_->Cancel();
-    }
-    if (event.ended) {
-      choice.reason = event.reason;
-      choice.seed = event.seed;
-    }
-    if (!event.finished) return;
-    if (!event.status.ok()) return responder_->Send(ErrorResponse(event.status));
-    HttpResponse response;
-    if (choices_.size() == 1) {
-      response.body = Written(Summary(event), choices_[0]);
-    } else {
-      std::string choices;
-      for (size_t i = 0; i < choices_.size(); ++i) {
-        absl::StrAppend(&choices, i == 0 ? "" : ",", Written(json{{"index", i}}, choices_[i]));
-      }
-      response.body = Dump(Summary(event));
-      AppendList("choices", choices, &response.body);
-    }
-    responder_->Send(std::move(response));
-  }
+      : GatheredAnswer(std::move(responder), std::move(calls), options.n), options_(options) {}
 
  private:
-  struct Choice {
-    std::string text;
-    std::string reasoning;
-    std::vector<ToolCallDelta> tool_calls;  // whole ones
-    std::string logprobs;  // elements, written out: a tree of them would take ten times the memory
-    std::string prompt_logprobs;
-    FinishReason reason = FinishReason::kNone;
-    uint64_t seed = 0;
-  };
-  static void AddWritten(const std::vector<TokenLogprobEntries>& logprobs, std::string* written) {
+  std::string WriteLogprobs(const std::vector<TokenLogprobEntries>& logprobs) const override {
+    std::string written;
     for (const TokenLogprobEntries& entries : logprobs) {
-      const json token = ToJson(std::vector<TokenLogprobEntries>{entries});
-      absl::StrAppend(written, written->empty() ? "" : ",", Dump(token[0]));
+      absl::StrAppend(&written, written.empty() ? "" : ",", Dump(ToJson(entries)));
     }
+    return written;
   }
+
+  std::string Write(const std::vector<GatheredChoice>& choices, const InferEvent& last) const override {
+    if (choices.size() == 1) return WriteChoice(Summary(last), choices[0]);
+    std::string written;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      absl::StrAppend(&written, i == 0 ? "" : ",", WriteChoice(json{{"index", i}}, choices[i]));
+    }
+    std::string body = Dump(Summary(last));
+    AppendList("choices", written, &body);
+    return body;
+  }
+
   // Adds a list of written elements to a written object, which is not empty.
   static void AppendList(const char* name, const std::string& elements, std::string* object) {
     object->pop_back();
     absl::StrAppend(object, ",\"", name, "\":[", elements, "]}");
   }
-  std::string Written(json object, const Choice& choice) const {
+
+  std::string WriteChoice(json object, const GatheredChoice& choice) const {
     object["text"] = choice.text;
     object["finish_reason"] = Name(choice.reason);
     object["seed"] = choice.seed;
@@ -140,12 +108,7 @@ class JsonAnswer : public InferAnswer {
     return text;
   }
 
-  const std::shared_ptr<HttpResponder> responder_;
-  const std::shared_ptr<CallGroup> calls_;
   const InferAnswerOptions options_;
-  size_t bytes_ = 0;
-  bool over_ = false;
-  std::vector<Choice> choices_;
 };
 
 class StreamAnswer : public InferAnswer {

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "boost/asio/post.hpp"
+#include "common/base/status_macros.h"
 #include "gateway/http/call_group.h"
 #include "gateway/http/http_api.h"
 #include "gateway/http/infer_answer.h"
@@ -16,17 +16,6 @@ namespace moepool {
 namespace {
 
 using nlohmann::json;
-
-HttpResponse JsonResponse(const json& body) {
-  HttpResponse response;
-  response.body = body.dump(-1, ' ', false, json::error_handler_t::replace);
-  return response;
-}
-
-// OK where `asked` is a name of the model, or nothing.
-absl::Status CheckModel(const std::string& asked, const ServedModel& model) {
-  return asked.empty() ? absl::OkStatus() : CheckServedName(model, asked);
-}
 
 // %41 and the like; what is no such code stays.
 std::string PercentDecoded(std::string_view text) {
@@ -71,79 +60,77 @@ void HttpApi::Models(HttpRequest, std::shared_ptr<HttpResponder> responder) {
   responder->Send(JsonResponse({{"object", "list"}, {"data", std::move(data)}}));
 }
 
+absl::StatusOr<std::shared_ptr<const ServedModel>> HttpApi::ModelNamed(const std::string& name) const {
+  MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, inference_->Model());
+  if (!name.empty()) MOEPOOL_RETURN_IF_ERROR(CheckServedName(*model, name));
+  return model;
+}
+
 void HttpApi::OneModel(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  const auto model = inference_->Model();
-  if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
   const std::string name = PercentDecoded(std::string_view(request.path).substr(sizeof("/v1/models/") - 1));
-  const absl::Status known = CheckModel(name, **model);
-  responder->Send(known.ok() ? JsonResponse(Describe((*model)->info, name)) : ErrorResponse(known));
+  const auto model = ModelNamed(name);
+  responder->Send(model.ok() ? JsonResponse(Describe((*model)->info, name)) : ErrorResponse(model.status()));
 }
 
 void HttpApi::ChatCompletions(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  boost::asio::post(
-      inference_->preparation_pool(), [this, request = std::move(request), responder = std::move(responder)] {
-        absl::StatusOr<ChatRequest> parsed = ParseChatRequest(request.body);
-        if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
-        const auto model = inference_->Model();
-        if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
-        if (const absl::Status known = CheckModel(parsed->model, **model); !known.ok()) {
-          return responder->Send(ErrorResponse(known));
-        }
-        InferRequest& infer = parsed->infer;
-        Identify(request, &infer);
-        const auto calls = std::make_shared<CallGroup>();
-        ChatAnswerOptions options;
-        options.identity = MakeIdentity(
-            "chatcmpl", infer.stream ? "chat.completion.chunk" : "chat.completion", (*model)->info.name);
-        options.n = infer.n;
-        options.logprobs = infer.sampling.logprobs;
-        options.include_usage = parsed->include_usage;
-        const std::shared_ptr<InferAnswer> answer = infer.stream
-                                                        ? MakeChatStreamAnswer(OpenStream(responder), options)
-                                                        : MakeChatJsonAnswer(responder, calls, options);
-        calls->Add(inference_->Start(std::move(infer),
-                                     [answer](InferEvent event) { answer->OnEvent(std::move(event)); }));
-        responder->OnDisconnect([calls] { calls->Cancel(); });
-      });
+  Prepare(std::move(request), std::move(responder), &HttpApi::StartChat);
+}
+
+absl::Status HttpApi::StartChat(const HttpRequest& request, const std::shared_ptr<HttpResponder>& responder) {
+  MOEPOOL_ASSIGN_OR_RETURN(ChatRequest parsed, ParseChatRequest(request.body));
+  MOEPOOL_ASSIGN_OR_RETURN(const auto model, ModelNamed(parsed.model));
+  InferRequest& infer = parsed.infer;
+  Identify(request, &infer);
+  const auto calls = std::make_shared<CallGroup>();
+  ChatAnswerOptions options;
+  options.identity =
+      MakeIdentity("chatcmpl", infer.stream ? "chat.completion.chunk" : "chat.completion", model->info.name);
+  options.n = infer.n;
+  options.logprobs = infer.sampling.logprobs;
+  options.include_usage = parsed.include_usage;
+  const std::shared_ptr<InferAnswer> answer = infer.stream
+                                                  ? MakeChatStreamAnswer(OpenStream(responder), options)
+                                                  : MakeChatJsonAnswer(responder, calls, options);
+  calls->Add(
+      inference_->Start(std::move(infer), [answer](InferEvent event) { answer->OnEvent(std::move(event)); }));
+  responder->OnDisconnect([calls] { calls->Cancel(); });
+  return absl::OkStatus();
 }
 
 void HttpApi::Completions(HttpRequest request, std::shared_ptr<HttpResponder> responder) {
-  boost::asio::post(
-      inference_->preparation_pool(), [this, request = std::move(request), responder = std::move(responder)] {
-        absl::StatusOr<CompletionsRequest> parsed = ParseCompletionsRequest(request.body);
-        if (!parsed.ok()) return responder->Send(ErrorResponse(parsed.status()));
-        const auto model = inference_->Model();
-        if (!model.ok()) return responder->Send(ErrorResponse(model.status()));
-        if (const absl::Status known = CheckModel(parsed->model, **model); !known.ok()) {
-          return responder->Send(ErrorResponse(known));
-        }
-        InferRequest& infer = parsed->infer;
-        const int64_t answers = static_cast<int64_t>(parsed->prompts.size()) * infer.n;
-        if (const int most = inference_->admission().max_places(); answers > most) {
-          return responder->Send(ErrorResponse(InvalidField(
-              "prompt",
-              absl::StrCat("makes ", answers, " answers, and this gateway answers ", most, " at once"))));
-        }
-        Identify(request, &infer);
-        const auto calls = std::make_shared<CallGroup>();
-        CompletionsAnswerOptions options;
-        options.identity = MakeIdentity("cmpl", "text_completion", (*model)->info.name);
-        options.prompts = static_cast<int32_t>(parsed->prompts.size());
-        options.n = infer.n;
-        options.logprobs = infer.sampling.logprobs;
-        options.include_usage = parsed->include_usage;
-        const std::shared_ptr<CompletionsAnswer> answer =
-            infer.stream ? MakeCompletionsStreamAnswer(OpenStream(responder), calls, options)
-                         : MakeCompletionsJsonAnswer(responder, calls, options);
-        for (int32_t i = 0; i < options.prompts; ++i) {
-          InferRequest one = infer;
-          std::visit([&one](auto& prompt) { one.input = std::move(prompt); },
-                     parsed->prompts[static_cast<size_t>(i)]);
-          calls->Add(inference_->Start(
-              std::move(one), [answer, i](InferEvent event) { answer->OnEvent(i, std::move(event)); }));
-        }
-        responder->OnDisconnect([calls] { calls->Cancel(); });
-      });
+  Prepare(std::move(request), std::move(responder), &HttpApi::StartCompletions);
+}
+
+absl::Status HttpApi::StartCompletions(const HttpRequest& request,
+                                       const std::shared_ptr<HttpResponder>& responder) {
+  MOEPOOL_ASSIGN_OR_RETURN(CompletionsRequest parsed, ParseCompletionsRequest(request.body));
+  MOEPOOL_ASSIGN_OR_RETURN(const auto model, ModelNamed(parsed.model));
+  InferRequest& infer = parsed.infer;
+  const int64_t answers = static_cast<int64_t>(parsed.prompts.size()) * infer.n;
+  if (const int most = inference_->admission().max_places(); answers > most) {
+    return InvalidField(
+        "prompt", absl::StrCat("makes ", answers, " answers, and this gateway answers ", most, " at once"));
+  }
+  Identify(request, &infer);
+  const auto calls = std::make_shared<CallGroup>();
+  CompletionsAnswerOptions options;
+  options.identity = MakeIdentity("cmpl", "text_completion", model->info.name);
+  options.prompts = static_cast<int32_t>(parsed.prompts.size());
+  options.n = infer.n;
+  options.logprobs = infer.sampling.logprobs;
+  options.include_usage = parsed.include_usage;
+  const std::shared_ptr<CompletionsAnswer> answer =
+      infer.stream ? MakeCompletionsStreamAnswer(OpenStream(responder), calls, options)
+                   : MakeCompletionsJsonAnswer(responder, calls, options);
+  for (int32_t i = 0; i < options.prompts; ++i) {
+    InferRequest one = infer;
+    std::visit([&one](auto& prompt) { one.input = std::move(prompt); },
+               parsed.prompts[static_cast<size_t>(i)]);
+    calls->Add(inference_->Start(std::move(one),
+                                 [answer, i](InferEvent event) { answer->OnEvent(i, std::move(event)); }));
+  }
+  responder->OnDisconnect([calls] { calls->Cancel(); });
+  return absl::OkStatus();
 }
 
 }  // namespace moepool

@@ -27,6 +27,12 @@ std::string Dump(const json& value) { return value.dump(-1, ' ', false, json::er
 
 }  // namespace
 
+HttpResponse JsonResponse(const json& body) {
+  HttpResponse response;
+  response.body = Dump(body);
+  return response;
+}
+
 int HttpStatusOf(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kOk:

@@ -10,6 +10,9 @@
 
 namespace moepool {
 
+// 200 with `body`; U+FFFD where a string of it is no UTF-8.
+HttpResponse JsonResponse(const nlohmann::json& body);
+
 int HttpStatusOf(const absl::Status& status);
 // "param" is the field that the status is about, or null; "code" is the status code's name in lower case, but
 // invalid_api_key where there is no such key.

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "gateway/http/openai_error.h"
+#include "gateway/http/gathered_answer.h"
 
 namespace moepool {
 namespace {
@@ -23,67 +23,31 @@ std::string WriteContentLogprobs(const std::string& elements) {
   return absl::StrCat("{\"content\":[", elements, "],\"refusal\":null}");
 }
 
-class ChatJsonAnswer : public InferAnswer {
+class ChatJsonAnswer : public GatheredAnswer {
  public:
   ChatJsonAnswer(std::shared_ptr<HttpResponder> responder, std::shared_ptr<CallGroup> calls,
                  const ChatAnswerOptions& options)
-      : responder_(std::move(responder)),
-        calls_(std::move(calls)),
-        options_(options),
-        choices_(static_cast<size_t>(std::max(options.n, 1))) {}
-
-  void OnEvent(InferEvent event) override {
-    if (over_) return;
-    Choice& choice = choices_[static_cast<size_t>(event.index)];
-    const std::string logprobs = WriteChatLogprobs(event.logprobs);
-    if (!logprobs.empty()) {
-      absl::StrAppend(&choice.logprobs, choice.logprobs.empty() ? "" : ",", logprobs);
-    }
-    choice.content += event.text;
-    choice.reasoning += event.reasoning;
-    AddToolCalls(event.tool_calls, &choice.tool_calls);
-    bytes_ += logprobs.size() + event.text.size() + event.reasoning.size();
-    if (event.ended) {
-      choice.reason = event.reason;
-      choice.seed = event.seed;
-    }
-    if (bytes_ > kMaxAnswerBytes) {
-      over_ = true;
-      responder_->Send(ErrorResponse(AnswerTooLarge()));
-      return calls_->Cancel();
-    }
-    if (event.finished) Finish(event);
-  }
+      : GatheredAnswer(std::move(responder), std::move(calls), options.n), options_(options) {}
 
  private:
-  struct Choice {
-    std::string content;
-    std::string reasoning;
-    std::vector<ToolCallDelta> tool_calls;  // whole ones
-    std::string logprobs;                   // written list elements
-    FinishReason reason = FinishReason::kNone;
-    uint64_t seed = 0;
-  };
-
-  void Finish(const InferEvent& event) {
-    over_ = true;
-    if (!event.status.ok()) return responder_->Send(ErrorResponse(event.status));
-    std::string choices;
-    for (size_t i = 0; i < choices_.size(); ++i) {
-      absl::StrAppend(&choices, i == 0 ? "" : ",", Written(i, choices_[i]));
-    }
-    ordered_json usage = ToJson(event.usage);
-    HttpResponse response;
-    response.body =
-        WithMember(WriteJson(ToJson(options_.identity)), "choices", absl::StrCat("[", choices, "]"));
-    response.body = WithMember(std::move(response.body), "usage", WriteJson(usage));
-    response.body = WithMember(std::move(response.body), "timings", WriteJson(ToJson(event.timings)));
-    responder_->Send(std::move(response));
+  std::string WriteLogprobs(const std::vector<TokenLogprobEntries>& logprobs) const override {
+    return WriteChatLogprobs(logprobs);
   }
 
-  std::string Written(size_t index, const Choice& choice) const {
-    ordered_json message = {{"role", "assistant"}, {"content", choice.content}, {"refusal", nullptr}};
-    if (choice.content.empty() && !choice.tool_calls.empty()) message["content"] = nullptr;
+  std::string Write(const std::vector<GatheredChoice>& choices, const InferEvent& last) const override {
+    std::string written;
+    for (size_t i = 0; i < choices.size(); ++i) {
+      absl::StrAppend(&written, i == 0 ? "" : ",", WriteChoice(i, choices[i]));
+    }
+    std::string body =
+        WithMember(WriteJson(ToJson(options_.identity)), "choices", absl::StrCat("[", written, "]"));
+    body = WithMember(std::move(body), "usage", WriteJson(ToJson(last.usage)));
+    return WithMember(std::move(body), "timings", WriteJson(ToJson(last.timings)));
+  }
+
+  std::string WriteChoice(size_t index, const GatheredChoice& choice) const {
+    ordered_json message = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+    if (choice.text.empty() && !choice.tool_calls.empty()) message["content"] = nullptr;
     if (!choice.reasoning.empty()) message["reasoning_content"] = choice.reasoning;
     for (const ToolCallDelta& call : choice.tool_calls) {
       message["tool_calls"].push_back(
@@ -97,12 +61,7 @@ class ChatJsonAnswer : public InferAnswer {
                       options_.logprobs ? WriteContentLogprobs(choice.logprobs) : "null");
   }
 
-  const std::shared_ptr<HttpResponder> responder_;
-  const std::shared_ptr<CallGroup> calls_;
   const ChatAnswerOptions options_;
-  std::vector<Choice> choices_;
-  size_t bytes_ = 0;
-  bool over_ = false;
 };
 
 class ChatStreamAnswer : public InferAnswer {

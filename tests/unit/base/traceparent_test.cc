@@ -20,7 +20,14 @@ TEST(TraceparentTest, TheTraceIdOfAHeader) {
         "00-" + std::string(32, 'A') + "-" + parent + "-01", "00-" + trace + "-" + parent + "-0g",
         std::string(55, '-')}) {
     EXPECT_EQ(TraceIdOf(bad), "") << bad;
+    EXPECT_FALSE(IsTraceparent(bad)) << bad;
   }
+}
+
+TEST(TraceparentTest, OnlyWhatIsBoundedIsPassedOn) {
+  const std::string header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  EXPECT_TRUE(IsTraceparent(header));
+  EXPECT_FALSE(IsTraceparent("cc" + header.substr(2) + "-more"));
 }
 
 }  // namespace
