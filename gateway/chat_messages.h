@@ -20,7 +20,8 @@ struct ChatMessage {
 std::vector<std::string> MessageFieldNames();
 
 // A list of messages. Content is text, a list of text parts (joined by line breaks), or null beside
-// tool_calls. A refusal is text too, as a part and in the place of content. InvalidField names the place, and parts that are no text.
+// tool_calls. A refusal is text too, as a part and in the place of content. InvalidField names the place, and
+// parts that are no text.
 absl::Status ReadMessages(const std::string& field, const nlohmann::ordered_json& value,
                           UnknownFields unknown, std::vector<ChatMessage>* out);
 
