@@ -109,25 +109,27 @@ class HttpServerImpl : public HttpServer {
   // Where there are too many, the session that has been idle longest makes place: its client expects as much
   // of a connection that it keeps. None idle: refused.
   void StartSession(tcp::socket socket) {
-    std::shared_ptr<HttpSession> session;
     std::shared_ptr<HttpSession> idle;  // let go of without the lock: its end takes that
-    {
-      MutexLock lock(&mutex_);
-      if (!context_.draining && static_cast<int>(sessions_.size()) < context_.options.max_connections) {
-        session = std::make_shared<HttpSession>(std::move(socket), &context_);
-        sessions_[session.get()] = session;
-      } else if (!context_.draining) {
-        idle = LongestIdle();
-      }
-    }
-    if (session != nullptr) return asio::post(session->executor(), [session] { session->Start(); });
+    if (AddSession(&socket, &idle)) return;
     if (idle == nullptr) return Refuse(std::move(socket));
     const auto waiting = std::make_shared<tcp::socket>(std::move(socket));
     asio::post(idle->executor(), [this, idle, waiting] {
-      idle->CloseIfIdle([this, waiting] {
-        asio::post(acceptor_.get_executor(), [this, waiting] { StartSession(std::move(*waiting)); });
-      });
+      idle->CloseIfIdle([this, waiting] { StartSession(std::move(*waiting)); });
     });
+  }
+
+  // False where there is no room, and the socket is left; then `idle` may make it, if there is one.
+  bool AddSession(tcp::socket* socket, std::shared_ptr<HttpSession>* idle) {
+    MutexLock lock(&mutex_);
+    if (context_.draining) return false;
+    if (static_cast<int>(sessions_.size()) >= context_.options.max_connections) {
+      *idle = LongestIdle();
+      return false;
+    }
+    const auto session = std::make_shared<HttpSession>(std::move(*socket), &context_);
+    sessions_[session.get()] = session;
+    asio::post(session->executor(), [session] { session->Start(); });
+    return true;
   }
 
   // Null where none is; the same one again only when it has been used meanwhile.
