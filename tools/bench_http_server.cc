@@ -16,9 +16,9 @@ using nlohmann::json;
 constexpr absl::Duration kShortCall = absl::Seconds(60);
 constexpr int kMaxDoublings = 20;
 
-absl::StatusOr<json> Call(const HostPort& address, const std::string& path, const std::string& body,
+absl::StatusOr<json> Call(HttpClient* client, const std::string& path, const std::string& body,
                           absl::Time deadline) {
-  MOEPOOL_ASSIGN_OR_RETURN(const HttpAnswer answer, HttpExchange(address, path, body, deadline));
+  MOEPOOL_ASSIGN_OR_RETURN(const HttpAnswer answer, client->Exchange(path, body, deadline));
   if (answer.status != 200) {
     return absl::UnavailableError(StrCat(path, ": HTTP ", answer.status, " ", answer.body.substr(0, 200)));
   }
@@ -46,7 +46,7 @@ bool HasText(const json& object, const char* key) {
   return it != object.end() && it->is_string() && !it->get_ref<const std::string&>().empty();
 }
 
-absl::StatusOr<Generated> Stream(const HostPort& address, const std::string& path, const json& body,
+absl::StatusOr<Generated> Stream(HttpClient* client, const std::string& path, const json& body,
                                  absl::Time deadline, const ReadEvent& read) {
   Generated generated;
   absl::Status failed;
@@ -66,7 +66,7 @@ absl::StatusOr<Generated> Stream(const HostPort& address, const std::string& pat
   });
   MOEPOOL_ASSIGN_OR_RETURN(
       const HttpAnswer answer,
-      HttpExchange(address, path, body.dump(), deadline, [&](std::string_view bytes) { lines.Feed(bytes); }));
+      client->Exchange(path, body.dump(), deadline, [&](std::string_view bytes) { lines.Feed(bytes); }));
   if (answer.status != 200) return absl::UnavailableError(StrCat("HTTP ", answer.status));
   if (!failed.ok()) return failed;
   return generated;
@@ -75,7 +75,7 @@ absl::StatusOr<Generated> Stream(const HostPort& address, const std::string& pat
 // A gateway of ours takes text, so text of so many tokens is looked for.
 class MoepoolServer final : public BenchServer {
  public:
-  explicit MoepoolServer(HostPort address) : address_(std::move(address)) {}
+  explicit MoepoolServer(HostPort address) : client_(std::move(address)) {}
 
   absl::StatusOr<BenchPrompt> MakePrompt(int tokens, std::mt19937_64* random) override {
     // Too many words; then the most of them that fit; then a word of one token for each token that is
@@ -107,7 +107,7 @@ class MoepoolServer final : public BenchServer {
   }
 
   absl::StatusOr<Generated> Generate(const BenchPrompt& prompt, int tokens, absl::Time deadline) override {
-    return Stream(address_, "/infer",
+    return Stream(&client_, "/infer",
                   {{"prompt", prompt.text},
                    {"raw", true},
                    {"max_tokens", tokens},
@@ -142,8 +142,8 @@ class MoepoolServer final : public BenchServer {
   static absl::Status NoPrompt(int tokens) {
     return absl::FailedPreconditionError(StrCat("no text of ", tokens, " tokens was found"));
   }
-  absl::StatusOr<std::vector<int32_t>> Ids(const std::string& text) const {
-    MOEPOOL_ASSIGN_OR_RETURN(const json answer, Call(address_, "/tokenize", json{{"text", text}}.dump(),
+  absl::StatusOr<std::vector<int32_t>> Ids(const std::string& text) {
+    MOEPOOL_ASSIGN_OR_RETURN(const json answer, Call(&client_, "/tokenize", json{{"text", text}}.dump(),
                                                      absl::Now() + kShortCall));
     const auto ids = answer.find("ids");
     if (ids == answer.end() || !ids->is_array()) {
@@ -157,18 +157,18 @@ class MoepoolServer final : public BenchServer {
     return read;
   }
 
-  const HostPort address_;
+  HttpClient client_;
 };
 
 class IdServer : public BenchServer {
  public:
-  IdServer(HostPort address, int vocab) : address_(std::move(address)), vocab_(vocab) {}
+  IdServer(HostPort address, int vocab) : client_(std::move(address)), vocab_(vocab) {}
   absl::StatusOr<BenchPrompt> MakePrompt(int tokens, std::mt19937_64* random) override {
     return BenchPrompt{{}, RandomIds(tokens, vocab_, random)};
   }
 
  protected:
-  const HostPort address_;
+  HttpClient client_;
   const int vocab_;
 };
 
@@ -176,7 +176,7 @@ class LlamaServer final : public IdServer {
  public:
   using IdServer::IdServer;
   absl::StatusOr<Generated> Generate(const BenchPrompt& prompt, int tokens, absl::Time deadline) override {
-    return Stream(address_, "/completion",
+    return Stream(&client_, "/completion",
                   {{"prompt", prompt.ids},
                    {"n_predict", tokens},
                    {"ignore_eos", true},
@@ -198,7 +198,7 @@ class OpenAiServer final : public IdServer {
   OpenAiServer(HostPort address, int vocab, std::string model)
       : IdServer(std::move(address), vocab), model_(std::move(model)) {}
   absl::StatusOr<Generated> Generate(const BenchPrompt& prompt, int tokens, absl::Time deadline) override {
-    return Stream(address_, "/v1/completions",
+    return Stream(&client_, "/v1/completions",
                   {{"model", model_},
                    {"prompt", prompt.ids},
                    {"max_tokens", tokens},
@@ -238,7 +238,8 @@ absl::StatusOr<std::unique_ptr<BenchServer>> MakeHttpBenchServer(const std::stri
                                                                  const HostPort& address, int vocab,
                                                                  absl::Time deadline) {
   if (protocol == "moepool") return std::make_unique<MoepoolServer>(address);
-  MOEPOOL_ASSIGN_OR_RETURN(const json models, Call(address, "/v1/models", "", deadline));
+  HttpClient client(address);
+  MOEPOOL_ASSIGN_OR_RETURN(const json models, Call(&client, "/v1/models", "", deadline));
   std::string model;
   if (const auto data = models.find("data"); data != models.end() && data->is_array() && !data->empty()) {
     const json& first = data->front();

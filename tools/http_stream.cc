@@ -15,6 +15,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "boost/asio/buffer.hpp"
 #include "boost/beast/http/buffer_body.hpp"
@@ -27,8 +28,68 @@ namespace {
 
 namespace http = boost::beast::http;
 
+absl::Status NotHttp(const boost::system::error_code& error) {
+  return absl::DataLossError(StrCat("not an answer in HTTP: ", error.message()));
+}
+
+// What an answer's bytes say, as they come.
+class AnswerReader {
+ public:
+  explicit AnswerReader(const std::function<void(std::string_view)>& on_body) : on_body_(on_body) {
+    parser_.body_limit(std::numeric_limits<uint64_t>::max());
+  }
+
+  bool started() const { return parser_.got_some(); }
+  bool done() const { return parser_.is_done(); }
+  // Whether the connection may be used again.
+  bool keep_alive() const { return parser_.keep_alive(); }
+  HttpAnswer Take() { return std::move(answer_); }
+
+  absl::Status Feed(std::string_view bytes) {
+    unparsed_.append(bytes);
+    while (!unparsed_.empty() && !parser_.is_done()) {
+      parser_.get().body().data = decoded_;
+      parser_.get().body().size = sizeof(decoded_);
+      boost::system::error_code error;
+      const size_t used = parser_.put(boost::asio::buffer(unparsed_), error);
+      unparsed_.erase(0, used);
+      if (error && error != http::error::need_more && error != http::error::need_buffer) {
+        return NotHttp(error);
+      }
+      if (parser_.is_header_done()) Give({decoded_, sizeof(decoded_) - parser_.get().body().size});
+      if (error == http::error::need_more || used == 0) break;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status End() {
+    boost::system::error_code error;
+    if (parser_.got_some()) parser_.put_eof(error);
+    if (!error && parser_.is_done()) return absl::OkStatus();
+    return absl::UnavailableError("the connection ended within the answer");
+  }
+
+ private:
+  void Give(std::string_view bytes) {
+    answer_.status = static_cast<int>(parser_.get().result_int());
+    if (answer_.status != 200 || !on_body_) {
+      answer_.body.append(bytes);
+    } else if (!bytes.empty()) {
+      on_body_(bytes);
+    }
+  }
+
+  const std::function<void(std::string_view)>& on_body_;
+  http::response_parser<http::buffer_body> parser_;
+  HttpAnswer answer_;
+  std::string unparsed_;
+  char decoded_[16 * 1024];
+};
+
+}  // namespace
+
 // A connected TCP socket.
-class Connection {
+class HttpClient::Connection {
  public:
   ~Connection() {
     if (fd_ >= 0) close(fd_);
@@ -65,6 +126,23 @@ class Connection {
     return absl::UnavailableError(StrCat(address.ToString(), ": ", std::strerror(error)));
   }
 
+  // Whether the server has neither closed it nor sent what nobody asked for.
+  bool Quiet() const {
+    pollfd poll_fd = {fd_, POLLIN, 0};
+    return poll(&poll_fd, 1, 0) == 0;
+  }
+
+  absl::Status Exchange(const std::string& request, absl::Time deadline, AnswerReader* reader) {
+    MOEPOOL_RETURN_IF_ERROR(Send(request, deadline));
+    while (!reader->done()) {
+      char received[16 * 1024];
+      MOEPOOL_ASSIGN_OR_RETURN(const size_t size, Receive(received, sizeof(received), deadline));
+      MOEPOOL_RETURN_IF_ERROR(size == 0 ? reader->End() : reader->Feed({received, size}));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
   absl::Status Send(std::string_view bytes, absl::Time deadline) {
     while (!bytes.empty()) {
       const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -92,7 +170,6 @@ class Connection {
     }
   }
 
- private:
   absl::Status Wait(short events, absl::Time deadline) const {
     const absl::Duration left = std::clamp(deadline - absl::Now(), absl::ZeroDuration(), absl::Hours(1));
     pollfd poll_fd = {fd_, events, 0};
@@ -104,59 +181,46 @@ class Connection {
   int fd_ = -1;
 };
 
-absl::Status NotHttp(const boost::system::error_code& error) {
-  return absl::DataLossError(StrCat("not an answer in HTTP: ", error.message()));
+HttpClient::HttpClient(HostPort address) : address_(std::move(address)) {}
+HttpClient::~HttpClient() = default;
+
+std::unique_ptr<HttpClient::Connection> HttpClient::TakeKept() {
+  MutexLock lock(&mutex_);
+  while (!kept_.empty()) {
+    std::unique_ptr<Connection> connection = std::move(kept_.back());
+    kept_.pop_back();
+    if (connection->Quiet()) return connection;
+  }
+  return nullptr;
 }
 
-}  // namespace
-
-absl::StatusOr<HttpAnswer> HttpExchange(const HostPort& address, const std::string& path,
-                                        const std::string& body, absl::Time deadline,
-                                        const std::function<void(std::string_view)>& on_body) {
-  Connection connection;
-  MOEPOOL_RETURN_IF_ERROR(connection.Connect(address, deadline));
-  std::string request = StrCat(body.empty() ? "GET " : "POST ", path,
-                               " HTTP/1.1\r\nHost: ", address.ToString(), "\r\nConnection: close\r\n");
+absl::StatusOr<HttpAnswer> HttpClient::Exchange(const std::string& path, const std::string& body,
+                                                absl::Time deadline,
+                                                const std::function<void(std::string_view)>& on_body) {
+  std::string request =
+      StrCat(body.empty() ? "GET " : "POST ", path, " HTTP/1.1\r\nHost: ", address_.ToString(), "\r\n");
   if (!body.empty()) {
     request += StrCat("Content-Type: application/json\r\nContent-Length: ", body.size(), "\r\n");
   }
-  MOEPOOL_RETURN_IF_ERROR(connection.Send(StrCat(request, "\r\n", body), deadline));
-
-  http::response_parser<http::buffer_body> parser;
-  parser.body_limit(std::numeric_limits<uint64_t>::max());
-  HttpAnswer answer;
-  std::string unparsed;
-  char decoded[16 * 1024];
-  while (!parser.is_done()) {
-    char received[16 * 1024];
-    MOEPOOL_ASSIGN_OR_RETURN(const size_t size, connection.Receive(received, sizeof(received), deadline));
-    boost::system::error_code error;
-    if (size == 0) {
-      if (parser.got_some()) parser.put_eof(error);
-      if (error || !parser.is_done()) return absl::UnavailableError("the connection ended within the answer");
-      break;
+  request += StrCat("\r\n", body);
+  for (;;) {
+    std::unique_ptr<Connection> connection = TakeKept();
+    const bool kept = connection != nullptr;
+    if (!kept) {
+      connection = std::make_unique<Connection>();
+      MOEPOOL_RETURN_IF_ERROR(connection->Connect(address_, deadline));
     }
-    unparsed.append(received, size);
-    while (!unparsed.empty() && !parser.is_done()) {
-      parser.get().body().data = decoded;
-      parser.get().body().size = sizeof(decoded);
-      const size_t used = parser.put(boost::asio::buffer(unparsed), error);
-      unparsed.erase(0, used);
-      if (error && error != http::error::need_more && error != http::error::need_buffer)
-        return NotHttp(error);
-      if (parser.is_header_done()) {
-        answer.status = static_cast<int>(parser.get().result_int());
-        const std::string_view bytes(decoded, sizeof(decoded) - parser.get().body().size);
-        if (answer.status == 200 && on_body) {
-          if (!bytes.empty()) on_body(bytes);
-        } else {
-          answer.body.append(bytes);
-        }
-      }
-      if (error == http::error::need_more || used == 0) break;
+    AnswerReader reader(on_body);
+    const absl::Status status = connection->Exchange(request, deadline, &reader);
+    // The server may have ended a connection that was kept, just as the request was sent.
+    if (absl::IsUnavailable(status) && kept && !reader.started()) continue;
+    MOEPOOL_RETURN_IF_ERROR(status);
+    if (reader.keep_alive()) {
+      MutexLock lock(&mutex_);
+      kept_.push_back(std::move(connection));
     }
+    return reader.Take();
   }
-  return answer;
 }
 
 void EventLines::Feed(std::string_view bytes) {

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <functional>
 #include <string>
 #include <thread>
@@ -24,13 +25,13 @@ using ::testing::HasSubstr;
 
 absl::Time Patience() { return absl::Now() + absl::Seconds(60); }  // a bound against hanging
 
-// Answers each connection's one request with the pieces that `answer` makes of its first line and body, each
-// in a send of its own; then ends the connection.
+// Answers each connection's requests with the pieces that `answer` makes of a request's first line and body,
+// each in a send of its own. Ends the connection after the first, or after `requests` of them.
 class ScriptedServer {
  public:
   using Answer = std::function<std::vector<std::string>(const std::string& line, const std::string& body)>;
 
-  explicit ScriptedServer(Answer answer) : answer_(std::move(answer)) {
+  explicit ScriptedServer(Answer answer, int requests = 1) : answer_(std::move(answer)), requests_(requests) {
     listener_ = socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address = {};
     address.sin_family = AF_INET;
@@ -48,32 +49,42 @@ class ScriptedServer {
     close(listener_);
   }
   HostPort address() const { return {"127.0.0.1", port_}; }
+  int connections() const { return connections_; }
 
  private:
   void Run() {
     for (int fd; (fd = accept(listener_, nullptr, nullptr)) >= 0; close(fd)) {
-      std::string request;
-      size_t whole = std::string::npos;
-      while (request.size() < whole) {
-        char bytes[4096];
-        const ssize_t size = recv(fd, bytes, sizeof(bytes), 0);
-        if (size <= 0) break;
-        request.append(bytes, static_cast<size_t>(size));
-        const size_t end = request.find("\r\n\r\n");
-        if (end == std::string::npos) continue;
-        const size_t field = request.find("Content-Length: ");
-        whole = end + 4 + (field < end ? std::stoul(request.substr(field + 16)) : 0);
-      }
-      const size_t body = request.find("\r\n\r\n");
-      if (body == std::string::npos) continue;
-      for (const std::string& piece :
-           answer_(request.substr(0, request.find('\r')), request.substr(body + 4))) {
-        if (send(fd, piece.data(), piece.size(), MSG_NOSIGNAL) < 0) break;
+      ++connections_;
+      for (int i = 0; i < requests_ && AnswerOne(fd); ++i) {
       }
     }
   }
 
+  bool AnswerOne(int fd) {
+    std::string request;
+    size_t whole = std::string::npos;
+    while (request.size() < whole) {
+      char bytes[4096];
+      const ssize_t size = recv(fd, bytes, sizeof(bytes), 0);
+      if (size <= 0) break;
+      request.append(bytes, static_cast<size_t>(size));
+      const size_t end = request.find("\r\n\r\n");
+      if (end == std::string::npos) continue;
+      const size_t field = request.find("Content-Length: ");
+      whole = end + 4 + (field < end ? std::stoul(request.substr(field + 16)) : 0);
+    }
+    const size_t body = request.find("\r\n\r\n");
+    if (body == std::string::npos) return false;
+    for (const std::string& piece :
+         answer_(request.substr(0, request.find('\r')), request.substr(body + 4))) {
+      if (send(fd, piece.data(), piece.size(), MSG_NOSIGNAL) < 0) return false;
+    }
+    return true;
+  }
+
   const Answer answer_;
+  const int requests_;
+  std::atomic<int> connections_{0};
   int listener_ = -1;
   uint16_t port_ = 0;
   std::thread thread_;
@@ -100,20 +111,35 @@ std::vector<std::string> EventStream(const std::vector<std::string>& events) {
   return pieces;
 }
 
-TEST(HttpExchangeTest, SendsAndReadsWholeBodies) {
+TEST(HttpClientTest, SendsAndReadsWholeBodies) {
   ScriptedServer server([](const std::string& line, const std::string& body) {
     return std::vector<std::string>{Plain(line + "|" + body)};
   });
-  const auto posted = HttpExchange(server.address(), "/a", "{\"b\":1}", Patience());
+  const auto posted = HttpClient(server.address()).Exchange("/a", "{\"b\":1}", Patience());
   ASSERT_TRUE(posted.ok()) << posted.status();
   EXPECT_EQ(posted->status, 200);
   EXPECT_EQ(posted->body, "POST /a HTTP/1.1|{\"b\":1}");
-  const auto got = HttpExchange(server.address(), "/c", "", Patience());
+  const auto got = HttpClient(server.address()).Exchange("/c", "", Patience());
   ASSERT_TRUE(got.ok()) << got.status();
   EXPECT_EQ(got->body, "GET /c HTTP/1.1|");
 }
 
-TEST(HttpExchangeTest, UndoesChunksHoweverTheyAreCut) {
+TEST(HttpClientTest, KeepsAConnectionUntilTheServerEndsIt) {
+  ScriptedServer server([](const std::string& line, const std::string&) { return std::vector{Plain(line)}; },
+                        /*requests=*/3);
+  {
+    HttpClient client(server.address());
+    for (int i = 0; i < 6; ++i) {
+      const std::string path = "/" + std::to_string(i);
+      const auto answer = client.Exchange(path, "", Patience());
+      ASSERT_TRUE(answer.ok()) << i << ": " << answer.status();
+      EXPECT_EQ(answer->body, "GET " + path + " HTTP/1.1");
+    }
+  }
+  EXPECT_EQ(server.connections(), 2);
+}
+
+TEST(HttpClientTest, UndoesChunksHoweverTheyAreCut) {
   const std::string long_text(20'000, 'x');
   const std::string whole =
       std::string(kStreamHead) + Chunk("one") + Chunk(long_text) + Chunk("three") + "0\r\n\r\n";
@@ -125,23 +151,26 @@ TEST(HttpExchangeTest, UndoesChunksHoweverTheyAreCut) {
     });
     std::string body;
     const auto answer =
-        HttpExchange(server.address(), "/", "{}", Patience(), [&](std::string_view bytes) { body += bytes; });
+        HttpClient(server.address()).Exchange("/", "{}", Patience(), [&](std::string_view bytes) {
+          body += bytes;
+        });
     ASSERT_TRUE(answer.ok()) << answer.status();
     EXPECT_EQ(body, "one" + long_text + "three") << cut;
     EXPECT_EQ(answer->body, "");
   }
 }
 
-TEST(HttpExchangeTest, ABodyThatIsNotOkIsKept) {
+TEST(HttpClientTest, ABodyThatIsNotOkIsKept) {
   ScriptedServer server(
       [](const std::string&, const std::string&) { return std::vector<std::string>{Plain("busy", 429)}; });
-  const auto answer = HttpExchange(server.address(), "/", "{}", Patience(), [](std::string_view) { FAIL(); });
+  const auto answer =
+      HttpClient(server.address()).Exchange("/", "{}", Patience(), [](std::string_view) { FAIL(); });
   ASSERT_TRUE(answer.ok()) << answer.status();
   EXPECT_EQ(answer->status, 429);
   EXPECT_EQ(answer->body, "busy");
 }
 
-TEST(HttpExchangeTest, WhatGoesWrong) {
+TEST(HttpClientTest, WhatGoesWrong) {
   for (const auto& [sent, code] : std::vector<std::pair<std::string, absl::StatusCode>>{
            {"", absl::StatusCode::kUnavailable},
            {"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort", absl::StatusCode::kUnavailable},
@@ -150,14 +179,15 @@ TEST(HttpExchangeTest, WhatGoesWrong) {
            {std::string(kStreamHead) + "zz\r\n", absl::StatusCode::kDataLoss}}) {
     ScriptedServer server(
         [&, sent = sent](const std::string&, const std::string&) { return std::vector<std::string>{sent}; });
-    EXPECT_EQ(HttpExchange(server.address(), "/", "{}", Patience()).status().code(), code) << sent;
+    EXPECT_EQ(HttpClient(server.address()).Exchange("/", "{}", Patience()).status().code(), code) << sent;
   }
   HostPort nobody;
   {
     ScriptedServer server([](const std::string&, const std::string&) { return std::vector<std::string>{}; });
     nobody = server.address();
   }
-  EXPECT_EQ(HttpExchange(nobody, "/", "{}", Patience()).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(HttpClient(nobody).Exchange("/", "{}", Patience()).status().code(),
+            absl::StatusCode::kUnavailable);
 }
 
 TEST(EventLinesTest, DataFromBytesCutAnywhere) {
