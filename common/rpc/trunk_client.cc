@@ -2,14 +2,13 @@
 
 #include <bit>
 #include <cstring>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/mutex.h"
 #include "common/rpc/rpc_channel.h"
 #include "common/rpc/rpc_status.h"
 #include "common/rpc/trunk_convert.h"
+#include "common/trunk/update_delivery.h"
 #include "proto/trunk.grpc.pb.h"
 
 namespace moepool {
@@ -21,35 +20,6 @@ struct GrpcTrunk::Stub {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "logits travel in little-endian order");
-
-// Hands updates on until it is closed; closing waits for the update under way, unless that is what closes it.
-class Delivery {
- public:
-  explicit Delivery(UpdateCallback callback) : callback_(std::move(callback)) {}
-
-  void Deliver(SequenceUpdate update) NO_THREAD_SAFETY_ANALYSIS {
-    MutexLock lock(&mutex_);
-    if (closed_) return;
-    thread_ = std::this_thread::get_id();
-    callback_(std::move(update));
-    thread_ = std::thread::id();
-  }
-
-  void Close() NO_THREAD_SAFETY_ANALYSIS {
-    if (thread_.load() == std::this_thread::get_id()) {
-      closed_ = true;  // this thread holds the mutex
-      return;
-    }
-    MutexLock lock(&mutex_);
-    closed_ = true;
-  }
-
- private:
-  Mutex mutex_;
-  std::atomic<std::thread::id> thread_{};
-  bool closed_ GUARDED_BY(mutex_) = false;
-  const UpdateCallback callback_;
-};
 
 SequenceUpdate ToUpdate(const trunk::v1::TrunkEvent& event) {
   SequenceUpdate update;
@@ -131,7 +101,7 @@ class Call : public grpc::ClientReadReactor<Event>, public std::enable_shared_fr
   Event event_;
   SequenceUpdate last_;
   bool has_last_ = false;
-  Delivery delivery_;
+  UpdateDelivery delivery_;
   std::shared_ptr<Call> self_;
 };
 

@@ -30,6 +30,7 @@ class GrpcTrunk : public Trunk {
   absl::StatusOr<PoolInfo> Pool() override;       // blocks, at most pool_timeout
   absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request,
                                                       UpdateCallback on_update) override;
+  bool lends_threads() const override { return true; }  // gRPC's, which have nothing else to do
 
  private:
   struct Stub;

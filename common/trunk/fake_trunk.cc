@@ -4,13 +4,7 @@
 
 namespace moepool {
 
-bool FakeCall::Send(SequenceUpdate update) {
-  MutexLock lock(&delivery_);
-  if (over_) return false;
-  over_ = update.finished;
-  on_update_(std::move(update));
-  return true;
-}
+bool FakeCall::Send(SequenceUpdate update) { return delivery_.Deliver(std::move(update)); }
 
 bool FakeCall::SendIds(std::vector<int32_t> ids) {
   SequenceUpdate update;
@@ -49,12 +43,7 @@ void FakeCall::MarkCancelled() {
 }
 
 void FakeCall::Close() {
-  {
-    MutexLock lock(&delivery_);
-    on_update_ = nullptr;
-    if (std::exchange(over_, true)) return;
-  }
-  MarkCancelled();
+  if (delivery_.Close()) MarkCancelled();
 }
 
 class FakeTrunkCall : public TrunkCall {

@@ -1,6 +1,7 @@
 // A Trunk without a model: tests, and programs that try a gateway alone, say what it answers.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "common/base/mutex.h"
 #include "common/trunk/trunk.h"
+#include "common/trunk/update_delivery.h"
 
 namespace moepool {
 
@@ -17,7 +19,7 @@ namespace moepool {
 class FakeCall {
  public:
   FakeCall(SequenceRequest request, UpdateCallback on_update)
-      : request_(std::move(request)), on_update_(std::move(on_update)) {}
+      : request_(std::move(request)), delivery_(std::move(on_update)) {}
   const SequenceRequest& request() const { return request_; }
   // Delivers an update on the caller's thread; false where the call is over or destroyed.
   bool Send(SequenceUpdate update);
@@ -35,9 +37,7 @@ class FakeCall {
   void Close();  // no update after this; cancels where there was no last one
 
   const SequenceRequest request_;
-  Mutex delivery_;  // held while an update is delivered
-  UpdateCallback on_update_ GUARDED_BY(delivery_);
-  bool over_ GUARDED_BY(delivery_) = false;
+  UpdateDelivery delivery_;
   Mutex mutex_;
   CondVar changed_;
   bool cancelled_ GUARDED_BY(mutex_) = false;
@@ -55,6 +55,7 @@ class FakeTrunk : public Trunk {
   void SetModel(ModelInfo info);
   void SetResponder(Responder responder);  // none (the default): the test answers through FakeCall
   void SetPool(PoolInfo pool);
+  void SetLendsThreads(bool lends) { lends_threads_ = lends; }  // true from the start, as over gRPC
   // Not OK: what Describe, Pool and Generate return.
   void SetStatus(absl::Status status);
   // The i-th call since the start, waiting for it.
@@ -65,12 +66,14 @@ class FakeTrunk : public Trunk {
   absl::StatusOr<PoolInfo> Pool() override;
   absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request,
                                                       UpdateCallback on_update) override;
+  bool lends_threads() const override { return lends_threads_; }
 
  private:
   friend class FakeTrunkCall;
   void Post(std::function<void()> task);
   void Run();
 
+  std::atomic<bool> lends_threads_{true};
   Mutex mutex_;
   CondVar changed_;
   ModelInfo info_ GUARDED_BY(mutex_);

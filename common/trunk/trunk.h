@@ -223,8 +223,8 @@ class TrunkCall {
   virtual void Cancel() = 0;
 };
 
-// Updates come in order, from a thread of the trunk's that must not be held up, and end with one that is
-// finished.
+// Updates come in order, from a thread of the trunk's that must not be held up unless it lends its threads,
+// and end with one that is finished.
 using UpdateCallback = std::function<void(SequenceUpdate)>;
 
 // Thread-safe.
@@ -238,6 +238,8 @@ class Trunk {
   // queue is full. An error after the start arrives as the last update.
   virtual absl::StatusOr<std::unique_ptr<TrunkCall>> Generate(SequenceRequest request,
                                                               UpdateCallback on_update) = 0;
+  // Whether an update's thread may do some work: to make text of a few ids, and to send it.
+  virtual bool lends_threads() const { return false; }
 };
 
 }  // namespace moepool
