@@ -41,29 +41,28 @@ InferCallImpl::InferCallImpl(Inference* inference, InferRequest request, InferCa
   metrics_.requests_waiting.Increment();
 }
 
-void InferCallImpl::Cancel() {
-  boost::asio::post(strand_,
-                    [self = shared_from_this()] { self->Finish(absl::CancelledError("cancelled")); });
+void InferCallImpl::Cancel() { FinishLater(absl::CancelledError("cancelled")); }
+
+void InferCallImpl::FinishLater(absl::Status status) {
+  boost::asio::post(strand_, [self = shared_from_this(), status = std::move(status)] {
+    self->tasks_.Run([self, status] { self->Finish(status); });
+  });
 }
 
 void InferCallImpl::Start() {
   TraceAsyncBegin("request", reinterpret_cast<uintptr_t>(this));
   auto ticket = Admit();
-  if (!ticket.ok()) {
-    boost::asio::post(strand_,
-                      [self = shared_from_this(), status = ticket.status()] { self->Finish(status); });
-    return;
-  }
-  boost::asio::dispatch(inference_->preparation_pool_, [self = shared_from_this(),
-                                                        ticket = *std::move(ticket)]() mutable {
-    absl::StatusOr<Preparation> made = self->Prepare();
-    boost::asio::post(self->strand_, [self, ticket = std::move(ticket), made = std::move(made)]() mutable {
-      if (self->over_) return;  // cancelled meanwhile
-      self->ticket_ = std::move(ticket);
-      const absl::Status status = made.ok() ? self->Submit(*std::move(made)) : made.status();
-      if (!status.ok()) self->Finish(status);
-    });
-  });
+  if (!ticket.ok()) return FinishLater(ticket.status());
+  boost::asio::dispatch(
+      inference_->preparation_pool_, [self = shared_from_this(), ticket = *std::move(ticket)]() mutable {
+        absl::StatusOr<Preparation> made = self->Prepare();
+        self->tasks_.Run([self, ticket = std::move(ticket), made = std::move(made)]() mutable {
+          if (self->over_) return;  // cancelled meanwhile
+          self->ticket_ = std::move(ticket);
+          const absl::Status status = made.ok() ? self->Submit(*std::move(made)) : made.status();
+          if (!status.ok()) self->Finish(status);
+        });
+      });
 }
 
 absl::StatusOr<std::unique_ptr<Admission::Ticket>> InferCallImpl::Admit() {
@@ -153,10 +152,12 @@ absl::Status InferCallImpl::Submit(Preparation preparation) {
     SequenceRequest copy = i + 1 < answers_.size() ? sequence : std::move(sequence);
     absl::StatusOr<std::unique_ptr<TrunkCall>> call = inference_->trunk_->Generate(
         std::move(copy), [self = shared_from_this(), answer = &answer](SequenceUpdate update) {
-          // The trunk's thread is not held up: the work is done on the strand.
-          boost::asio::post(self->strand_, [self, answer, update = std::move(update)]() mutable {
+          auto task = [self, answer, update = std::move(update)]() mutable {
             self->OnUpdate(answer, std::move(update));
-          });
+          };
+          if (self->inference_->trunk_->lends_threads()) return self->tasks_.Run(std::move(task));
+          boost::asio::post(self->strand_,
+                            [self, task = std::move(task)]() mutable { self->tasks_.Run(std::move(task)); });
         });
     if (!call.ok()) return Of(answer, call.status());
     answer.call = *std::move(call);

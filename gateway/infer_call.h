@@ -12,11 +12,12 @@
 #include "boost/asio/thread_pool.hpp"
 #include "gateway/answer_plan.h"
 #include "gateway/inference.h"
+#include "gateway/serial_tasks.h"
 #include "gateway/token_stream.h"
 
 namespace moepool {
 
-// Owned by the Inference until its last event. All but Cancel, Start, Prepare and id runs on the strand.
+// Owned by the Inference until its last event. All but Cancel, Start, Prepare and id runs as a task.
 class InferCallImpl : public InferCall, public std::enable_shared_from_this<InferCallImpl> {
  public:
   InferCallImpl(Inference* inference, InferRequest request, InferCallback on_event);
@@ -40,8 +41,11 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
     bool over = false;
   };
 
+  // In a stream thread, for callers who must not be held up, or who hold locks.
+  void FinishLater(absl::Status status);
+
   absl::StatusOr<std::unique_ptr<Admission::Ticket>> Admit();
-  // What the request asks for, of a model. Not on the strand: templates and tokenizers take their time.
+  // What the request asks for, of a model. Not a task: templates and tokenizers take their time.
   struct Preparation {
     std::shared_ptr<const ServedModel> model;
     AnswerPlan plan;
@@ -77,7 +81,8 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   const InferRequest request_;
   InferCallback on_event_;
   const std::string id_;
-  boost::asio::strand<boost::asio::thread_pool::executor_type> strand_;
+  SerialTasks tasks_;
+  boost::asio::strand<boost::asio::thread_pool::executor_type> strand_;  // brings them in order
   const absl::Time arrived_;
   absl::Time first_token_;
   absl::Time last_token_;

@@ -67,8 +67,8 @@ struct InferEvent {
   std::string model;
 };
 
-// Events of one call come one at a time and in order, from one of the Inference's stream threads, and end
-// with one that is finished: that of the answer which ended last, or a failure.
+// Events of one call come one at a time and in order, from a thread of the Inference's or one that its trunk
+// lends, and end with one that is finished: that of the answer which ended last, or a failure.
 using InferCallback = std::function<void(InferEvent)>;
 
 // A request under way. Thread-safe.

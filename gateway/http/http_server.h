@@ -46,6 +46,7 @@ class HttpResponder {
  public:
   virtual ~HttpResponder() = default;
   virtual void Send(HttpResponse response) = 0;
+  // The head goes out with the first data, or with the end.
   virtual void StartStream(std::string content_type) = 0;
   virtual void Write(std::string data) = 0;
   virtual void EndStream() = 0;

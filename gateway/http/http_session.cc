@@ -83,6 +83,7 @@ void HttpSession::Start() {
   if (state_ == State::kClosed) return;
   ErrorCode ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  socket_.non_blocking(true, ignored);
   BecomeIdle();
 }
 
@@ -322,8 +323,8 @@ void HttpSession::StartStream(uint64_t serial, const std::string& content_type) 
   chunked_ = !http_1_0_;
   if (context_.draining || http_1_0_) keep_alive_ = false;
   if (context_.options.on_answer) context_.options.on_answer(request_, 200);
-  Queue(absl::StrCat(Head(200, content_type, std::nullopt),
-                     "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n\r\n"));
+  Gather(absl::StrCat(Head(200, content_type, std::nullopt),
+                      "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n\r\n"));
 }
 
 void HttpSession::Write(uint64_t serial, const std::string& data) {
@@ -347,30 +348,37 @@ void HttpSession::Abandon(uint64_t serial) {
   if (IsCurrent(serial)) Close();
 }
 
+void HttpSession::Queue(std::string_view data) {
+  if (Gather(data) && writing_.empty()) FlushQueue();
+}
+
 // What is generated does not wait for who reads it: a stream that gathers is given up, and so is any answer
 // where those of all clients together take too much.
-void HttpSession::Queue(std::string data) {
+bool HttpSession::Gather(std::string_view data) {
   const HttpServerOptions& options = context_.options;
   const uint64_t all = context_.unsent_bytes.fetch_add(data.size()) + data.size();
   const bool too_much = !answered_ && queued_.size() > options.max_unsent_stream_bytes;
   queued_ += data;
-  if (too_much || (all > options.max_unsent_bytes && queued_.size() > kReadBytes)) {
-    Log(LogLevel::kWarning, "closed a connection whose client reads too slowly",
-        {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes()}, {"unsent_bytes_of_all", all}});
-    answered_ = false;  // it is not: the client's leaving is told
-    return Close();
-  }
-  if (writing_.empty()) FlushQueue();
+  if (!too_much && (all <= options.max_unsent_bytes || queued_.size() <= kReadBytes)) return true;
+  Log(LogLevel::kWarning, "closed a connection whose client reads too slowly",
+      {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes()}, {"unsent_bytes_of_all", all}});
+  answered_ = false;  // it is not: the client's leaving is told
+  Close();
+  return false;
 }
 
+// Nearly always the socket takes all at once, and nothing has to be waited for.
 void HttpSession::FlushQueue() {
-  if (queued_.empty()) {
-    if (answered_) FinishAnswer();
-    return;
+  while (!queued_.empty()) {
+    writing_ = std::exchange(queued_, "");
+    ErrorCode error;
+    written_bytes_ = socket_.write_some(asio::buffer(writing_), error);
+    if (error && error != asio::error::would_block) return OnWritten(error);
+    if (written_bytes_ < writing_.size()) return WriteSome();
+    context_.unsent_bytes -= writing_.size();
+    writing_.clear();
   }
-  writing_ = std::exchange(queued_, "");
-  written_bytes_ = 0;
-  WriteSome();
+  if (answered_) FinishAnswer();
 }
 
 // One piece at a time, so that the timer sees a client that reads slowly but does read.

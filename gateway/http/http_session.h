@@ -71,8 +71,10 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void FailRead(ErrorCode error);
   void SendError(int status, const std::string& message);
   void Answer(HttpResponse response);
-  // Closes the session where too much waits for its client already.
-  void Queue(std::string data);
+  // Sends data after what waits already.
+  void Queue(std::string_view data);
+  // The same once more comes. Closes the session where too much waits for its client already: false.
+  bool Gather(std::string_view data);
   size_t unsent_bytes() const { return queued_.size() + writing_.size(); }
   void FlushQueue();
   void WriteSome();
