@@ -89,6 +89,8 @@ class PrefixTest(cluster.E2eTest):
         client = cluster.Client(gateway.wait_ready()["http_address"], gateway.wait_ready()["grpc_address"])
         client.wait_ready()
         self.assertTrue(client.infer("moved", max_tokens=4)["text"])
+        cluster.wait_for(lambda: processes.tool("health", address, "--service", "moepool.trunk.v1.Trunk").returncode == 0,
+                         "the router, which looks now and then, to say that it serves")
         for at, service in ((gateway.wait_ready()["grpc_address"], "moepool.v1.Inference"),
                             (address, "moepool.trunk.v1.Trunk"),
                             (worker.wait_ready()["address"], "moepool.experts.v1.ExpertPool")):
