@@ -99,7 +99,7 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   const absl::StatusOr<std::unique_ptr<ModelSource>> source = OpenGguf(flags.model);
   if (!source.ok()) return Fail(kExitBadModel, source.status());
   Metrics metrics;
-  AddBuildInfo(&metrics, "worker");
+  AddProcessInfo(&metrics, "worker");
   const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
       MetricsEndpoint::Start(metrics_address, metrics);
   if (!endpoint.ok()) return Fail(1, endpoint.status());

@@ -58,7 +58,7 @@ int Main(int argc, char** argv) {
   absl::Notification drain;
   SignalWatcher signals([&] { drain.Notify(); });
   Metrics metrics;
-  AddBuildInfo(&metrics, "gateway");
+  AddProcessInfo(&metrics, "gateway");
   GrpcTrunk trunk(router->ToString());
   absl::StatusOr<std::unique_ptr<GatewayServer>> server = GatewayServer::Start(*options, &trunk, &metrics);
   if (!server.ok()) {

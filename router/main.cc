@@ -181,7 +181,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
                            Engine::Create(backend.get(), source, &membership, engine_options));
   TrunkService trunk(engine.get());
   Metrics metrics;
-  AddBuildInfo(&metrics, "router");
+  AddProcessInfo(&metrics, "router");
   const auto collector = std::make_shared<EngineCollector>(engine.get(), flags.max_expert_series);
   metrics.AddSource(collector);
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsEndpoint> endpoint,

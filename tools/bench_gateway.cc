@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/time/clock.h"
 #include "common/base/config.h"
 #include "common/base/status_macros.h"
@@ -14,6 +15,7 @@
 #include "tools/bench.h"
 #include "tools/bench_load.h"
 #include "tools/bench_server.h"
+#include "tools/http_stream.h"
 
 namespace moepool {
 namespace {
@@ -41,6 +43,7 @@ struct Door {
   std::unique_ptr<BenchServer> server;
   std::vector<double> ttft_ms = {};
   std::vector<double> tokens_per_s = {};
+  std::vector<double> gateway_cpu_us = {};  // its processor time for each token of a round of streams
 };
 
 class Bench {
@@ -66,6 +69,7 @@ class Bench {
     MOEPOOL_ASSIGN_OR_RETURN(auto trunk, MakeTrunkBenchServer(router, 0));
     MOEPOOL_ASSIGN_OR_RETURN(auto over_http, MakeHttpBenchServer("moepool", http, 0, deadline));
     MOEPOOL_ASSIGN_OR_RETURN(auto over_grpc, MakeGrpcBenchServer(grpc, 0, deadline));
+    http_ = std::make_unique<HttpClient>(http);
     doors_.push_back({.name = "router", .server = std::move(trunk)});
     doors_.push_back({.name = "http", .server = std::move(over_http)});
     doors_.push_back({.name = "grpc", .server = std::move(over_grpc)});
@@ -111,6 +115,23 @@ class Bench {
     return absl::OkStatus();
   }
 
+  // Of the gateway, since it started.
+  absl::StatusOr<double> CpuSeconds() {
+    MOEPOOL_ASSIGN_OR_RETURN(const HttpAnswer answer,
+                             http_->Exchange("/metrics", "", absl::Now() + absl::Seconds(flags_.timeout_s)));
+    constexpr std::string_view kName = "\nprocess_cpu_seconds_total ";
+    const size_t at = answer.body.find(kName);
+    double seconds = 0;
+    if (answer.status != 200 || at == std::string::npos ||
+        !absl::SimpleAtod(
+            answer.body.substr(at + kName.size(), answer.body.find('\n', at + 1) - at - kName.size()),
+            &seconds)) {
+      return absl::FailedPreconditionError(
+          StrCat("/metrics: HTTP ", answer.status, " and no process_cpu_seconds_total"));
+    }
+    return seconds;
+  }
+
   absl::Status Streams(int round, bool counts) {
     std::vector<BenchPrompt> prompts;
     for (int i = 0; i < flags_.streams; ++i) {
@@ -119,12 +140,17 @@ class Bench {
     }
     for (size_t turn = 0; turn < doors_.size(); ++turn) {
       Door& door = At(round, turn);
+      MOEPOOL_ASSIGN_OR_RETURN(const double cpu_s, CpuSeconds());
       const std::vector<RequestOutcome> outcomes =
           RunLoad({.requests = prompts.size(), .clients = flags_.streams},
                   [&](size_t i) { return Send(door, prompts[i], flags_.stream_tokens); });
       const LoadReport report = Evaluate(outcomes, flags_.stream_tokens, {});
       if (!report.errors.empty()) return absl::UnavailableError(report.errors.begin()->first);
-      if (counts) door.tokens_per_s.push_back(static_cast<double>(report.output_tokens) / report.duration_s);
+      if (!counts) continue;
+      const auto tokens = static_cast<double>(report.output_tokens);
+      MOEPOOL_ASSIGN_OR_RETURN(const double cpu_end_s, CpuSeconds());
+      door.tokens_per_s.push_back(tokens / report.duration_s);
+      door.gateway_cpu_us.push_back((cpu_end_s - cpu_s) * 1e6 / tokens);
     }
     return absl::OkStatus();
   }
@@ -144,7 +170,8 @@ class Bench {
                        {"ttft_ms", ToJson(Describe(door.ttft_ms))},
                        {"added_ttft_ms", ToJson(Describe(added_ms))},
                        {"tokens_per_s", ToJson(Summarize(door.tokens_per_s))},
-                       {"throughput_ratio", ToJson(Summarize(ratios))}});
+                       {"throughput_ratio", ToJson(Summarize(ratios))},
+                       {"gateway_cpu_us_per_token", ToJson(Summarize(door.gateway_cpu_us))}});
     }
     return {{"bench", "gateway"},        {"version", kVersion},
             {"pairs", flags_.pairs},     {"input_tokens", flags_.input_tokens},
@@ -154,6 +181,7 @@ class Bench {
 
   const Flags& flags_;
   std::mt19937_64 random_;
+  std::unique_ptr<HttpClient> http_;
   std::vector<Door> doors_;  // the router first
 };
 
@@ -161,13 +189,14 @@ void Print(const json& whole) {
   std::printf("%d prompts of %d tokens, each through every door; then %d rounds of %d streams of %d tokens\n",
               whole["pairs"].get<int>(), whole["input_tokens"].get<int>(), whole["rounds"].get<int>(),
               whole["streams"].get<int>(), whole["stream_tokens"].get<int>());
-  std::printf("  %-8s %12s %14s %14s %16s\n", "door", "ttft p50 ms", "added p50 ms", "tokens/s",
-              "beside router's");
+  std::printf("  %-8s %12s %14s %14s %16s %20s\n", "door", "ttft p50 ms", "added p50 ms", "tokens/s",
+              "beside router's", "gateway CPU us/token");
   for (const json& door : whole["doors"]) {
-    std::printf("  %-8s %12.3f %14.3f %14.1f %16.4f\n", door["door"].get_ref<const std::string&>().c_str(),
-                door["ttft_ms"]["p50"].get<double>(), door["added_ttft_ms"]["p50"].get<double>(),
-                door["tokens_per_s"]["median"].get<double>(),
-                door["throughput_ratio"]["median"].get<double>());
+    std::printf("  %-8s %12.3f %14.3f %14.1f %16.4f %20.1f\n",
+                door["door"].get_ref<const std::string&>().c_str(), door["ttft_ms"]["p50"].get<double>(),
+                door["added_ttft_ms"]["p50"].get<double>(), door["tokens_per_s"]["median"].get<double>(),
+                door["throughput_ratio"]["median"].get<double>(),
+                door["gateway_cpu_us_per_token"]["median"].get<double>());
   }
 }
 

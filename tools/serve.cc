@@ -33,7 +33,7 @@ absl::Status Run(const Flags& flags) {
   SignalWatcher signals([&] { drain.Notify(); });
   MOEPOOL_ASSIGN_OR_RETURN(const auto embedded, MakeEmbedded(flags.engine));
   Metrics metrics;
-  AddBuildInfo(&metrics, "serve");
+  AddProcessInfo(&metrics, "serve");
   const auto engine_metrics = std::make_shared<EngineCollector>(embedded->engine.get());
   metrics.AddSource(engine_metrics);
   MOEPOOL_ASSIGN_OR_RETURN(const auto server,

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common/base/mutex.h"
+#include "common/metrics/process_metrics.h"
 #include "prometheus/text_serializer.h"
 
 namespace moepool {
@@ -63,11 +64,14 @@ prometheus::Histogram& Metrics::Histogram(const std::string& name, const std::st
       .Add(labels, bounds);
 }
 
-void AddBuildInfo(Metrics* metrics, const std::string& process) {
+void AddProcessInfo(Metrics* metrics, const std::string& process) {
   metrics
       ->Gauge("build_info", "Always 1: the version, and which process of moepool this is.",
               {{"version", MOEPOOL_VERSION}, {"process", process}})
       .Set(1);
+  static const auto* const of_process =
+      new std::shared_ptr<const ProcessMetrics>(std::make_shared<ProcessMetrics>());
+  metrics->AddSource(*of_process);
 }
 
 std::string Metrics::Expose() const { return prometheus::TextSerializer().Serialize(sources_->Collect()); }

@@ -41,8 +41,8 @@ class Metrics {
   std::shared_ptr<Sources> sources_;
 };
 
-// moepool_build_info{version, process}, which is always 1.
-void AddBuildInfo(Metrics* metrics, const std::string& process);
+// moepool_build_info{version, process}, which is always 1, and ProcessMetrics. Once.
+void AddProcessInfo(Metrics* metrics, const std::string& process);
 
 inline constexpr char kMetricsContentType[] = "text/plain; version=0.0.4; charset=utf-8";
 

@@ -1,8 +1,12 @@
 #include "common/metrics/metrics.h"
 
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <cmath>
+#include <ctime>
 
 #include "common/metrics/metrics_endpoint.h"
 #include "gmock/gmock.h"
@@ -45,6 +49,46 @@ TEST(MetricsTest, Exposition) {
   EXPECT_THAT(text, HasSubstr("moepool_num_requests_running 2"));
   EXPECT_THAT(text, HasSubstr("moepool_time_to_first_token_seconds_bucket{le=\"0.1\"} 0"));
   EXPECT_THAT(text, HasSubstr("moepool_time_to_first_token_seconds_bucket{le=\"+Inf\"} 1"));
+}
+
+TEST(MetricsTest, OfTheProcess) {
+  Metrics metrics;
+  AddProcessInfo(&metrics, "router");
+  const auto value = [&metrics](const std::string& name) {
+    const std::string text = metrics.Expose();
+    const size_t at = text.find("\n" + name + " ");
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + name.size() + 2));
+  };
+  EXPECT_THAT(metrics.Expose(), HasSubstr("moepool_build_info{process=\"router\",version=\""));
+  EXPECT_THAT(metrics.Expose(), HasSubstr("# TYPE process_cpu_seconds_total counter\n"));
+
+  const double cpu_s = value("process_cpu_seconds_total");
+  EXPECT_GE(cpu_s, 0);
+  rusage usage = {};
+  const auto used_s = [&usage] {
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+           static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+  };
+  for (const double begin_s = used_s(); used_s() < begin_s + 0.1;) {
+  }
+  EXPECT_GT(value("process_cpu_seconds_total"), cpu_s);
+  EXPECT_LE(value("process_cpu_seconds_total"), used_s() + 0.02);  // in ticks of 10 ms
+
+  const double descriptors = value("process_open_fds");
+  EXPECT_GE(descriptors, 3);
+  const int fd = dup(0);
+  EXPECT_EQ(value("process_open_fds"), descriptors + 1);
+  close(fd);
+  EXPECT_GE(value("process_max_fds"), descriptors);
+  EXPECT_EQ(value("process_threads"), 1);
+
+  // Of as many pages as were written to; the rest of the process may give some back meanwhile.
+  const double resident = value("process_resident_memory_bytes");
+  std::vector<char> memory(64 << 20, 1);
+  EXPECT_GT(value("process_resident_memory_bytes"), resident + 0.9 * static_cast<double>(memory.size()));
+  EXPECT_GT(value("process_virtual_memory_bytes"), value("process_resident_memory_bytes"));
+  EXPECT_LT(std::abs(value("process_start_time_seconds") - static_cast<double>(time(nullptr))), 3600);
 }
 
 TEST(MetricsTest, BoundsAscend) {

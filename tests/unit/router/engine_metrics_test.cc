@@ -164,11 +164,5 @@ TEST(MetricFamiliesTest, HistogramsAreCumulative) {
   EXPECT_EQ(s.sample_sum, 99);
 }
 
-TEST(BuildInfoTest, NamesTheProcess) {
-  Metrics metrics;
-  AddBuildInfo(&metrics, "router");
-  EXPECT_NE(metrics.Expose().find("moepool_build_info{process=\"router\",version=\""), std::string::npos);
-}
-
 }  // namespace
 }  // namespace moepool
