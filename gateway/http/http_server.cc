@@ -11,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/base/mutex.h"
 #include "gateway/http/http_session.h"
+#include "gateway/http/io_threads.h"
 #include "gateway/request_id.h"
 
 namespace moepool {
@@ -61,7 +62,12 @@ class HttpServerImpl : public HttpServer {
     if (error) return fail(error);
     address_ = {wanted.host, acceptor_.local_endpoint().port()};
     asio::post(acceptor_.get_executor(), [this] { Accept(); });
-    for (int i = 0; i < context_.options.threads; ++i) threads_.emplace_back([this] { io_.run(); });
+    for (int i = 0; i < context_.options.threads; ++i) {
+      threads_.emplace_back([this] {
+        is_io_thread = true;
+        io_.run();
+      });
+    }
     return absl::OkStatus();
   }
 
@@ -90,20 +96,21 @@ class HttpServerImpl : public HttpServer {
 
  private:
   void Accept() {
-    acceptor_.async_accept(asio::make_strand(io_), [this](ErrorCode error, tcp::socket socket) {
-      if (!acceptor_.is_open()) return;
-      if (error) {
-        // Out of descriptors, most likely: give others time to close theirs.
-        Log(LogLevel::kWarning, "cannot accept", {{"error", error.message()}});
-        retry_timer_.expires_after(std::chrono::milliseconds(100));
-        retry_timer_.async_wait([this](ErrorCode wait_error) {
-          if (!wait_error) Accept();
-        });
-        return;
-      }
-      StartSession(std::move(socket));
-      Accept();
-    });
+    acceptor_.async_accept(asio::make_strand(LendingExecutor(io_.get_executor())),
+                           [this](ErrorCode error, tcp::socket socket) {
+                             if (!acceptor_.is_open()) return;
+                             if (error) {
+                               // Out of descriptors, most likely: give others time to close theirs.
+                               Log(LogLevel::kWarning, "cannot accept", {{"error", error.message()}});
+                               retry_timer_.expires_after(std::chrono::milliseconds(100));
+                               retry_timer_.async_wait([this](ErrorCode wait_error) {
+                                 if (!wait_error) Accept();
+                               });
+                               return;
+                             }
+                             StartSession(std::move(socket));
+                             Accept();
+                           });
   }
 
   // Where there are too many, the session that has been idle longest makes place: its client expects as much

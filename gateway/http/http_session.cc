@@ -11,6 +11,7 @@
 #include "boost/beast/http/read.hpp"
 #include "boost/beast/http/status.hpp"
 #include "common/base/log.h"
+#include "gateway/http/io_threads.h"
 #include "gateway/request_id.h"
 
 namespace moepool {
@@ -54,10 +55,16 @@ class Responder : public HttpResponder {
   }
 
  private:
+  // On the session's strand: later in a thread of the server's, which may be within the session already; in
+  // any other at once, unless another is.
   template <typename F>
   void Post(F f) {
-    asio::post(session_->executor(),
-               [session = session_, serial = serial_, f = std::move(f)]() mutable { f(*session, serial); });
+    auto task = [session = session_, serial = serial_, f = std::move(f)]() mutable { f(*session, serial); };
+    if (is_io_thread) {
+      asio::post(session_->executor(), std::move(task));
+    } else {
+      asio::dispatch(session_->executor(), std::move(task));
+    }
   }
 
   const std::shared_ptr<HttpSession> session_;
