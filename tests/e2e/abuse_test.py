@@ -59,7 +59,10 @@ class AbuseTest(E2eTest):
         # What it has before anyone is unkind: threads and arenas that the first requests bring included.
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda _: cls.ask(), range(64)))
-        cls.idle_sockets = cls.sockets()
+        counts = []  # the last clients' sockets are still being closed
+        wait_for(lambda: counts.append(cls.sockets()) or (len(counts) >= 30 and len(set(counts[-30:])) == 1),
+                 "the gateway's sockets to stay as many")
+        cls.idle_sockets = counts[-1]
         cls.memory_mib = cls.resident_mib()
         print(f"gateway's resident memory: {cls.memory_mib:.1f} MiB at the start")
 
