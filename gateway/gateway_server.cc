@@ -45,6 +45,7 @@ absl::StatusOr<std::unique_ptr<GatewayServer>> GatewayServer::Start(const Gatewa
   server->load_ = std::make_shared<LoadCollector>(&server->inference_->admission());
   metrics->AddSource(server->load_);
   server->keys_ = options.keys;
+  server->unread_ = std::make_unique<UnreadBudget>(options.unread);
   if (options.grpc_address.has_value()) MOEPOOL_RETURN_IF_ERROR(server->StartRpc(options));
   server->api_ =
       std::make_unique<HttpApi>(server->inference_.get(), server->watcher_.get(), metrics, options.api);
@@ -55,6 +56,7 @@ absl::StatusOr<std::unique_ptr<GatewayServer>> GatewayServer::Start(const Gatewa
                                                  .check_host = options.http.address.IsLoopback(),
                                                  .allowed_hosts = options.allowed_hosts});
   HttpServerOptions http = options.http;
+  http.unread = server->unread_.get();
   http.gate = [gate = server->http_gate_.get()](HttpRequest* request) { return gate->Check(request); };
   http.add_headers = [gate = server->http_gate_.get()](const HttpRequest& request) {
     return gate->AnswerHeaders(request);
@@ -76,7 +78,6 @@ absl::StatusOr<std::unique_ptr<GatewayServer>> GatewayServer::Start(const Gatewa
 
 absl::Status GatewayServer::StartRpc(const GatewayOptions& options) {
   rpc_gate_ = std::make_unique<RpcGate>(keys_.get());
-  unread_ = std::make_unique<UnreadBudget>(options.unread);
   generate_service_ = std::make_unique<GenerateService>(inference_.get(), rpc_gate_.get(), unread_.get());
   open_inference_service_ = std::make_unique<OpenInferenceService>(inference_.get(), watcher_.get(),
                                                                    rpc_gate_.get(), unread_.get());

@@ -32,7 +32,7 @@ struct GatewayOptions {
   std::vector<std::string> cors_origins;
   std::vector<std::string> allowed_hosts;
   int max_streams = 1024;  // calls at once on one gRPC connection
-  UnreadLimits unread;     // of gRPC; http has its own
+  UnreadLimits unread;     // over HTTP and gRPC together
   HttpApiOptions api;
   InferenceOptions inference;
   ModelWatcherOptions watcher;

@@ -1,5 +1,7 @@
 #include "gateway/unread_budget.h"
 
+#include "gateway/inference.h"
+
 namespace moepool {
 namespace {
 

@@ -1,17 +1,17 @@
-// Bounds what calls have been answered and their clients have not read: generation does not wait for a
-// reader.
+// Bounds what requests have been answered, over HTTP and gRPC, and their clients have not read: generation
+// does not wait for a reader.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
 
-#include "gateway/inference.h"
-
 namespace moepool {
 
+struct InferEvent;
+
 struct UnreadLimits {
-  size_t call_bytes = 16 << 20;  // of one call
-  size_t bytes = 512 << 20;      // of all calls together
+  size_t call_bytes = 16 << 20;  // of one call, or of one stream over HTTP
+  size_t bytes = 512 << 20;      // of all together
 };
 
 // About what an event takes until it is read.
@@ -21,8 +21,10 @@ size_t UnreadBytes(const InferEvent& event);
 class UnreadBudget {
  public:
   explicit UnreadBudget(const UnreadLimits& limits) : limits_(limits) {}
+  const UnreadLimits& limits() const { return limits_; }
+  size_t bytes() const { return bytes_; }  // of all together
 
-  // One call's; given back when destroyed. Not thread-safe.
+  // One call's, or one connection's; given back when destroyed. Not thread-safe.
   class Share {
    public:
     explicit Share(UnreadBudget* budget) : budget_(budget) {}

@@ -26,6 +26,7 @@ class HttpServerImpl : public HttpServer {
   HttpServerImpl(const HttpServerOptions& options, HttpHandler handler, HttpErrorBody error_body)
       : acceptor_(asio::make_strand(io_)), retry_timer_(acceptor_.get_executor()) {
     context_.options = options;
+    if (options.unread == nullptr) context_.options.unread = &own_unread_;
     context_.handler = std::move(handler);
     context_.error_body = std::move(error_body);
     context_.on_closed = [this](HttpSession* session) { OnClosed(session); };
@@ -198,6 +199,7 @@ class HttpServerImpl : public HttpServer {
   Mutex mutex_;
   CondVar closed_;
   absl::flat_hash_map<HttpSession*, std::weak_ptr<HttpSession>> sessions_ GUARDED_BY(mutex_);
+  UnreadBudget own_unread_{UnreadLimits()};
   HttpSessionContext context_;
   asio::io_context io_;
   tcp::acceptor acceptor_;

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/config.h"
+#include "gateway/unread_budget.h"
 
 namespace moepool {
 
@@ -75,9 +76,10 @@ struct HttpServerOptions {
   int max_connections = 512;  // more push out those that are between requests, or are told 503
   uint32_t max_header_bytes = 16 << 10;
   uint64_t max_body_bytes = 8 << 20;
-  size_t max_pipelined_bytes = 64 << 10;              // read ahead of an answer
-  size_t max_unsent_stream_bytes = 16 << 20;          // over which nothing is added to a stream
-  uint64_t max_unsent_bytes = 512 << 20;              // of all connections together
+  size_t max_pipelined_bytes = 64 << 10;  // read ahead of an answer
+  // Of what clients have not read: a stream is given up that has more than a call's share waiting, and any
+  // answer where all together have too much. Outlives the server. None: one of its own.
+  UnreadBudget* unread = nullptr;
   absl::Duration header_timeout = absl::Seconds(10);  // first byte of a request to the end of its header
   absl::Duration body_timeout = absl::Seconds(60);
   absl::Duration idle_timeout = absl::Seconds(75);   // between requests

@@ -79,12 +79,10 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, const HttpSessionContext*
       read_timer_(socket_.get_executor()),
       write_timer_(socket_.get_executor()),
       buffer_(context->options.max_header_bytes + context->options.max_pipelined_bytes + kReadBytes),
-      idle_since_(++context->idled) {}
+      idle_since_(++context->idled),
+      unread_(context->options.unread) {}
 
-HttpSession::~HttpSession() {
-  context_.unsent_bytes -= unsent_bytes();
-  context_.on_closed(this);
-}
+HttpSession::~HttpSession() { context_.on_closed(this); }
 
 void HttpSession::Start() {
   if (state_ == State::kClosed) return;
@@ -108,7 +106,7 @@ void HttpSession::OnDrain() {
 void HttpSession::Close() {
   if (state_ == State::kClosed) return;
   state_ = State::kClosed;
-  context_.unsent_bytes -= queued_.size();
+  unread_.Remove(queued_.size());
   queued_ = {};
   ErrorCode ignored;
   socket_.close(ignored);
@@ -362,13 +360,13 @@ void HttpSession::Queue(std::string_view data) {
 // What is generated does not wait for who reads it: a stream that gathers is given up, and so is any answer
 // where those of all clients together take too much.
 bool HttpSession::Gather(std::string_view data) {
-  const HttpServerOptions& options = context_.options;
-  const uint64_t all = context_.unsent_bytes.fetch_add(data.size()) + data.size();
-  const bool too_much = !answered_ && queued_.size() > options.max_unsent_stream_bytes;
+  const UnreadBudget& all = *context_.options.unread;
+  const bool too_much = !answered_ && queued_.size() > all.limits().call_bytes;
+  unread_.Add(data.size());
   queued_ += data;
-  if (!too_much && (all <= options.max_unsent_bytes || queued_.size() <= kReadBytes)) return true;
+  if (!too_much && (all.bytes() <= all.limits().bytes || queued_.size() <= kReadBytes)) return true;
   Log(LogLevel::kWarning, "closed a connection whose client reads too slowly",
-      {{"request_id", request_id_}, {"unsent_bytes", unsent_bytes()}, {"unsent_bytes_of_all", all}});
+      {{"request_id", request_id_}, {"unread_bytes", unread_.bytes()}, {"unread_bytes_of_all", all.bytes()}});
   answered_ = false;  // it is not: the client's leaving is told
   Close();
   return false;
@@ -382,7 +380,7 @@ void HttpSession::FlushQueue() {
     written_bytes_ = socket_.write_some(asio::buffer(writing_), error);
     if (error && error != asio::error::would_block) return OnWritten(error);
     if (written_bytes_ < writing_.size()) return WriteSome();
-    context_.unsent_bytes -= writing_.size();
+    unread_.Remove(writing_.size());
     writing_.clear();
   }
   if (answered_) FinishAnswer();
@@ -407,7 +405,7 @@ void HttpSession::WriteSome() {
 }
 
 void HttpSession::OnWritten(ErrorCode error) {
-  context_.unsent_bytes -= writing_.size();
+  unread_.Remove(writing_.size());
   writing_.clear();
   write_timer_.cancel();
   if (state_ == State::kClosed) return;

@@ -25,7 +25,6 @@ struct HttpSessionContext {
   HttpErrorBody error_body;
   std::function<void(class HttpSession*)> on_closed;  // more than once, perhaps
   std::atomic<bool> draining{false};                  // no request after the one under way
-  mutable std::atomic<uint64_t> unsent_bytes{0};      // of all sessions together
   mutable std::atomic<uint64_t> idled{0};             // how often any session became idle
 };
 
@@ -75,7 +74,6 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void Queue(std::string_view data);
   // The same once more comes. Closes the session where too much waits for its client already: false.
   bool Gather(std::string_view data);
-  size_t unsent_bytes() const { return queued_.size() + writing_.size(); }
   void FlushQueue();
   void WriteSome();
   void OnWritten(ErrorCode error);
@@ -105,8 +103,9 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   bool head_only_ = false;
   bool http_1_0_ = false;
   bool chunked_ = false;
-  bool answered_ = false;  // nothing more will be queued for this request
-  uint64_t serial_ = 0;    // of the request under way
+  bool answered_ = false;       // nothing more will be queued for this request
+  uint64_t serial_ = 0;         // of the request under way
+  UnreadBudget::Share unread_;  // of the next two
   std::string queued_;
   std::string writing_;
   size_t written_bytes_ = 0;  // of writing_

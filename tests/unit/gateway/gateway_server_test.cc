@@ -20,7 +20,7 @@ class GatewayServerTest : public testing::Test {
     options.http.address = {"127.0.0.1", 0};
     options.grpc_address = HostPort{"127.0.0.1", 0};
     options.model_factory = MakeTestModel;
-    options.unread.call_bytes = 1 << 20;
+    options.unread = {.call_bytes = 1 << 20, .bytes = 4 << 20};
     options.allowed_hosts = {"test"};  // as HttpClient calls every server
     server_ = *GatewayServer::Start(options, &trunk_, &metrics_);
     channel_ = MakeRpcChannel(server_->grpc_address()->ToString());
@@ -252,6 +252,14 @@ TEST_F(GatewayServerTest, GivesUpWhoeverDoesNotRead) {
   while (reader->Read(&response)) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+}
+
+TEST_F(GatewayServerTest, LimitsOfTheUnreadHoldOverHttpToo) {
+  HttpClient client(server_->http_address().port);
+  Answer(std::string(1 << 20, 'a'));
+  EXPECT_EQ(client.Call("POST", "/infer", R"({"prompt": "hi"})").status, 200);
+  Answer(std::string(5 << 20, 'a'));
+  EXPECT_EQ(client.Call("POST", "/infer", R"({"prompt": "hi"})").status, 0);
 }
 
 TEST_F(GatewayServerTest, WhatGathersBehindASlowReaderIsWhole) {

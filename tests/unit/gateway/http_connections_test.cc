@@ -67,8 +67,9 @@ TEST(HttpConnectionsTest, ClientThatNeverReadsIsDropped) {
 
 // Nothing is generated more slowly for a client that reads slowly.
 TEST(HttpConnectionsTest, AStreamThatGathersIsGivenUp) {
+  UnreadBudget unread({.call_bytes = 1 << 20});
   HttpServerOptions options = Loopback();
-  options.max_unsent_stream_bytes = 1 << 20;
+  options.unread = &unread;
   Streaming streaming(options);
   streaming.responder->Write(std::string(64 << 20, 'x'));  // one piece alone may be as large as it likes
   streaming.client.ReadUntil("xxx");
@@ -78,8 +79,9 @@ TEST(HttpConnectionsTest, AStreamThatGathersIsGivenUp) {
 }
 
 TEST(HttpConnectionsTest, WhatAllClientsHaveNotReadIsBounded) {
+  UnreadBudget unread({.bytes = 96 << 20});
   HttpServerOptions options = Loopback();
-  options.max_unsent_bytes = 96 << 20;
+  options.unread = &unread;
   Held held;
   const auto server = StartServer(options, held.Handler());
   HttpClient first(server->address().port);
@@ -97,6 +99,28 @@ TEST(HttpConnectionsTest, WhatAllClientsHaveNotReadIsBounded) {
   held.Take()->Send(Text(std::string(64 << 20, 'x')));
   ASSERT_NE(third.ReadUntil("\r\n\r\n"), "");
   EXPECT_TRUE(third.Skip(64 << 20));
+}
+
+TEST(HttpConnectionsTest, WhatIsLeftUnreadElsewhereCountsToo) {
+  constexpr size_t kBytes = 64 << 20;
+  UnreadBudget unread({.call_bytes = kBytes, .bytes = kBytes});
+  UnreadBudget::Share elsewhere(&unread);
+  HttpServerOptions options = Loopback();
+  options.unread = &unread;
+  Held held;
+  const auto server = StartServer(options, held.Handler());
+  ASSERT_TRUE(elsewhere.Add(kBytes));
+  HttpClient first(server->address().port);
+  first.Send("GET", "/");
+  held.Take()->Send(Text(std::string(1 << 20, 'x')));
+  EXPECT_EQ(first.Read().status, 0);
+  elsewhere.Remove(kBytes);
+  HttpClient second(server->address().port);
+  second.Send("GET", "/");
+  held.Take()->Send(Text(std::string(kBytes - 1000, 'x')));
+  ASSERT_NE(second.ReadUntil("\r\n\r\n"), "");
+  ASSERT_TRUE(elsewhere.Add(1));
+  EXPECT_FALSE(elsewhere.Add(kBytes - 1));
 }
 
 // The whole answer takes longer than the server waits for one sign of life.

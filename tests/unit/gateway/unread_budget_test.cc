@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "gateway/inference.h"
 #include "gtest/gtest.h"
 
 namespace moepool {
