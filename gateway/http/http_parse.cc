@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "boost/beast/core/string.hpp"
 
 namespace moepool {
 namespace {
@@ -12,8 +11,6 @@ namespace {
 namespace http = boost::beast::http;
 
 constexpr size_t kExpectedHeaders = 16;
-
-std::string ToString(boost::beast::string_view s) { return std::string(s.data(), s.size()); }
 
 }  // namespace
 

@@ -2,7 +2,10 @@
 // what a handler gets.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
+#include "boost/beast/core/string.hpp"
 #include "boost/beast/http/parser.hpp"
 #include "boost/beast/http/string_body.hpp"
 #include "gateway/http/http_server.h"
@@ -10,6 +13,8 @@
 namespace moepool {
 
 using HttpParser = boost::beast::http::request_parser<boost::beast::http::string_body>;
+
+inline std::string ToString(boost::beast::string_view s) { return std::string(s.data(), s.size()); }
 
 // Before the first byte.
 void LimitParser(const HttpServerOptions& options, HttpParser* parser);

@@ -56,6 +56,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
  private:
   using ErrorCode = boost::system::error_code;
+  static constexpr size_t kReadBytes = 16 << 10;
+  static constexpr absl::Duration kLingerTimeout = absl::Seconds(2);
   enum class State { kIdle, kReading, kAnswering, kLingering, kClosed };
 
   void ReadAhead();
