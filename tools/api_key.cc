@@ -14,8 +14,7 @@
 namespace moepool {
 
 void AddApiKeyFlag(CLI::App* command, std::string* path) {
-  command->add_option("--api-key-file", *path,
-                      "file with the gateway's key; default: MOEPOOL_API_KEY holds it");
+  command->add_option("--key-file", *path, "file with the gateway's key; default: MOEPOOL_API_KEY holds it");
 }
 
 absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
@@ -26,10 +25,10 @@ absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
   } else {
     std::ifstream file(path, std::ios::binary);
     key.assign(std::istreambuf_iterator<char>(file), {});
-    if (!file) return absl::InvalidArgumentError(absl::StrCat("--api-key-file: cannot read '", path, "'"));
+    if (!file) return absl::InvalidArgumentError(absl::StrCat("--key-file: cannot read '", path, "'"));
   }
   absl::StripAsciiWhitespace(&key);
-  // A gateway's --api-key-file has the same variable, MOEPOOL_API_KEY_FILE, and holds lines "name:SHA-256".
+  // Easily taken for a gateway's --api-key-file, which holds lines "name:SHA-256".
   const size_t colon = key.find(':');
   if (colon != std::string::npos && key.size() >= colon + 65 &&
       std::all_of(key.begin() + static_cast<ptrdiff_t>(colon) + 1,

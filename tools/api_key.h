@@ -11,7 +11,7 @@ class App;
 
 namespace moepool {
 
-// --api-key-file
+// --key-file
 void AddApiKeyFlag(CLI::App* command, std::string* path);
 
 // What the file holds, without white space around it; where `path` is empty, MOEPOOL_API_KEY of the

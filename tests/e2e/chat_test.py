@@ -127,7 +127,7 @@ class ChatTest(E2eTest):
         self.assertNotIn(b"two words", made.stderr)
         hashes = cluster.SCRATCH / "keys"
         hashes.write_text(f"someone:{'0f' * 32}\n")
-        made = cluster.tool("chat", "--api-key-file", hashes, stdin=b"hello")
+        made = cluster.tool("chat", "--key-file", hashes, stdin=b"hello")
         self.assertEqual(made.returncode, 1)
         self.assertIn(b"which a gateway reads", made.stderr)
 
