@@ -209,7 +209,7 @@ void ApiKeys::Refresh() {
 }
 
 void ApiKeys::RefreshLocked() {
-  const auto keep = [this](const absl::Status& status) {
+  const auto keep = [](const absl::Status& status) {
     Log(LogLevel::kError, "API keys stay as they were", {{"error", std::string(status.message())}});
   };
   const absl::StatusOr<Version> version = Look(path_);
