@@ -1,0 +1,132 @@
+// What common/kernels/cuda/simt.h means on the host: a block's threads are fibers of one thread of the
+// process, blocks run one after another. Each array of shared memory is a heap block of its own, filled with
+// a pattern at the start of each block, so that AddressSanitizer sees its bounds and nothing stands in it by
+// luck. Not a model of speed, nor of memory order: races show as results that differ between Orders.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
+
+#define SIMT_KERNEL [[maybe_unused]] void
+#define SIMT_DEVICE inline
+#define SIMT_UNROLL
+#define SIMT_SHARED(type, name, count) \
+  static const char name##_site = 0;   \
+  auto& name = *static_cast<type(*)[count]>(::moepool::simt::SharedAt(&name##_site, sizeof(type) * (count)))
+#define SIMT_DYNAMIC_SHARED(type, name) \
+  type* const name = static_cast<type*>(::moepool::simt::DynamicShared())
+
+namespace moepool::simt {
+
+struct Dim3 {
+  uint32_t x = 1;
+  uint32_t y = 1;
+  uint32_t z = 1;
+};
+
+// In which order fibers that may run do.
+enum class Order { kAscending, kDescending, kShuffled };
+
+struct LaunchOptions {
+  Dim3 grid = {};
+  Dim3 block = {};  // at most 1024 threads
+  size_t dynamic_shared_bytes = 0;
+  Order order = Order::kAscending;
+  uint32_t seed = 1;  // of kShuffled
+};
+
+// Runs `kernel` once a thread of the grid. Empty, or what went wrong in the first block where something did:
+//   a thread waits at a barrier or a warp's operation that some thread named by it never reaches;
+//   a lane takes part in a warp's operation whose mask leaves it out, or shuffles from a lane left out;
+//   lanes of a mask meet in different operations.
+// The threads of that block are given up where they stand: nothing on their stacks is destroyed. Not
+// re-entrant, one caller in the process at a time.
+std::string Launch(const LaunchOptions& options, const std::function<void()>& kernel);
+
+}  // namespace moepool::simt
+
+// Of the fiber that runs.
+extern moepool::simt::Dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace moepool::simt {
+
+inline constexpr int kWarp = 32;
+inline constexpr uint32_t kAllLanes = 0xffffffffu;
+
+struct alignas(16) Vector16 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) Vector8 {
+  uint32_t x, y;
+};
+
+// --- What fibers wait in (simt_host.cc) ---
+
+enum class Operation { kSyncThreads, kSyncWarp, kShuffle, kVote };
+
+void* SharedAt(const void* site, size_t bytes);
+void* DynamicShared();
+void SyncThreads();
+// A meeting of the lanes of `mask`. kShuffle: the value of lane `source`. kVote: the lanes with value != 0.
+uint64_t Meet(Operation operation, uint32_t mask, uint64_t value, int source);
+int Lane();
+
+inline void SyncWarp(uint32_t mask) { Meet(Operation::kSyncWarp, mask, 0, 0); }
+
+template <typename T>
+T Shuffle(uint32_t mask, T value, int lane) {
+  static_assert(sizeof(T) <= 8);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = Meet(Operation::kShuffle, mask, bits, lane & (kWarp - 1));
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+template <typename T>
+T ShuffleXor(uint32_t mask, T value, int lanes) {
+  return Shuffle(mask, value, Lane() ^ lanes);
+}
+template <typename T>
+T ShuffleUp(uint32_t mask, T value, int lanes) {
+  return Shuffle(mask, value, Lane() < lanes ? Lane() : Lane() - lanes);
+}
+inline uint32_t Ballot(uint32_t mask, bool predicate) {
+  return static_cast<uint32_t>(Meet(Operation::kVote, mask, predicate, 0));
+}
+inline bool Any(uint32_t mask, bool predicate) { return Ballot(mask, predicate) != 0; }
+inline bool All(uint32_t mask, bool predicate) { return Ballot(mask, predicate) == mask; }
+
+// --- What runs through ---
+
+inline int32_t AtomicAdd(int32_t* p, int32_t value) {
+  const int32_t old = *p;
+  *p = static_cast<int32_t>(static_cast<uint32_t>(old) + static_cast<uint32_t>(value));
+  return old;
+}
+inline int32_t AtomicOr(int32_t* p, int32_t value) {
+  const int32_t old = *p;
+  *p = old | value;
+  return old;
+}
+// c + the sum of products of four signed bytes.
+inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
+  for (int i = 0; i < 32; i += 8) c += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+  return c;
+}
+inline int Popcount(uint32_t v) { return std::popcount(v); }
+inline int BitWidth(uint32_t v) { return std::bit_width(v); }
+inline float Fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline float Divide(float a, float b) { return a / b; }
+inline float BitsFloat(uint32_t v) { return std::bit_cast<float>(v); }
+inline uint32_t FloatBits(float v) { return std::bit_cast<uint32_t>(v); }
+// Aligned to their size, which UBSan checks.
+inline Vector16 Load16(const void* p) { return *static_cast<const Vector16*>(p); }
+inline Vector8 Load8(const void* p) { return *static_cast<const Vector8*>(p); }
+inline uint32_t Load4(const void* p) { return *static_cast<const uint32_t*>(p); }
+inline uint16_t Load2(const void* p) { return *static_cast<const uint16_t*>(p); }
+
+}  // namespace moepool::simt
