@@ -242,16 +242,16 @@ std::string StatusTable(const PoolInfo& pool) {
   absl::StrAppendFormat(&text, "%-6s %-24s %-9s %-11s %-8s %-10s %5s %10s %10s %12s %12s\n", "worker", "name",
                         "state", "transport", "backend", "experts", "load", "MiB", "limit", "dispatches",
                         "round trip");
+  // What is not known yet is 0: the first figures come with a heartbeat, and with a dispatch.
+  const auto mib = [](uint64_t bytes) {
+    return bytes == 0 ? "-" : absl::StrFormat("%.1f", static_cast<double>(bytes) / (1 << 20));
+  };
   for (const PoolWorkerInfo& w : pool.workers) {
-    const std::string limit =
-        w.memory_limit_bytes == 0
-            ? "-"
-            : absl::StrFormat("%.1f", static_cast<double>(w.memory_limit_bytes) / (1 << 20));
-    absl::StrAppendFormat(&text, "%-6d %-24s %-9s %-11s %-8s %-10s %4.0f%% %10.1f %10s %12d %9.0f us\n", w.id,
+    absl::StrAppendFormat(&text, "%-6d %-24s %-9s %-11s %-8s %-10s %4.0f%% %10s %10s %12d %12s\n", w.id,
                           PlainName(w.name, 64), PlainName(w.state, 16), PlainName(w.transport, 16),
                           PlainName(w.backend, 16), PlainName(w.experts, 200), w.busy_ratio * 100,
-                          static_cast<double>(w.expert_bytes) / (1 << 20), limit, w.dispatches,
-                          w.round_trip_us);
+                          mib(w.expert_bytes), mib(w.memory_limit_bytes), w.dispatches,
+                          Duration(w.round_trip_us));
   }
   return text;
 }

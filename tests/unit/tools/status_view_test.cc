@@ -103,6 +103,17 @@ TEST(StatusViewTest, WithoutARouterSaysSoAndShowsWhatWasKnown) {
   EXPECT_THAT(lost, HasSubstr("host:41"));
 }
 
+TEST(StatusTableTest, ShowsWhatIsKnownOfAWorker) {
+  PoolInfo pool = TestPool(1, 8);
+  EXPECT_THAT(StatusTable(pool),
+              HasSubstr("0-7          50%     6144.0    24576.0            0      1.58 ms\n"));
+  pool.workers[0].round_trip_us = 0;
+  pool.workers[0].expert_bytes = 0;
+  pool.workers[0].memory_limit_bytes = 0;
+  EXPECT_THAT(StatusTable(pool),
+              HasSubstr("0-7          50%          -          -            0            -\n"));
+}
+
 TEST(StatusViewTest, ANameCannotDriveTheTerminal) {
   PoolInfo pool = TestPool(0, 0);
   pool.workers[0].name = "evil\x1b[2J\n\xC2\x9B\xFF";
