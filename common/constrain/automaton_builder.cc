@@ -14,6 +14,7 @@ namespace {
 // How far a repetition looks through names for the characters of its body.
 constexpr int kMaxBodyDepth = 8;
 constexpr int kMaxBodyParts = 64;
+constexpr size_t kMaxOpened = 8;  // at a time: a name within a body within a body is a copy of each
 
 struct ByteRange {
   uint8_t first;
@@ -167,11 +168,10 @@ uint32_t AutomatonBuilder::BuildRepeat(const GrammarExpr& expr, uint32_t next) {
     draft_.nodes[choice].edges = {{0, 0, Counter::kReset, body}, {0, 0, Counter::kReset, next}};
     return choice;
   }
-  CodePointSet chars;
-  std::vector<uint32_t> others;
+  Body body;
   int parts = kMaxBodyParts;
-  SplitBody(expr.parts[0], 0, &parts, &chars, &others);
-  chars = chars.Intersect(writable_);
+  SplitBody(expr.parts[0], 0, &parts, &body);
+  CodePointSet chars = body.chars.Intersect(writable_);
   const uint32_t repeat = NewNode(AutomatonNode::Kind::kRepeat);
   if (!chars.empty()) {
     AddChars(repeat, chars, Counter::kAdd, repeat);
@@ -179,15 +179,18 @@ uint32_t AutomatonBuilder::BuildRepeat(const GrammarExpr& expr, uint32_t next) {
     draft_.sets.push_back(std::move(chars));
   }
   uint32_t rule = kNoRule;
-  if (!others.empty()) {
+  if (!body.others.empty()) {
+    const size_t opened_before = opened_.size();
+    opened_.insert(opened_.end(), body.opened.begin(), body.opened.end());
     rule = NewRule(owner_);
     const uint32_t end = NewNode(AutomatonNode::Kind::kEnd);
     const uint32_t choice = NewNode(AutomatonNode::Kind::kChoice);
-    for (const uint32_t other : others) {
+    for (const uint32_t other : body.others) {
       const uint32_t target = Build(other, end);
       draft_.nodes[choice].edges.push_back({0, 0, Counter::kReset, target});
     }
     draft_.starts[rule] = choice;
+    opened_.resize(opened_before);
   }
   AutomatonNode& node = draft_.nodes[repeat].node;
   node.rule = rule;
@@ -197,19 +200,23 @@ uint32_t AutomatonBuilder::BuildRepeat(const GrammarExpr& expr, uint32_t next) {
   return repeat;
 }
 
-void AutomatonBuilder::SplitBody(uint32_t expr_id, int depth, int* parts, CodePointSet* chars,
-                                 std::vector<uint32_t>* others) const {
+bool AutomatonBuilder::MayOpen(uint32_t rule) const {
+  return opened_.size() < kMaxOpened && std::find(opened_.begin(), opened_.end(), rule) == opened_.end();
+}
+
+void AutomatonBuilder::SplitBody(uint32_t expr_id, int depth, int* parts, Body* body) const {
   const GrammarExpr& expr = grammar_.exprs[expr_id];
   const bool may_open = depth < kMaxBodyDepth && --*parts > 0;
   if (expr.kind == GrammarExpr::Kind::kChars) {
-    *chars = chars->Union(grammar_.sets[expr.index]);
-  } else if (expr.kind == GrammarExpr::Kind::kRule && may_open) {
-    SplitBody(grammar_.rules[expr.index].body, depth + 1, parts, chars, others);
+    body->chars = body->chars.Union(grammar_.sets[expr.index]);
+  } else if (expr.kind == GrammarExpr::Kind::kRule && may_open && MayOpen(expr.index)) {
+    body->opened.push_back(expr.index);
+    SplitBody(grammar_.rules[expr.index].body, depth + 1, parts, body);
   } else if (expr.kind == GrammarExpr::Kind::kAlternatives && may_open &&
              expr.parts.size() <= kMaxBodyParts) {
-    for (const uint32_t part : expr.parts) SplitBody(part, depth + 1, parts, chars, others);
+    for (const uint32_t part : expr.parts) SplitBody(part, depth + 1, parts, body);
   } else {
-    others->push_back(expr_id);
+    body->others.push_back(expr_id);
   }
 }
 

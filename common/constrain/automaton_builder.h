@@ -41,9 +41,15 @@ class AutomatonBuilder {
   uint32_t Build(uint32_t expr, uint32_t next);
   uint32_t BuildChoice(const GrammarExpr& expr, uint32_t next);
   uint32_t BuildRepeat(const GrammarExpr& expr, uint32_t next);
-  // Splits a repetition's body into characters and the rest, opening at most `parts` names and alternatives.
-  void SplitBody(uint32_t expr, int depth, int* parts, CodePointSet* chars,
-                 std::vector<uint32_t>* others) const;
+  // A repetition's body, split into characters and the rest.
+  struct Body {
+    CodePointSet chars;
+    std::vector<uint32_t> others;
+    std::vector<uint32_t> opened;  // rules of which the body stands in the place of the name
+  };
+  // Opens at most `parts` names and alternatives, and no name that stands within its own body.
+  void SplitBody(uint32_t expr, int depth, int* parts, Body* body) const;
+  bool MayOpen(uint32_t rule) const;
   void AddLiteral(uint32_t from, std::string_view literal, uint32_t next);
   void AddBytes(uint32_t from, std::string_view bytes, uint32_t next);
   void AddChars(uint32_t from, const CodePointSet& chars, Counter counter, uint32_t next);
@@ -54,6 +60,7 @@ class AutomatonBuilder {
   const ControlTokens& control_tokens_;
   DraftAutomaton draft_;
   uint32_t owner_ = 0;
+  std::vector<uint32_t> opened_;  // by the repetitions that are being built
   bool full_ = false;
 };
 

@@ -101,6 +101,26 @@ TEST(GrammarTest, AmbiguousGrammarsStaySmall) {
   EXPECT_EQ(Read(diamonds + "\"a\"", "a"), "text");
 }
 
+// A repetition looks through names for its characters, and must not find itself without end.
+TEST(GrammarTest, RepetitionsWithinTheirOwnBodies) {
+  EXPECT_EQ(Read("root ::= \"(\" root* \")\"", "(()(()))"), "text");
+  EXPECT_EQ(Read("root ::= \"(\" root* \")\"", "(()(())"), "begin");
+  EXPECT_EQ(Read("root ::= \"(\" root* \")\"", "())"), "no");
+  EXPECT_EQ(Read("root ::= x+\nx ::= [a-z] | \"(\" x{2,3} \")\"", "a(b(cde))"), "text");
+  EXPECT_EQ(Read("root ::= x+\nx ::= [a-z] | \"(\" x{2,3} \")\"", "a(b)"), "no");
+  EXPECT_EQ(Read("root ::= x\nx ::= \"<\" y* \">\"\ny ::= \"[\" x* \"]\" | [a]", "<a[<><aa>]a>"), "text");
+  EXPECT_TRUE(absl::StrContains(Read("root ::= \"a\" root+", ""), "goes on for ever"));
+  // Each name within the body of each other: copies of copies.
+  std::string many;
+  for (int rule = 0; rule < 12; ++rule) {
+    absl::StrAppend(&many, rule == 0 ? "root" : absl::StrCat("r", rule), " ::= \"a\" | \"(\"");
+    for (int other = 1; other < 12; ++other) absl::StrAppend(&many, " r", other, "*");
+    absl::StrAppend(&many, " \")\"\n");
+  }
+  const std::string read = Read(many, "((a)a)");
+  EXPECT_TRUE(read == "text" || absl::StrContains(read, "places")) << read;
+}
+
 // Where a text may stand at too many places at once, what leads there counts as not allowed.
 TEST(GrammarTest, TooManyPlacesAreRefused) {
   const std::string grammar = "root ::= (((\"a\"{1,1000} \"b\"?){1,1000} \"c\"?){1,1000} \"d\"?){1,1000}";
