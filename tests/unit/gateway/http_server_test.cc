@@ -72,6 +72,24 @@ TEST(HttpServerTest, ChunkedBody) {
   EXPECT_EQ(client.Read().body, "POST /? abcde");
 }
 
+// An assertion of Beast's does not hold where the last chunk is the first and comes in pieces.
+TEST(HttpServerTest, EmptyChunkedBodyInPieces) {
+  const auto server = StartServer(Loopback(), Echo);
+  for (const auto& pieces : {std::vector<std::string>{"0\r\n", "\r", "\n"}, {"0\r\n", "{"}}) {
+    HttpClient client(server->address().port);
+    client.SendRaw("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for (const std::string& piece : pieces) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));  // for the server to see it alone
+      client.SendRaw(piece);
+    }
+    if (pieces.size() != 3) continue;
+    EXPECT_EQ(client.Read().body, "POST /? ");
+  }
+  HttpClient client(server->address().port);
+  client.SendRaw("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(client.Read().body, "GET /? ");
+}
+
 TEST(HttpServerTest, LargeHeaderIsRefused) {
   const auto server = StartServer(Loopback(), Echo);
   HttpClient client(server->address().port);
