@@ -36,17 +36,19 @@ InferCallImpl::InferCallImpl(Inference* inference, InferRequest request, InferCa
       request_(std::move(request)),
       on_event_(std::move(on_event)),
       id_(absl::StrFormat("infer-%016x%08x", Random64(), Random64() >> 32)),
-      strand_(boost::asio::make_strand(inference->stream_pool_)),
       arrived_(absl::Now()) {
   metrics_.requests_waiting.Increment();
 }
 
 void InferCallImpl::Cancel() { FinishLater(absl::CancelledError("cancelled")); }
 
+void InferCallImpl::RunLater(SerialTasks::AnyTask task) {
+  tasks_.Add(std::move(task));
+  boost::asio::post(inference_->stream_pool_, [self = shared_from_this()] { self->tasks_.RunAdded(); });
+}
+
 void InferCallImpl::FinishLater(absl::Status status) {
-  boost::asio::post(strand_, [self = shared_from_this(), status = std::move(status)] {
-    self->tasks_.Run([self, status] { self->Finish(status); });
-  });
+  RunLater([self = shared_from_this(), status = std::move(status)] { self->Finish(status); });
 }
 
 void InferCallImpl::Start() {
@@ -156,8 +158,7 @@ absl::Status InferCallImpl::Submit(Preparation preparation) {
             self->OnUpdate(answer, std::move(update));
           };
           if (self->inference_->trunk_->lends_threads()) return self->tasks_.Run(std::move(task));
-          boost::asio::post(self->strand_,
-                            [self, task = std::move(task)]() mutable { self->tasks_.Run(std::move(task)); });
+          self->RunLater(std::move(task));
         });
     if (!call.ok()) return Of(answer, call.status());
     answer.call = *std::move(call);

@@ -8,8 +8,6 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "boost/asio/strand.hpp"
-#include "boost/asio/thread_pool.hpp"
 #include "gateway/answer_plan.h"
 #include "gateway/inference.h"
 #include "gateway/serial_tasks.h"
@@ -17,7 +15,8 @@
 
 namespace moepool {
 
-// Owned by the Inference until its last event. All but Cancel, Start, Prepare and id runs as a task.
+// Owned by the Inference until its last event, and perhaps alive after it: a thread that the trunk lends may
+// let go of it last. All but Cancel, Start, Prepare and id runs as a task.
 class InferCallImpl : public InferCall, public std::enable_shared_from_this<InferCallImpl> {
  public:
   InferCallImpl(Inference* inference, InferRequest request, InferCallback on_event);
@@ -41,7 +40,8 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
     bool over = false;
   };
 
-  // In a stream thread, for callers who must not be held up, or who hold locks.
+  // A task for a stream thread, from callers who must not be held up, or who hold locks.
+  void RunLater(SerialTasks::AnyTask task);
   void FinishLater(absl::Status status);
 
   absl::StatusOr<std::unique_ptr<Admission::Ticket>> Admit();
@@ -82,7 +82,6 @@ class InferCallImpl : public InferCall, public std::enable_shared_from_this<Infe
   InferCallback on_event_;
   const std::string id_;
   SerialTasks tasks_;
-  boost::asio::strand<boost::asio::thread_pool::executor_type> strand_;  // brings them in order
   const absl::Time arrived_;
   absl::Time first_token_;
   absl::Time last_token_;

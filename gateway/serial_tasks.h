@@ -10,27 +10,43 @@
 
 namespace moepool {
 
-// Runs each task in the thread that brings it; while another is under way, leaves it to that one's thread. So
-// none waits for a thread to wake up, and Run never blocks on a task of someone else's. A task may bring
-// further ones, which run after it. Thread-safe; outlives Run.
+// Run runs a task in the thread that brings it; while another is under way, it leaves it to that one's
+// thread. So none waits for a thread to wake up, and nobody blocks on a task of someone else's. A task may
+// bring further ones, which run after it. Thread-safe; outlives Run and RunAdded.
 class SerialTasks {
  public:
+  using AnyTask = absl::AnyInvocable<void()>;
+
   template <typename Task>
   void Run(Task task) {
+    bool first = false;
     {
       MutexLock lock(&mutex_);
-      if (running_) {
-        waiting_.emplace_back(std::move(task));
-        return;
-      }
-      running_ = true;
+      first = !running_ && waiting_.empty();
+      if (!first) waiting_.emplace_back(std::move(task));
+      if (std::exchange(running_, true)) return;
     }
-    task();
-    while (std::optional<AnyTask> next = Next()) (*next)();
+    if (first) task();
+    RunWaiting();
+  }
+
+  // For RunAdded, in whatever thread it is called; of several threads' in the order of Add.
+  void Add(AnyTask task) {
+    MutexLock lock(&mutex_);
+    waiting_.push_back(std::move(task));
+  }
+  void RunAdded() {
+    {
+      MutexLock lock(&mutex_);
+      if (std::exchange(running_, true)) return;
+    }
+    RunWaiting();
   }
 
  private:
-  using AnyTask = absl::AnyInvocable<void()>;
+  void RunWaiting() {
+    while (std::optional<AnyTask> next = Next()) (*next)();
+  }
 
   std::optional<AnyTask> Next() {
     MutexLock lock(&mutex_);

@@ -46,6 +46,25 @@ TEST(SerialTasksTest, WhoeverFindsATaskUnderWayLeavesItsOwnToThatThread) {
   EXPECT_EQ(ran_in, first_id);
 }
 
+TEST(SerialTasksTest, WhatIsAddedWaitsForWhoeverRuns) {
+  SerialTasks tasks;
+  std::vector<int> seen;
+  tasks.Add([&] { seen.push_back(1); });
+  tasks.Add([&] { seen.push_back(2); });
+  EXPECT_THAT(seen, ElementsAre());
+  tasks.RunAdded();
+  EXPECT_THAT(seen, ElementsAre(1, 2));
+  tasks.RunAdded();
+  tasks.Add([&] { seen.push_back(3); });
+  tasks.Run([&] { seen.push_back(4); });
+  tasks.Run([&] {
+    tasks.Add([&] { seen.push_back(6); });
+    tasks.RunAdded();  // one is under way
+    seen.push_back(5);
+  });
+  EXPECT_THAT(seen, ElementsAre(1, 2, 3, 4, 5, 6));
+}
+
 TEST(SerialTasksTest, NoTwoAtATimeAndEachThreadsInOrder) {
   constexpr int kThreads = 4;
   constexpr int kTasks = 20'000;
