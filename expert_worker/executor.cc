@@ -51,8 +51,17 @@ absl::Status Executor::Run(const DispatchView& view) {
     MOEPOOL_ASSIGN_OR_RETURN(out_, backend_->Allocate(bytes));
   }
   faults_.assign(view.parts.size(), 0);
-  const ExpertBatch batch = {view.x, parts_, view.entries, view.header.host_workers, view.header.host_slot};
-  backend_->Experts().Run(table->experts, batch, out_->f32(), faults_);
+  const ExpertBatch batch = {.x = view.x,
+                             .parts = parts_,
+                             .entries = view.entries,
+                             .host_callers = view.header.host_workers,
+                             .host_slot = view.header.host_slot,
+                             .host_rows = true};
+  ExpertOps& ops = backend_->Experts();
+  ops.Run(table->experts, batch, out_->f32(), faults_);
+  Fetched answer = {out_->data(), bytes};
+  ops.Fetch({&answer, 1});
+  answer_ = answer.f32();
   return absl::OkStatus();
 }
 
@@ -68,7 +77,7 @@ absl::Status Executor::Answer(const DispatchView& view, absl::Duration computed,
     const size_t count = std::min(parts_a_frame, view.parts.size() - first);
     EncodeReplyHead(header, static_cast<uint32_t>(first),
                     std::span<const uint8_t>(faults_).subspan(first, count), &reply_);
-    const std::span<const float> data(out_->f32() + first * hidden, count * hidden);
+    const std::span<const float> data(answer_ + first * hidden, count * hidden);
     MOEPOOL_RETURN_IF_ERROR(
         write({reply_, {reinterpret_cast<const uint8_t*>(data.data()), data.size_bytes()}}));
   }

@@ -41,7 +41,7 @@ class Executor {
   ExecutorStats stats() const;
 
  private:
-  // A refusal is returned; what was computed is in out_ and faults_.
+  // A refusal is returned; what was computed is in answer_ and faults_.
   absl::Status Run(const DispatchView& view) REQUIRES(run_mutex_);
   absl::Status Answer(const DispatchView& view, absl::Duration computed, const FrameWriter& write)
       REQUIRES(run_mutex_);
@@ -51,8 +51,9 @@ class Executor {
   const FrameLimits limits_;
   const std::function<absl::Time()> clock_;
   Mutex run_mutex_;
-  std::unique_ptr<Buffer> out_ GUARDED_BY(run_mutex_);  // [parts, hidden]
-  std::vector<uint8_t> faults_ GUARDED_BY(run_mutex_);  // [parts]
+  std::unique_ptr<Buffer> out_ GUARDED_BY(run_mutex_);    // [parts, hidden]
+  const float* answer_ GUARDED_BY(run_mutex_) = nullptr;  // the same as the host reads it
+  std::vector<uint8_t> faults_ GUARDED_BY(run_mutex_);    // [parts]
   std::vector<ExpertPart> parts_ GUARDED_BY(run_mutex_);
   std::vector<uint8_t> reply_ GUARDED_BY(run_mutex_);
   mutable Mutex stats_mutex_;

@@ -74,8 +74,8 @@ absl::Status Decoder::AllocateActivations() {
   MOEPOOL_RETURN_IF_ERROR(floats(rows * (q_dim + 2 * kv_dim), &qkv_));
   MOEPOOL_RETURN_IF_ERROR(floats(rows * static_cast<size_t>(config_.experts), &gate_logits_));
   MOEPOOL_RETURN_IF_ERROR(floats(kHeadRows * static_cast<size_t>(config_.vocab_size), &logits_));
-  MOEPOOL_RETURN_IF_ERROR(floats(rows * rope_.pairs(), &cos_));
-  MOEPOOL_RETURN_IF_ERROR(floats(rows * rope_.pairs(), &sin_));
+  cos_.resize(rows * rope_.pairs());
+  sin_.resize(rows * rope_.pairs());
   MOEPOOL_ASSIGN_OR_RETURN(normed_, MakeActivations(config_.hidden));
   MOEPOOL_ASSIGN_OR_RETURN(attended_, MakeActivations(static_cast<int>(q_dim)));
   selected_.resize(rows * static_cast<size_t>(config_.experts_per_token));
@@ -86,7 +86,7 @@ absl::Status Decoder::AllocateActivations() {
 
 void Decoder::FillRope(std::span<const StepRow> rows) {
   for (size_t t = 0; t < rows.size(); ++t) {
-    rope_.Fill(rows[t].position, rows[t].rope, cos_ + t * rope_.pairs(), sin_ + t * rope_.pairs());
+    rope_.Fill(rows[t].position, rows[t].rope, &cos_[t * rope_.pairs()], &sin_[t * rope_.pairs()]);
   }
 }
 
@@ -117,55 +117,92 @@ void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& 
   batch.rows = rows_;
   batch.position = positions_.data();
   batch.block_table = tables_.data();
-  batch.cos = cos_;
-  batch.sin = sin_;
+  batch.cos = cos_.data();
+  batch.sin = sin_.data();
+  batch.step = step_;
   ops.Attention(shape, batch, kv.Layer(index), qkv_, attended_.f32);
   if (Info(layer.o->dtype()).quantized) ops.Quantize(&attended_, faults);
   ops.MatMul(*layer.o, attended_, layer.o_bias, x_, x_, config_.hidden);
 }
 
-const float* Decoder::SharedExpert(const TrunkLayer& layer, RowFaults faults) {
+const float* Decoder::SharedExpert(const TrunkLayer& layer, const float* logits, RowFaults faults) {
   if (layer.shared == nullptr) return nullptr;
   const TraceSpan span("shared expert", {"rows", rows_});
-  if (layer.shared_gate != nullptr) {
-    backend_->Trunk().MatMul(*layer.shared_gate, normed_, nullptr, nullptr, shared_logits_, 1);
-  }
   shared_parts_.clear();
   shared_entries_.clear();
   for (int32_t row = 0; row < rows_; ++row) {
     float weight = 1;
-    if (layer.shared_gate != nullptr) {
-      if (!std::isfinite(shared_logits_[row])) faults[row] = 1;
-      weight = Sigmoid(shared_logits_[row]);
+    if (logits != nullptr) {
+      if (!std::isfinite(logits[row])) faults[row] = 1;
+      weight = Sigmoid(logits[row]);
     }
     shared_entries_.push_back({0, weight});
     shared_parts_.push_back({row, row, row + 1});
   }
   const ExpertWeights* const expert = layer.shared.get();
-  backend_->Experts().Run({&expert, 1}, {normed_, shared_parts_, shared_entries_}, shared_, faults);
+  const ExpertBatch batch = {.x = normed_, .parts = shared_parts_, .entries = shared_entries_};
+  backend_->Experts().Run({&expert, 1}, batch, shared_, faults);
   return shared_;
+}
+
+Decoder::GateOutput Decoder::Gate(const TrunkLayer& layer, RowFaults faults) {
+  TrunkOps& ops = backend_->Trunk();
+  const size_t rows = static_cast<size_t>(rows_);
+  ops.Norm(layer.ffn_norm, x_, &normed_, faults);
+  Product products[2];
+  size_t count = 0;
+  if (layer.gate != nullptr) {
+    products[count++] = {layer.gate.get(), nullptr, nullptr, gate_logits_, config_.experts};
+  }
+  if (layer.shared_gate != nullptr) {
+    products[count++] = {layer.shared_gate.get(), nullptr, nullptr, shared_logits_, 1};
+  }
+  if (count > 0) ops.MatMuls({products, count}, normed_);
+
+  const bool quantized = layer.wire == WireDType::kInt8Block32;
+  const size_t elements = rows * static_cast<size_t>(config_.hidden);
+  fetched_ = {{gate_logits_, rows * static_cast<size_t>(config_.experts) * sizeof(float)},
+              {layer.shared_gate != nullptr ? shared_logits_ : nullptr, rows * sizeof(float)}};
+  if (layer.gate == nullptr) fetched_[0].bytes = 0;
+  if (layer.shared_gate == nullptr) fetched_[1].bytes = 0;
+  if (quantized) {
+    fetched_.push_back({normed_.q, elements});
+    fetched_.push_back({normed_.scale, elements / kKvQuantBlock * sizeof(float)});
+  } else {
+    fetched_.push_back({normed_.f32, elements * sizeof(float)});
+  }
+  ops.Fetch(fetched_);
+  GateOutput out;
+  out.logits = fetched_[0].f32();
+  if (layer.shared_gate != nullptr) out.shared_logits = fetched_[1].f32();
+  out.wire.rows = rows_;
+  out.wire.cols = config_.hidden;
+  if (quantized) {
+    out.wire.q = static_cast<int8_t*>(fetched_[2].host);
+    out.wire.scale = fetched_[3].f32();
+  } else {
+    out.wire.f32 = fetched_[2].f32();
+  }
+  return out;
 }
 
 absl::Status Decoder::ExpertBlock(const TrunkLayer& layer, int index, std::span<const StepRow> rows,
                                   Dispatcher* dispatcher, const std::shared_ptr<const RoutingTable>& routes,
                                   RowFaults faults) {
-  TrunkOps& ops = backend_->Trunk();
   const size_t experts = static_cast<size_t>(config_.experts);
   const size_t k = static_cast<size_t>(config_.experts_per_token);
-  TraceSpan gate("gate", {"layer", index}, {"rows", rows_});
-  ops.Norm(layer.ffn_norm, x_, &normed_, faults);
-  if (layer.gate != nullptr)
-    ops.MatMul(*layer.gate, normed_, nullptr, nullptr, gate_logits_, config_.experts);
+  TraceSpan span("gate", {"layer", index}, {"rows", rows_});
+  const GateOutput gate = Gate(layer, faults);
   for (size_t t = 0; t < rows.size(); ++t) {
     if (faults[t]) continue;
-    if (!gate_policy_->Select({gate_logits_ + t * experts, experts}, {&selected_[t * k], k})) faults[t] = 1;
+    if (!gate_policy_->Select({gate.logits + t * experts, experts}, {&selected_[t * k], k})) faults[t] = 1;
   }
   const std::span<const SelectedExpert> selected(selected_.data(), rows.size() * k);
   if (on_gate_) on_gate_(index, rows, selected);
-  gate.End();
-  MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(index, layer.wire, normed_, selected, faults, routes));
-  const float* const shared = SharedExpert(layer, faults);  // while the workers are at it
-  return dispatcher->Finish(&ops, shared, x_, faults);
+  span.End();
+  MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(index, layer.wire, gate.wire, selected, faults, routes));
+  const float* const shared = SharedExpert(layer, gate.shared_logits, faults);  // while the workers are at it
+  return dispatcher->Finish(&backend_->Trunk(), shared, x_, faults);
 }
 
 void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink) {
@@ -174,26 +211,24 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
   const size_t vocab = static_cast<size_t>(config_.vocab_size);
   head_rows_.clear();
   for (size_t t = 0; t < rows.size(); ++t) {
-    if (rows[t].wants_logits && !faults[t]) head_rows_.push_back(static_cast<int>(t));
+    if (rows[t].wants_logits && !faults[t]) head_rows_.push_back(static_cast<int32_t>(t));
   }
   const TraceSpan span("head", {"rows", static_cast<int64_t>(head_rows_.size())});
-  // Rows are drawn together at the front of x_, which nothing reads after this.
-  for (size_t i = 0; i < head_rows_.size(); ++i) {
-    const size_t t = static_cast<size_t>(head_rows_[i]);
-    if (t != i) std::memcpy(x_ + i * hidden, x_ + t * hidden, hidden * sizeof(float));
-  }
+  ops.Gather(head_rows_, config_.hidden, x_);  // which nothing else reads after this
   for (size_t begin = 0; begin < head_rows_.size(); begin += kHeadRows) {
     const size_t count = std::min<size_t>(kHeadRows, head_rows_.size() - begin);
     head_faults_.assign(count, 0);
     normed_.rows = static_cast<int>(count);
     ops.Norm(weights_.output_norm, x_ + begin * hidden, &normed_, head_faults_);
     ops.MatMul(*weights_.head, normed_, weights_.head_bias, nullptr, logits_, config_.vocab_size);
+    Fetched logits = {logits_, count * vocab * sizeof(float)};
+    ops.Fetch({&logits, 1});
     for (size_t i = 0; i < count; ++i) {
-      const int row = head_rows_[begin + i];
+      const int32_t row = head_rows_[begin + i];
       if (head_faults_[i]) {
         faults[row] = 1;
       } else {
-        sink(row, {logits_ + i * vocab, vocab});
+        sink(row, {logits.f32() + i * vocab, vocab});
       }
     }
   }
@@ -204,6 +239,7 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
                               const std::function<bool()>& vain, const LogitsSink& sink) {
   MOEPOOL_CHECK(!rows.empty() && rows.size() <= static_cast<size_t>(max_rows_));
   MOEPOOL_CHECK(faults.size() == rows.size());
+  ++step_;
   rows_ = static_cast<int>(rows.size());
   normed_.rows = rows_;
   attended_.rows = rows_;
@@ -217,13 +253,22 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
   }
   backend_->Trunk().Embed(weights_.embedding, tokens_, x_);
   FillRope(rows);
+  const absl::Status status = Layers(rows, kv, dispatcher, routes, faults, vain);
+  backend_->Trunk().Fetch({});  // faults are the caller's once this returns
+  MOEPOOL_RETURN_IF_ERROR(status);
+  Head(rows, faults, sink);
+  return absl::OkStatus();
+}
+
+absl::Status Decoder::Layers(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
+                             const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
+                             const std::function<bool()>& vain) {
   for (int i = 0; i < config_.layers; ++i) {
     if (vain()) return absl::CancelledError("nobody wants the step any more");
     const TrunkLayer& layer = weights_.layers[static_cast<size_t>(i)];
     AttentionBlock(layer, i, kv, faults);
     MOEPOOL_RETURN_IF_ERROR(ExpertBlock(layer, i, rows, dispatcher, routes, faults));
   }
-  Head(rows, faults, sink);
   return absl::OkStatus();
 }
 

@@ -66,12 +66,24 @@ class Decoder {
   absl::StatusOr<Activations> MakeActivations(int cols);
 
   void FillRope(std::span<const StepRow> rows);
+  // Host memory of what the host needs of the gate: its logits, those of the shared expert's gate, and the
+  // rows as the layer's dispatch carries them.
+  struct GateOutput {
+    const float* logits = nullptr;         // [rows, experts]
+    const float* shared_logits = nullptr;  // [rows] or null
+    Activations wire;
+  };
+  GateOutput Gate(const TrunkLayer& layer, RowFaults faults);
+  absl::Status Layers(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
+                      const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
+                      const std::function<bool()>& vain);
   void AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, RowFaults faults);
   absl::Status ExpertBlock(const TrunkLayer& layer, int index, std::span<const StepRow> rows,
                            Dispatcher* dispatcher, const std::shared_ptr<const RoutingTable>& routes,
                            RowFaults faults);
-  // What the trunk's own expert gives each row of normed_, or null where the model has none.
-  const float* SharedExpert(const TrunkLayer& layer, RowFaults faults);
+  // What the trunk's own expert gives each row of normed_, or null where the model has none. `logits` of its
+  // gate, null where there is none.
+  const float* SharedExpert(const TrunkLayer& layer, const float* logits, RowFaults faults);
   void Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink);
 
   Backend* const backend_;
@@ -95,8 +107,10 @@ class Decoder {
   float* shared_ = nullptr;         // [rows, hidden] of the shared expert
   float* shared_logits_ = nullptr;  // [rows]
   float* logits_ = nullptr;         // [kHeadRows, vocab]
-  float* cos_ = nullptr;            // [rows, rope dims / 2]
-  float* sin_ = nullptr;
+  uint64_t step_ = 0;
+  std::vector<float> cos_;  // [rows, rope dims / 2]
+  std::vector<float> sin_;
+  std::vector<Fetched> fetched_;
   std::vector<int32_t> tokens_;
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
@@ -104,7 +118,7 @@ class Decoder {
   std::vector<ExpertPart> shared_parts_;
   std::vector<ExpertEntry> shared_entries_;
   std::vector<uint8_t> head_faults_;
-  std::vector<int> head_rows_;
+  std::vector<int32_t> head_rows_;
 };
 
 }  // namespace moepool

@@ -1,6 +1,7 @@
 // See decoder_weights.h.
 #include "router/decoder_weights.h"
 
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -163,7 +164,9 @@ class Loader {
     MOEPOOL_ASSIGN_OR_RETURN(const MatrixView view, Open(name, 1, size, &bytes));
     MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer,
                              backend_->Allocate(static_cast<size_t>(size) * sizeof(float)));
-    DequantizeRow(view, 0, buffer->f32());
+    std::vector<float> values(static_cast<size_t>(size));
+    DequantizeRow(view, 0, values.data());
+    buffer->Write(0, std::as_bytes(std::span<const float>(values)));
     out_.buffers.push_back(std::move(buffer));
     return out_.buffers.back()->f32();
   }

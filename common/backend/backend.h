@@ -1,6 +1,7 @@
 // A device: memory, weights in its own layout, and the few operations that a transformer needs. Router and
-// worker are written against this and nothing below it. Float pointers are device memory from Allocate();
-// on the CPU they are ordinary memory. All shapes are row-major, [rows, columns].
+// worker are written against this and nothing below it. Float pointers are device memory from Allocate(),
+// which the host writes by Buffer::Write() and reads by Fetch(), except where host memory is said; on the CPU
+// all is ordinary memory. All shapes are row-major, [rows, columns].
 //
 // Numbers: DESIGN section 5. Within one numeric class a row's result depends on that row alone: never on
 // the other rows of the call, on threads, or on which instruction set ran.
@@ -28,6 +29,8 @@ class Buffer {
   virtual ~Buffer() = default;
   virtual std::byte* data() = 0;
   virtual size_t bytes() const = 0;
+  // offset + bytes.size() <= bytes(). Done on return.
+  virtual void Write(size_t offset, std::span<const std::byte> bytes) = 0;
   float* f32() { return reinterpret_cast<float*>(data()); }
 };
 
@@ -53,8 +56,17 @@ struct Activations {
 };
 
 // Which rows of a call held a value that is not finite; sized [rows], set to 1 and never cleared by an
-// operation.
+// operation. Host memory that stays where it is until the next Fetch(), from which on it can be read.
 using RowFaults = std::span<uint8_t>;
+
+// Device memory that the host wants to read, and where Fetch() has put it: the host's until the next Fetch()
+// of the same operations, who may overwrite it.
+struct Fetched {
+  const void* device = nullptr;
+  size_t bytes = 0;
+  void* host = nullptr;
+  float* f32() const { return static_cast<float*>(host); }
+};
 
 struct NormWeights {
   NormKind kind = NormKind::kRms;
@@ -107,6 +119,7 @@ struct AttentionShape {
 // The rows of one step. Rows of a sequence are consecutive and ascend in position; a row sees positions 0 to
 // its own, of which those before the step lie in the cache and those of the step are written by Attention()
 // first.
+// All of host memory.
 struct AttentionBatch {
   int rows = 0;
   const int32_t* position = nullptr;            // [rows]
@@ -114,6 +127,9 @@ struct AttentionBatch {
                                                 // window has left all of the block behind
   const float* cos = nullptr;                   // [rows, rope_dims / 2]
   const float* sin = nullptr;                   // [rows, rope_dims / 2]
+  // Calls of one step, one a layer, share a number that no other step has; 0: a step of one call. What was
+  // copied to the device for one of them then serves the others.
+  uint64_t step = 0;
 };
 
 // y[t, r] = (add[t, r] +) (sum_c w[r, c] x[t, c] + bias[r]), y and add rows `stride` floats apart; bias and
@@ -147,7 +163,7 @@ struct CombineBatch {
 class TrunkOps {
  public:
   virtual ~TrunkOps() = default;
-  // x[i, :] = row ids[i] of `table`, dequantised. ids are within the table.
+  // x[i, :] = row ids[i] of `table`, which is host memory, dequantised. ids are within the table.
   virtual void Embed(const MatrixView& table, std::span<const int32_t> ids, float* x) = 0;
   // y = norm(x) in every form that `y` has. x [y->rows, y->cols].
   virtual void Norm(const NormWeights& norm, const float* x, Activations* y, RowFaults faults) = 0;
@@ -166,6 +182,10 @@ class TrunkOps {
                          float* qkv, float* out) = 0;
   // residual[row, :] += the row's sum of parts (+ shared[row, :]): residual + (routed + shared).
   virtual void Combine(const CombineBatch& batch, float* residual) = 0;
+  // x[i, :] = x[rows[i], :]; rows ascend, each once.  x [more than rows.back(), cols].
+  virtual void Gather(std::span<const int32_t> rows, int64_t cols, float* x) = 0;
+  // Waits for all operations before it, and sets `host` of each.
+  virtual void Fetch(std::span<Fetched> wanted) = 0;
 };
 
 struct ExpertWeights {
@@ -194,6 +214,7 @@ struct ExpertBatch {
   // Callers that compute even shares on this host at this moment, and which of them this one is.
   int host_callers = 1;
   int host_slot = 0;
+  bool host_rows = false;  // x is host memory, free again on return
 };
 
 class ExpertOps {
@@ -205,6 +226,8 @@ class ExpertOps {
   // loaded. out [parts, hidden].  Sets faults[p] where a part is not finite.
   virtual void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
                    RowFaults faults) = 0;
+  // As TrunkOps::Fetch.
+  virtual void Fetch(std::span<Fetched> wanted) = 0;
 };
 
 enum class Op : uint8_t { kEmbed, kMatMul, kExpert };

@@ -1,6 +1,8 @@
 // See cpu_backend.h.
 #include "common/backend/cpu/cpu_backend.h"
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
 #include "common/base/aligned_bytes.h"
@@ -14,6 +16,10 @@ class CpuBuffer : public Buffer {
   explicit CpuBuffer(AlignedBytes bytes) : bytes_(std::move(bytes)) {}
   std::byte* data() override { return bytes_.data(); }
   size_t bytes() const override { return bytes_.bytes(); }
+  void Write(size_t offset, std::span<const std::byte> bytes) override {
+    MOEPOOL_CHECK(offset <= bytes_.bytes() && bytes.size() <= bytes_.bytes() - offset);
+    std::ranges::copy(bytes, bytes_.data() + offset);
+  }
 
  private:
   AlignedBytes bytes_;

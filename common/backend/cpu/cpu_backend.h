@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -56,6 +57,11 @@ class CpuBackend : public Backend {
   std::unique_ptr<TrunkOps> trunk_;
   std::unique_ptr<ExpertOps> experts_;
 };
+
+// Memory of the device is the host's.
+inline void FetchInPlace(std::span<Fetched> wanted) {
+  for (Fetched& fetched : wanted) fetched.host = const_cast<void*>(fetched.device);
+}
 
 std::unique_ptr<TrunkOps> MakeCpuTrunkOps(CpuDevice* device);
 std::unique_ptr<ExpertOps> MakeCpuExpertOps(CpuDevice* device);

@@ -49,6 +49,7 @@ class CpuExpertOps : public ExpertOps {
   explicit CpuExpertOps(CpuDevice* device) : device_(device) {}
   void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
            RowFaults faults) override;
+  void Fetch(std::span<Fetched> wanted) override { FetchInPlace(wanted); }
 
  private:
   void SortPairs(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch);

@@ -62,6 +62,15 @@ class CpuTrunkOps : public TrunkOps {
     });
   }
 
+  void Gather(std::span<const int32_t> rows, int64_t cols, float* x) override {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const size_t row = static_cast<size_t>(rows[i]);
+      if (row != i) std::copy_n(x + row * cols, cols, x + i * cols);
+    }
+  }
+
+  void Fetch(std::span<Fetched> wanted) override { FetchInPlace(wanted); }
+
  private:
   template <typename Body>
   void ForRows(int64_t rows, int64_t cols, const Body& body) {

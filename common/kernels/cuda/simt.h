@@ -3,13 +3,18 @@
 //
 // Kernels are functions of the anonymous namespace, marked SIMT_KERNEL, with one argument by value. They use
 // threadIdx, blockIdx and blockDim as CUDA spells them, and the functions below for all else. Compiled with
-// --fmad=false: a fused multiply-add is written out.
+// --fmad=false: a fused multiply-add is written out. What the kernels compute is IEEE 754 arithmetic in a
+// written order, so that the device, the emulation and the CPU backend agree to the last bit.
+//
+// A .cu file puts its launches into namespace moepool::SIMT_TARGET, so that one program may hold both builds.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #if defined(__CUDACC__)
 
+#define SIMT_TARGET device
 #define SIMT_KERNEL __global__ void
 #define SIMT_DEVICE __device__ inline
 #define SIMT_UNROLL _Pragma("unroll")
@@ -53,6 +58,7 @@ __device__ inline int Popcount(uint32_t v) { return __popc(v); }
 __device__ inline int BitWidth(uint32_t v) { return 32 - __clz(static_cast<int>(v)); }
 __device__ inline float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ inline float Divide(float a, float b) { return __fdiv_rn(a, b); }
+__device__ inline float SquareRoot(float a) { return __fsqrt_rn(a); }
 __device__ inline float BitsFloat(uint32_t v) { return __uint_as_float(v); }
 __device__ inline uint32_t FloatBits(float v) { return __float_as_uint(v); }
 // Through the read-only path; aligned to their size.
@@ -60,6 +66,33 @@ __device__ inline Vector16 Load16(const void* p) { return __ldg(static_cast<cons
 __device__ inline Vector8 Load8(const void* p) { return __ldg(static_cast<const uint2*>(p)); }
 __device__ inline uint32_t Load4(const void* p) { return __ldg(static_cast<const unsigned*>(p)); }
 __device__ inline uint16_t Load2(const void* p) { return __ldg(static_cast<const unsigned short*>(p)); }
+
+// The warp's product of signed bytes, d = a b + d, in int32 (mma.m16n8k32). A [16, 32], B [32, 8], D [16, 8];
+// lane = 4 g + t holds
+//   a: A[g, 4 t ..], A[g + 8, 4 t ..], A[g, 16 + 4 t ..], A[g + 8, 16 + 4 t ..], four columns each
+//   b: B[4 t .., g], B[16 + 4 t .., g], four rows each
+//   d: D[g, 2 t], D[g, 2 t + 1], D[g + 8, 2 t], D[g + 8, 2 t + 1]
+__device__ inline void MultiplyBytes(const uint32_t (&a)[4], const uint32_t (&b)[2], int32_t (&d)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Starts a kernel: in the order of `stream`, a cudaStream_t. At most 48 KiB of dynamic shared memory. What
+// goes wrong shows at the device's next call (common/backend/cuda/device.h).
+struct LaunchShape {
+  uint32_t grid_x = 1;
+  uint32_t grid_y = 1;
+  uint32_t grid_z = 1;
+  uint32_t threads = 1;  // a block
+  size_t dynamic_shared_bytes = 0;
+};
+template <typename Args>
+void Start(void (*kernel)(Args), const LaunchShape& shape, void* stream, const Args& args) {
+  kernel<<<dim3(shape.grid_x, shape.grid_y, shape.grid_z), shape.threads, shape.dynamic_shared_bytes,
+           static_cast<cudaStream_t>(stream)>>>(args);
+}
 
 }  // namespace moepool::simt
 

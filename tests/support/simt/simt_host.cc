@@ -5,8 +5,11 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <vector>
 
@@ -100,8 +103,31 @@ const char* Name(Operation operation) {
       return "a shuffle";
     case Operation::kVote:
       return "a vote";
+    case Operation::kMatrix:
+      return "a matrix product";
   }
   return "?";
+}
+
+// A [16, 32], B [32, 8] and D [16, 8] as simt.h's MultiplyBytes spreads them over the lanes.
+void MultiplyFragments(const uint64_t (&lanes)[kWarp]) {
+  int8_t a[16][32];
+  int8_t b[8][32];
+  for (int i = 0; i < kWarp; ++i) {
+    const auto& lane = *reinterpret_cast<const MatrixLane*>(lanes[i]);
+    const int g = i / 4;
+    const int t = i % 4;
+    for (int f = 0; f < 4; ++f) std::memcpy(&a[g + 8 * (f % 2)][16 * (f / 2) + 4 * t], &lane.a[f], 4);
+    for (int f = 0; f < 2; ++f) std::memcpy(&b[g][16 * f + 4 * t], &lane.b[f], 4);
+  }
+  for (int i = 0; i < kWarp; ++i) {
+    const auto& lane = *reinterpret_cast<const MatrixLane*>(lanes[i]);
+    for (int f = 0; f < 4; ++f) {
+      const int row = i / 4 + 8 * (f / 2);
+      const int col = 2 * (i % 4) + f % 2;
+      for (int k = 0; k < 32; ++k) lane.d[f] += a[row][k] * b[col][k];
+    }
+  }
 }
 
 std::string Machine::Where(int fiber) const {
@@ -225,6 +251,7 @@ bool Machine::ReleaseWarp(int warp) {
     }
     if (!complete) continue;
     const uint32_t mask = first.mask;
+    if (first.operation == Operation::kMatrix) MultiplyFragments(values);
     for (int other = 0; other < kWarp; ++other) {
       if ((mask >> other & 1) == 0) continue;
       Fiber& fiber = fibers_[warp * kWarp + other];
@@ -296,6 +323,23 @@ std::string Launch(const LaunchOptions& options, const std::function<void()>& ke
   Machine m(options, kernel);
   machine = &m;
   return m.Run();
+}
+
+void StartEmulated(const LaunchShape& shape, const std::function<void()>& kernel) {
+  static std::mutex mutex;
+  static uint32_t launches = 0;
+  constexpr Order kOrders[] = {Order::kAscending, Order::kDescending, Order::kShuffled};
+  std::lock_guard lock(mutex);
+  ++launches;
+  const std::string error = Launch({.grid = {shape.grid_x, shape.grid_y, shape.grid_z},
+                                    .block = {shape.threads},
+                                    .dynamic_shared_bytes = shape.dynamic_shared_bytes,
+                                    .order = kOrders[launches % 3],
+                                    .seed = launches},
+                                   kernel);
+  if (error.empty()) return;
+  std::fprintf(stderr, "emulated kernel: %s\n", error.c_str());
+  std::abort();
 }
 
 void* SharedAt(const void* site, size_t bytes) { return machine->Shared(site, bytes); }

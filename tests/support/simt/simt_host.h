@@ -11,6 +11,7 @@
 #include <functional>
 #include <string>
 
+#define SIMT_TARGET emulated
 #define SIMT_KERNEL [[maybe_unused]] void
 #define SIMT_DEVICE inline
 #define SIMT_UNROLL
@@ -66,14 +67,25 @@ struct alignas(8) Vector8 {
 
 // --- What fibers wait in (simt_host.cc) ---
 
-enum class Operation { kSyncThreads, kSyncWarp, kShuffle, kVote };
+enum class Operation { kSyncThreads, kSyncWarp, kShuffle, kVote, kMatrix };
 
 void* SharedAt(const void* site, size_t bytes);
 void* DynamicShared();
 void SyncThreads();
 // A meeting of the lanes of `mask`. kShuffle: the value of lane `source`. kVote: the lanes with value != 0.
+// kMatrix: `value` is the address of the lane's MatrixLane.
 uint64_t Meet(Operation operation, uint32_t mask, uint64_t value, int source);
 int Lane();
+
+struct MatrixLane {
+  const uint32_t* a;  // [4]
+  const uint32_t* b;  // [2]
+  int32_t* d;         // [4]
+};
+inline void MultiplyBytes(const uint32_t (&a)[4], const uint32_t (&b)[2], int32_t (&d)[4]) {
+  const MatrixLane lane = {a, b, d};
+  Meet(Operation::kMatrix, kAllLanes, reinterpret_cast<uint64_t>(&lane), 0);
+}
 
 inline void SyncWarp(uint32_t mask) { Meet(Operation::kSyncWarp, mask, 0, 0); }
 
@@ -121,6 +133,7 @@ inline int Popcount(uint32_t v) { return std::popcount(v); }
 inline int BitWidth(uint32_t v) { return std::bit_width(v); }
 inline float Fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline float Divide(float a, float b) { return a / b; }
+inline float SquareRoot(float a) { return __builtin_sqrtf(a); }
 inline float BitsFloat(uint32_t v) { return std::bit_cast<float>(v); }
 inline uint32_t FloatBits(float v) { return std::bit_cast<uint32_t>(v); }
 // Aligned to their size, which UBSan checks.
@@ -128,5 +141,22 @@ inline Vector16 Load16(const void* p) { return *static_cast<const Vector16*>(p);
 inline Vector8 Load8(const void* p) { return *static_cast<const Vector8*>(p); }
 inline uint32_t Load4(const void* p) { return *static_cast<const uint32_t*>(p); }
 inline uint16_t Load2(const void* p) { return *static_cast<const uint16_t*>(p); }
+
+// --- Launches ---
+
+struct LaunchShape {
+  uint32_t grid_x = 1;
+  uint32_t grid_y = 1;
+  uint32_t grid_z = 1;
+  uint32_t threads = 1;
+  size_t dynamic_shared_bytes = 0;
+};
+// Launch() for code that a device's stream would run: callers of several threads take turns, and what goes
+// wrong ends the process with a message. The order of fibers is one of the three, by the count of launches.
+void StartEmulated(const LaunchShape& shape, const std::function<void()>& kernel);
+template <typename Args>
+void Start(void (*kernel)(Args), const LaunchShape& shape, void* /*stream*/, const Args& args) {
+  StartEmulated(shape, [&] { kernel(args); });
+}
 
 }  // namespace moepool::simt

@@ -1,9 +1,11 @@
 // A backend that has memory and no operations: for what only allocates.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,6 +45,9 @@ class FakeBackend final : public Backend {
     ~CountedBuffer() override { *free_bytes_ += memory_.size(); }
     std::byte* data() override { return memory_.data(); }
     size_t bytes() const override { return memory_.size(); }
+    void Write(size_t offset, std::span<const std::byte> bytes) override {
+      std::copy(bytes.begin(), bytes.end(), memory_.begin() + static_cast<ptrdiff_t>(offset));
+    }
 
    private:
     size_t* free_bytes_;

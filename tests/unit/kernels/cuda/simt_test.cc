@@ -121,6 +121,35 @@ TEST(SimtTest, AtomicsAndDotProducts) {
   EXPECT_EQ(simt::Dp4a(0x80ff0102, 0x7f02fe03, 10), 10 + 2 * 3 + 1 * -2 + -1 * 2 + -128 * 127);
 }
 
+TEST(SimtTest, MatrixProductsOfBytes) {
+  int8_t a[16][32];
+  int8_t b[8][32];
+  for (int k = 0; k < 32; ++k) {
+    for (int row = 0; row < 16; ++row) a[row][k] = static_cast<int8_t>(row * 37 + k * 11 - 128);
+    for (int col = 0; col < 8; ++col) b[col][k] = static_cast<int8_t>(col * 53 - k * 7 + 100);
+  }
+  int32_t d[16][8];
+  const auto kernel = [&] {
+    const uint32_t g = threadIdx.x / 4;
+    const uint32_t t = threadIdx.x % 4;
+    uint32_t fragment_a[4];
+    uint32_t fragment_b[2];
+    for (uint32_t i = 0; i < 4; ++i) fragment_a[i] = simt::Load4(&a[g + 8 * (i % 2)][16 * (i / 2) + 4 * t]);
+    for (uint32_t i = 0; i < 2; ++i) fragment_b[i] = simt::Load4(&b[g][16 * i + 4 * t]);
+    int32_t sums[4] = {1000, 0, 0, 0};
+    simt::MultiplyBytes(fragment_a, fragment_b, sums);
+    for (uint32_t i = 0; i < 4; ++i) d[g + 8 * (i / 2)][2 * t + i % 2] = sums[i];
+  };
+  EXPECT_EQ(simt::Launch({.block = {32}, .order = Order::kShuffled}, kernel), "");
+  for (int row = 0; row < 16; ++row) {
+    for (int col = 0; col < 8; ++col) {
+      int expected = row < 8 && col % 2 == 0 ? 1000 : 0;
+      for (int k = 0; k < 32; ++k) expected += a[row][k] * b[col][k];
+      EXPECT_EQ(d[row][col], expected) << row << " " << col;
+    }
+  }
+}
+
 TEST(SimtTest, ABarrierThatNotAllThreadsReachIsAnError) {
   const auto ended = [] {
     if (threadIdx.x < 40) simt::SyncThreads();

@@ -1,0 +1,47 @@
+// What the CUDA backend asks of a GPU: memory, copies and an order of work. No CUDA header, so that the
+// emulation of tests/support/simt can stand in for it. Work is queued on one stream and runs in the order of
+// the calls; a call returns before its work is done.
+//
+// A device that fails (a lost GPU, an illegal address) does not recover within the process: each call then
+// ends it with a message, and the pool treats the process as any other that died.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace moepool {
+
+struct CudaKernels;
+
+struct DeviceMemoryInfo {
+  uint64_t free_bytes = 0;
+  uint64_t total_bytes = 0;
+};
+
+// Allocate() and the copies may be called by several threads at once.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string Description() const = 0;  // "NVIDIA GeForce RTX 3090, compute 8.6"
+  virtual const CudaKernels& Kernels() const = 0;
+  virtual DeviceMemoryInfo Memory() const = 0;
+
+  // Aligned to 256 bytes. ResourceExhausted names the bytes asked for and those that are free.
+  virtual absl::StatusOr<std::byte*> Allocate(size_t bytes) = 0;
+  virtual void Free(std::byte* memory) = 0;
+  // Page-locked memory of the host, which kernels reach by the same address.
+  virtual absl::StatusOr<std::byte*> AllocateHost(size_t bytes) = 0;
+  virtual void FreeHost(std::byte* memory) = 0;
+
+  virtual void* Stream() = 0;  // for launches (simt.h)
+  // Between the device and page-locked memory, or within the device.
+  virtual void Copy(void* to, const void* from, size_t bytes) = 0;
+  virtual void Zero(void* memory, size_t bytes) = 0;
+  virtual void Synchronize() = 0;
+};
+
+}  // namespace moepool

@@ -1,0 +1,155 @@
+// The launches of the CUDA kernels: one table for the device, one for the emulation, of the same sources.
+// Pointers are device memory. Each result is that of the CPU's kernels (common/kernels/kernels.h) to the last
+// bit: the order of every sum is the one written there.
+#pragma once
+
+#include <cstdint>
+
+#include "common/backend/backend.h"
+#include "common/kernels/cuda/attention_args.h"
+
+namespace moepool {
+
+// Packed as common/kernels/packed.h says.
+struct DeviceWeights {
+  const uint8_t* data = nullptr;
+  int64_t group_bytes = 0;
+  int32_t rows = 0;
+  int32_t cols = 0;
+  int32_t blocks = 0;           // of 32 columns; columns for F32, F16 and BF16
+  int32_t first_sub_block = 0;  // K-quants
+  DType dtype = DType::kF32;
+};
+
+// Rows of activations; those forms are set that are wanted.
+struct DeviceRows {
+  float* f32 = nullptr;    // [rows, cols]
+  int8_t* q = nullptr;     // [rows, cols]
+  float* scale = nullptr;  // [rows, cols / 32]
+};
+
+// Where a kernel says that a row is not finite: [rows], set to 1, never cleared; null: nobody asks.
+using DeviceFaults = uint8_t*;
+
+struct NormArgs {
+  NormKind kind = NormKind::kRms;
+  const float* weight = nullptr;  // [cols]
+  const float* bias = nullptr;    // [cols] or null
+  float eps = 0;
+  const float* x = nullptr;  // [rows, cols]
+  DeviceRows y;              // y.f32 is set
+  int32_t rows = 0;
+  int32_t cols = 0;
+  DeviceFaults faults = nullptr;
+};
+
+struct QuantizeArgs {
+  DeviceRows y;  // y.q and y.scale from y.f32
+  int32_t rows = 0;
+  int32_t cols = 0;
+  DeviceFaults faults = nullptr;
+};
+
+inline constexpr int kMaxProducts = 4;  // of one launch
+
+// As Product of backend.h.
+struct ProductArgs {
+  DeviceWeights w;
+  const float* bias = nullptr;
+  const float* add = nullptr;
+  float* y = nullptr;
+  int64_t stride = 0;
+};
+struct ProductsArgs {
+  ProductArgs product[kMaxProducts];  // all quantised, or none
+  int32_t products = 0;
+  DeviceRows x;
+  int32_t rows = 0;
+};
+
+// Row i of x becomes row rows[i]; rows ascend.
+struct GatherArgs {
+  float* x = nullptr;
+  const int32_t* rows = nullptr;
+  int32_t count = 0;
+  int32_t cols = 0;
+};
+
+// As CombineBatch of backend.h.
+struct CombineArgs {
+  float* parts = nullptr;            // [parts, cols], overwritten
+  const PlannedAdd* adds = nullptr;  // counting from parts_begin
+  const CombineRow* rows = nullptr;  // [count]
+  const float* shared = nullptr;     // [rows, cols] or null
+  float* residual = nullptr;         // [rows, cols]
+  int32_t count = 0;
+  int32_t cols = 0;
+};
+
+// --- Experts ---
+
+// A pair is one (part, entry). Pairs are sorted by expert; a tile is some of one expert's.
+struct ExpertTile {
+  int32_t expert = 0;  // in ExpertsArgs::experts
+  int32_t begin = 0;   // pairs
+  int32_t end = 0;
+};
+struct DeviceExpert {
+  DeviceWeights gate;
+  DeviceWeights up;
+  DeviceWeights down;
+};
+struct ExpertsArgs {
+  const DeviceExpert* experts = nullptr;
+  const ExpertTile* tiles = nullptr;
+  int32_t tile_count = 0;
+  int32_t max_ffn = 0;  // of the experts' gate.rows
+  DeviceRows x;         // [rows, hidden]
+  int32_t hidden = 0;
+  const int32_t* pair_row = nullptr;   // [pairs]
+  const float* pair_weight = nullptr;  // [pairs]
+  uint8_t* pair_fault = nullptr;       // [pairs] zeros before
+  // h of a pair: [padded], where padded is max_ffn rounded up to 32; columns past the expert's own are zeros.
+  DeviceRows h;
+  int32_t padded = 0;
+  float* leaves = nullptr;  // [pairs, hidden]
+};
+
+// Parts from their leaves.
+struct LeavesArgs {
+  float* leaves = nullptr;  // [pairs, cols], overwritten
+  const uint8_t* pair_fault = nullptr;
+  const int32_t* slot_pair = nullptr;   // [slots] -> pair; a part's slots are neighbours, in order of entries
+  const int32_t* part_begin = nullptr;  // [parts + 1] slots
+  const PlannedAdd* adds = nullptr;     // counting from the part's first slot
+  const int32_t* add_begin = nullptr;   // [parts + 1]
+  int32_t parts = 0;
+  int32_t cols = 0;
+  float* out = nullptr;  // [parts, cols]
+  DeviceFaults faults = nullptr;
+};
+
+struct CudaKernels {
+  void (*norm)(const NormArgs& args, void* stream);
+  void (*quantize)(const QuantizeArgs& args, void* stream);
+  void (*quantized_products)(const ProductsArgs& args, void* stream);
+  void (*plain_products)(const ProductsArgs& args, void* stream);
+  void (*gather)(const GatherArgs& args, void* stream);
+  void (*combine)(const CombineArgs& args, void* stream);
+  // h of every pair from gate and up; leaves of every pair from h and down.
+  void (*expert_hidden)(const ExpertsArgs& args, void* stream);
+  void (*expert_leaves)(const ExpertsArgs& args, void* stream);
+  void (*add_leaves)(const LeavesArgs& args, void* stream);
+  AttentionKernels attention;
+};
+
+// Of the device where this build has CUDA (common/kernels/cuda, compiled by nvcc), and of the emulation where
+// tests/support/simt is linked.
+namespace device {
+const CudaKernels& Kernels();
+}
+namespace emulated {
+const CudaKernels& Kernels();
+}
+
+}  // namespace moepool
