@@ -232,11 +232,14 @@ class ExpertOps {
 
 enum class Op : uint8_t { kEmbed, kMatMul, kExpert };
 
+// Of every backend that gives the bits of the CPU's scalar kernels.
+inline constexpr std::string_view kNumericClass = "cpu-1";
+
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view Name() const = 0;     // "cpu"
-  virtual std::string NumericClass() const = 0;  // replicas of an expert share it; all CPUs are "cpu-1"
+  virtual std::string_view Name() const = 0;     // "cpu", "cuda"
+  virtual std::string NumericClass() const = 0;  // replicas of an expert share it
   virtual bool Supports(Op op, DType dtype) const = 0;
   // ResourceExhausted names the bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;

@@ -32,6 +32,7 @@ class Device {
 
   // Aligned to 256 bytes. ResourceExhausted names the bytes asked for and those that are free.
   virtual absl::StatusOr<std::byte*> Allocate(size_t bytes) = 0;
+  // Waits for all work first, as FreeHost() does. Null: nothing.
   virtual void Free(std::byte* memory) = 0;
   // Page-locked memory of the host, which kernels reach by the same address.
   virtual absl::StatusOr<std::byte*> AllocateHost(size_t bytes) = 0;

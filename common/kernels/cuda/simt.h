@@ -16,6 +16,7 @@
 
 #define SIMT_TARGET device
 #define SIMT_KERNEL __global__ void
+#define SIMT_ARGS const __grid_constant__  // before an argument that is large or indexed
 #define SIMT_DEVICE __device__ inline
 #define SIMT_UNROLL _Pragma("unroll")
 // type name[count], shared by the threads of a block; what it holds at first is undefined.
@@ -54,6 +55,10 @@ __device__ inline int32_t AtomicOr(int32_t* p, int32_t value) { return atomicOr(
 __device__ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   return __dp4a(static_cast<int32_t>(a), static_cast<int32_t>(b), c);
 }
+// Byte i is byte n_i of (low, high), where n_i is bits 4 i to 4 i + 2 of `nibbles`, whose other bits are 0.
+__device__ inline uint32_t PickBytes(uint32_t low, uint32_t high, uint32_t nibbles) {
+  return __byte_perm(low, high, nibbles);
+}
 __device__ inline int Popcount(uint32_t v) { return __popc(v); }
 __device__ inline int BitWidth(uint32_t v) { return 32 - __clz(static_cast<int>(v)); }
 __device__ inline float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
@@ -65,6 +70,7 @@ __device__ inline uint32_t FloatBits(float v) { return __float_as_uint(v); }
 __device__ inline Vector16 Load16(const void* p) { return __ldg(static_cast<const uint4*>(p)); }
 __device__ inline Vector8 Load8(const void* p) { return __ldg(static_cast<const uint2*>(p)); }
 __device__ inline uint32_t Load4(const void* p) { return __ldg(static_cast<const unsigned*>(p)); }
+__device__ inline uint8_t Load1(const void* p) { return __ldg(static_cast<const unsigned char*>(p)); }
 __device__ inline uint16_t Load2(const void* p) { return __ldg(static_cast<const unsigned short*>(p)); }
 
 // The warp's product of signed bytes, d = a b + d, in int32 (mma.m16n8k32). A [16, 32], B [32, 8], D [16, 8];

@@ -325,7 +325,18 @@ std::string Launch(const LaunchOptions& options, const std::function<void()>& ke
   return m.Run();
 }
 
-void StartEmulated(const LaunchShape& shape, const std::function<void()>& kernel) {
+void EmulatedStream::Queue(std::function<void()> work) {
+  if (eager_) return work();
+  std::lock_guard lock(mutex_);
+  work_.push_back(std::move(work));
+}
+
+void EmulatedStream::Run() {
+  std::lock_guard lock(mutex_);
+  for (; !work_.empty(); work_.pop_front()) work_.front()();
+}
+
+void RunEmulated(const LaunchShape& shape, const std::function<void()>& kernel) {
   static std::mutex mutex;
   static uint32_t launches = 0;
   constexpr Order kOrders[] = {Order::kAscending, Order::kDescending, Order::kShuffled};
