@@ -353,6 +353,11 @@ void RunEmulated(const LaunchShape& shape, const std::function<void()>& kernel) 
   std::abort();
 }
 
+void Misaligned(const void* p, size_t size) {
+  std::fprintf(stderr, "emulated kernel: %zu bytes at %p\n", size, p);
+  std::abort();
+}
+
 void* SharedAt(const void* site, size_t bytes) { return machine->Shared(site, bytes); }
 void* DynamicShared() {
   static const char site = 0;

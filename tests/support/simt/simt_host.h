@@ -148,12 +148,57 @@ inline float Divide(float a, float b) { return a / b; }
 inline float SquareRoot(float a) { return __builtin_sqrtf(a); }
 inline float BitsFloat(uint32_t v) { return std::bit_cast<float>(v); }
 inline uint32_t FloatBits(float v) { return std::bit_cast<uint32_t>(v); }
+// IEEE 754, nearest even, subnormals included; past the range to infinity. A NaN stays one.
+inline float HalfToFloat(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
+  const uint32_t magnitude = h & 0x7fff;
+  if (magnitude >= 0x7c00) {
+    const uint32_t quiet = magnitude > 0x7c00 ? 0x400000u : 0u;
+    return BitsFloat(sign | 0x7f800000u | quiet | (magnitude & 0x3ff) << 13);
+  }
+  if (magnitude < 0x400) {  // subnormal: magnitude * 2^-24, exact
+    return BitsFloat(sign | FloatBits(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f));
+  }
+  return BitsFloat(sign | ((magnitude << 13) + (112u << 23)));
+}
+
+inline uint16_t FloatToHalf(float x) {
+  const uint32_t bits = FloatBits(x);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
+  if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00);
+  if (magnitude < 0x38800000u) {
+    const uint32_t sum = FloatBits(BitsFloat(magnitude) + 0.5f);
+    return static_cast<uint16_t>(sign | (sum - 0x3f000000u));
+  }
+  const uint32_t odd = magnitude >> 13 & 1;
+  return static_cast<uint16_t>(sign | ((magnitude - (112u << 23) + 0xfff + odd) >> 13));
+}
+// Ends the process: a device would fault.
+[[noreturn]] void Misaligned(const void* p, size_t size);
 // Aligned to their size, which UBSan checks.
 inline Vector16 Load16(const void* p) { return *static_cast<const Vector16*>(p); }
 inline Vector8 Load8(const void* p) { return *static_cast<const Vector8*>(p); }
 inline uint32_t Load4(const void* p) { return *static_cast<const uint32_t*>(p); }
 inline uint8_t Load1(const void* p) { return *static_cast<const uint8_t*>(p); }
 inline uint16_t Load2(const void* p) { return *static_cast<const uint16_t*>(p); }
+template <typename T>
+T ReadAligned(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) Misaligned(p, sizeof(T));
+  T v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename T>
+void WriteAligned(const T& v, void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) Misaligned(p, sizeof(T));
+  std::memcpy(p, &v, sizeof v);
+}
+inline Vector16 Read16(const void* p) { return ReadAligned<Vector16>(p); }
+inline Vector8 Read8(const void* p) { return ReadAligned<Vector8>(p); }
+inline void Write16(Vector16 v, void* p) { WriteAligned(v, p); }
+inline void Write8(Vector8 v, void* p) { WriteAligned(v, p); }
 
 // --- Launches ---
 
