@@ -190,7 +190,7 @@ class TrunkOps {
 
 struct ExpertWeights {
   std::unique_ptr<Matrix> gate;  // [ffn_e, hidden]; all null where a slice is empty
-  std::unique_ptr<Matrix> up;    // [ffn_e, hidden]
+  std::unique_ptr<Matrix> up;    // [ffn_e, hidden], quantised where gate is
   std::unique_ptr<Matrix> down;  // [hidden, ffn_e]
   Activation activation = Activation::kSilu;
 };

@@ -12,7 +12,7 @@
 namespace moepool {
 namespace {
 
-DeviceRows RowsOf(const Activations& x) { return {x.f32, x.q, x.scale}; }
+RowForms RowsOf(const Activations& x) { return {x.f32, x.q, x.scale}; }
 
 const DeviceWeights& WeightsOf(const Matrix& matrix) {
   return static_cast<const CudaMatrix&>(matrix).weights();
@@ -22,7 +22,7 @@ class CudaTrunkOps final : public TrunkOps {
  public:
   explicit CudaTrunkOps(CudaContext* context)
       : context_(*context),
-        attention_(&context->device()),
+        attention_(context),
         uploaded_(&context->device()),
         fetched_(&context->device()) {}
 

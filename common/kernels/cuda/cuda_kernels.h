@@ -23,7 +23,7 @@ struct DeviceWeights {
 };
 
 // Rows of activations; those forms are set that are wanted.
-struct DeviceRows {
+struct RowForms {
   float* f32 = nullptr;    // [rows, cols]
   int8_t* q = nullptr;     // [rows, cols]
   float* scale = nullptr;  // [rows, cols / 32]
@@ -38,14 +38,14 @@ struct NormArgs {
   const float* bias = nullptr;    // [cols] or null
   float eps = 0;
   const float* x = nullptr;  // [rows, cols]
-  DeviceRows y;              // y.f32 is set
+  RowForms y;                // y.f32 is set
   int32_t rows = 0;
   int32_t cols = 0;
   DeviceFaults faults = nullptr;
 };
 
 struct QuantizeArgs {
-  DeviceRows y;  // y.q and y.scale from y.f32
+  RowForms y;  // y.q and y.scale from y.f32
   int32_t rows = 0;
   int32_t cols = 0;
   DeviceFaults faults = nullptr;
@@ -64,7 +64,7 @@ struct ProductArgs {
 struct ProductsArgs {
   ProductArgs product[kMaxProducts];  // all quantised, or none
   int32_t products = 0;
-  DeviceRows x;
+  RowForms x;
   int32_t rows = 0;
 };
 
@@ -110,8 +110,8 @@ struct ExpertsArgs {
   int32_t max_ffn = 0;      // of the experts' gate.rows
   int32_t padded = 0;       // max_ffn rounded up to 32
   int32_t hidden = 0;
-  DeviceRows x;                        // [rows, hidden]
-  DeviceRows h;                        // [pairs, padded]: f32 where plain_down, otherwise q and scale
+  RowForms x;                          // [rows, hidden]
+  RowForms h;                          // [pairs, padded]: f32 where plain_down, otherwise q and scale
   const int32_t* pair_row = nullptr;   // [pairs]
   const float* pair_weight = nullptr;  // [pairs]
   uint8_t* pair_fault = nullptr;       // [pairs] zeros before

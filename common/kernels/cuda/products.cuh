@@ -14,7 +14,7 @@ constexpr int kTileTokens = 8;  // columns of simt.h's MultiplyBytes
 
 // The tokens of a product: `count` rows of x, those that `index` names or the neighbours from `first` on.
 struct Tokens {
-  DeviceRows x;
+  RowForms x;
   int cols = 0;
   const int32_t* index = nullptr;
   int first = 0;
