@@ -53,6 +53,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--router", flags->router, "The router's address, host:port")->required();
   app->add_option("--model", flags->model, "The model's GGUF file, the same as the router's")->required();
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--device", flags->backend.device,
+                  "Of the cuda backend: which of the machine's GPUs, counted from 0")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
   app->add_option("--isa", flags->backend.isa, "Of the cpu backend: auto, scalar, avx2, avx512 or avx512vnni")
       ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "Of the cpu backend; 0 is one a core")

@@ -68,6 +68,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--device", flags->backend.device, "cuda: which of the machine's GPUs, counted from 0")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni")
       ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));

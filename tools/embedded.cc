@@ -13,6 +13,8 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   app->add_option("--model", flags->model, "GGUF file")->required();
   app->add_option("--workers", flags->workers, "expert workers in this process")->check(CLI::Range(1, 1024));
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda");
+  app->add_option("--device", flags->backend.device, "cuda: which of the machine's GPUs, counted from 0")
+      ->check(CLI::Range(0, 1023));
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni");
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
   AddWeightFlags(app, &flags->weights);

@@ -34,7 +34,8 @@ struct EmbeddedFlags {
   int max_waiting = 1024;
 };
 
-// --model --workers --backend --isa --threads --weights --weights-cache --weights-cache-limit --kv-type
+// --model --workers --backend --device --isa --threads --weights --weights-cache --weights-cache-limit
+// --kv-type
 // --kv-memory --prefix-cache --context-tokens
 // --step-tokens --max-running
 void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);

@@ -266,9 +266,12 @@ struct BackendOptions {
   std::string isa = "auto";      // cpu: auto, scalar, avx2, avx512, avx512vnni
   int threads = 0;               // cpu: 0 is one a core
   WeightOptions weights = {};
+  int device = 0;  // cuda: of the machine's GPUs, counted from 0
 };
 
-// InvalidArgument for an unknown name; FailedPrecondition where the machine lacks what was asked for by name.
+// `auto` is cuda where the build and the machine have it, else cpu; the log says which GPU is used, or why
+// none is though the build would use one. InvalidArgument for an unknown name or device; FailedPrecondition
+// where the machine or the build lacks what was asked for by name.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);
 
 }  // namespace moepool

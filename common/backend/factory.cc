@@ -1,12 +1,19 @@
-// MakeBackend: the backend that the options name, or the best that this machine and build have.
+// MakeBackend: the backend that the options name, or the best that this machine and build have. The one file
+// that knows whether CUDA is in the build.
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "common/backend/backend.h"
 #include "common/backend/cpu/cpu_backend.h"
+#include "common/base/log.h"
 #include "common/base/str.h"
 #include "common/kernels/kernels.h"
+
+#if MOEPOOL_CUDA
+#include "common/backend/cuda/cuda_backend.h"
+#include "common/backend/cuda/cuda_device.h"
+#endif
 
 namespace moepool {
 namespace {
@@ -36,6 +43,30 @@ absl::StatusOr<const KernelTable*> ChooseKernels(const std::string& isa) {
       StrCat("isa \"", isa, "\": expected auto, scalar, avx2, avx512 or avx512vnni"));
 }
 
+// Null where the machine or the build has no GPU that would do and `auto` therefore takes the CPU.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const BackendOptions& options) {
+#if MOEPOOL_CUDA
+  absl::StatusOr<std::unique_ptr<Device>> device = MakeCudaDevice(options.device);
+  if (!device.ok()) {
+    const absl::Status& status = device.status();
+    // A number that no GPU has is a mistake of whoever gave it, and the others must not be left unused for
+    // it.
+    if (options.backend == "cuda" || absl::IsInvalidArgument(status)) {
+      return absl::Status(status.code(), StrCat("backend cuda: ", ToStd(status.message())));
+    }
+    Log(LogLevel::kInfo, "no GPU is used", {{"reason", ToStd(status.message())}});
+    return nullptr;
+  }
+  Log(LogLevel::kInfo, "a GPU is used", {{"device", options.device}, {"name", (*device)->Description()}});
+  return CudaBackend::Create(*std::move(device), {});
+#else
+  if (options.backend == "cuda") {
+    return absl::FailedPreconditionError("backend cuda: this build has none (MOEPOOL_CUDA)");
+  }
+  return nullptr;
+#endif
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
@@ -43,13 +74,19 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
     return absl::InvalidArgumentError(
         StrCat("threads ", options.threads, ": expected 0 (one a core) to ", kMaxThreads));
   }
-  if (options.backend == "cuda") return absl::FailedPreconditionError("this build has no CUDA backend");
-  if (options.backend != "auto" && options.backend != "cpu") {
+  if (options.device < 0) {
+    return absl::InvalidArgumentError(StrCat("device ", options.device, ": expected 0 or more"));
+  }
+  if (options.backend != "auto" && options.backend != "cpu" && options.backend != "cuda") {
     return absl::InvalidArgumentError(
         StrCat("backend \"", options.backend, "\": expected auto, cpu or cuda"));
   }
   auto kernels = ChooseKernels(options.isa);
   if (!kernels.ok()) return kernels.status();
+  if (options.backend != "cpu") {
+    absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCuda(options);
+    if (!cuda.ok() || *cuda != nullptr) return cuda;
+  }
   return std::make_unique<CpuBackend>(*kernels, options.threads, options.weights);
 }
 
