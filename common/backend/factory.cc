@@ -19,6 +19,11 @@ namespace moepool {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+#if MOEPOOL_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
 
 // Every name with what a processor needs for it.
 constexpr struct {
@@ -43,28 +48,34 @@ absl::StatusOr<const KernelTable*> ChooseKernels(const std::string& isa) {
       StrCat("isa \"", isa, "\": expected auto, scalar, avx2, avx512 or avx512vnni"));
 }
 
-// Null where the machine or the build has no GPU that would do and `auto` therefore takes the CPU.
 absl::StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const BackendOptions& options) {
 #if MOEPOOL_CUDA
   absl::StatusOr<std::unique_ptr<Device>> device = MakeCudaDevice(options.device);
-  if (!device.ok()) {
-    const absl::Status& status = device.status();
-    // A number that no GPU has is a mistake of whoever gave it, and the others must not be left unused for
-    // it.
-    if (options.backend == "cuda" || absl::IsInvalidArgument(status)) {
-      return absl::Status(status.code(), StrCat("backend cuda: ", ToStd(status.message())));
-    }
-    Log(LogLevel::kInfo, "no GPU is used", {{"reason", ToStd(status.message())}});
-    return nullptr;
+  if (!device.ok()) return device.status();
+  const std::string name = (*device)->Description();
+  absl::StatusOr<std::unique_ptr<CudaBackend>> backend = CudaBackend::Create(*std::move(device), {});
+  if (backend.ok()) {
+    Log(LogLevel::kInfo, "a GPU is used", {{"device", options.device}, {"name", name}});
   }
-  Log(LogLevel::kInfo, "a GPU is used", {{"device", options.device}, {"name", (*device)->Description()}});
-  return CudaBackend::Create(*std::move(device), {});
+  return backend;
 #else
-  if (options.backend == "cuda") {
-    return absl::FailedPreconditionError("backend cuda: this build has none (MOEPOOL_CUDA)");
-  }
-  return nullptr;
+  return absl::FailedPreconditionError("this build has none (MOEPOOL_CUDA)");
 #endif
+}
+
+// Null where `auto` is to take the CPU.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaIfWanted(const BackendOptions& options) {
+  if (options.backend == "cpu" || (options.backend == "auto" && !kHasCuda)) return nullptr;
+  absl::StatusOr<std::unique_ptr<Backend>> backend = MakeCuda(options);
+  if (backend.ok()) return backend;
+  const absl::Status& status = backend.status();
+  // A number that no GPU has is a mistake of whoever gave it, and memory that is short will be short again.
+  const bool passes = absl::IsFailedPrecondition(status) || absl::IsUnavailable(status);
+  if (options.backend == "cuda" || !passes) {
+    return absl::Status(status.code(), StrCat("backend cuda: ", ToStd(status.message())));
+  }
+  Log(LogLevel::kInfo, "no GPU is used", {{"reason", ToStd(status.message())}});
+  return nullptr;
 }
 
 }  // namespace
@@ -83,10 +94,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
   }
   auto kernels = ChooseKernels(options.isa);
   if (!kernels.ok()) return kernels.status();
-  if (options.backend != "cpu") {
-    absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCuda(options);
-    if (!cuda.ok() || *cuda != nullptr) return cuda;
-  }
+  absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCudaIfWanted(options);
+  if (!cuda.ok() || *cuda != nullptr) return cuda;
   return std::make_unique<CpuBackend>(*kernels, options.threads, options.weights);
 }
 

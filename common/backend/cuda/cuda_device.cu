@@ -69,7 +69,8 @@ class CudaDevice final : public Device {
     return static_cast<std::byte*>(memory);
   }
   void Free(std::byte* memory) override {
-    Enter();
+    if (memory == nullptr) return;
+    Synchronize();
     Check(cudaFree(memory), description_, "freeing device memory");
   }
 
@@ -87,7 +88,8 @@ class CudaDevice final : public Device {
     return static_cast<std::byte*>(memory);
   }
   void FreeHost(std::byte* memory) override {
-    Enter();
+    if (memory == nullptr) return;
+    Synchronize();
     Check(cudaFreeHost(memory), description_, "freeing page-locked memory");
   }
 
