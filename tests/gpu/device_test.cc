@@ -54,7 +54,7 @@ TEST_F(GpuDeviceTest, CopiesThereAndBackInOrder) {
   device_->FreeHost(back);
 }
 
-TEST_F(GpuDeviceTest, MemoryThatItHasNotIsRefusedAndNothingIsBroken) {
+TEST_F(GpuDeviceTest, MemoryItHasNotIsRefusedAndNothingIsBroken) {
   const uint64_t total = device_->Memory().total_bytes;
   const auto refused = device_->Allocate(total + 1);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kResourceExhausted);
