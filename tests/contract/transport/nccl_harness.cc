@@ -4,7 +4,6 @@
 
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
-#include "tests/support/nccl/control_stand_in.h"
 
 namespace moepool {
 namespace {
@@ -13,7 +12,7 @@ class NcclHarness final : public TransportHarness {
  public:
   NcclHarness(FrameHandler handler, const TransportOptions& options)
       : router_(std::make_unique<NcclEnd>(&world_)), worker_(std::make_unique<NcclEnd>(&world_)) {
-    link_ = std::make_unique<NcclLink>(*router_, *worker_, std::move(handler), options);
+    link_ = std::make_unique<NcclLink>(*router_, *worker_, MakeControlPair(), std::move(handler), options);
     EXPECT_TRUE(link_->connected()) << link_->router_status() << link_->worker_status();
   }
   ~NcclHarness() override {
@@ -40,10 +39,8 @@ NcclEnd::NcclEnd(NcclWorld* world, const NcclQueueOptions& options)
     : process(world->NewProcess()),
       queue(std::make_shared<NcclQueue>(process->MakeApi(), process->MakeDevice(), options)) {}
 
-NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, FrameHandler handler,
+NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control, FrameHandler handler,
                    const TransportOptions& options, absl::Duration limit) {
-  ControlPair control = MakeControlPair();
-  cut_ = control.cut;
   const absl::Time deadline = absl::Now() + limit;
   std::thread connect([&] {
     auto server = NcclServer::Connect(worker.queue, std::move(control.worker), deadline, options);
@@ -60,8 +57,6 @@ NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, FrameHandler ha
 }
 
 NcclLink::~NcclLink() { StopWorker().IgnoreError(); }
-
-void NcclLink::CutControl() { cut_(); }
 
 absl::Status NcclLink::StopWorker() {
   if (server_ != nullptr) server_->Stop();

@@ -7,6 +7,7 @@
 
 #include "common/transport/nccl_transport.h"
 #include "tests/contract/transport/transport_fixture.h"
+#include "tests/support/nccl/control_stand_in.h"
 #include "tests/support/nccl/nccl_stand_in.h"
 
 namespace moepool {
@@ -21,7 +22,7 @@ struct NcclEnd {
 // A worker that is connected to a router, or why it is not. The ends outlive it.
 class NcclLink {
  public:
-  NcclLink(const NcclEnd& router, const NcclEnd& worker, FrameHandler handler,
+  NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control, FrameHandler handler,
            const TransportOptions& options, absl::Duration limit = absl::Seconds(60));
   ~NcclLink();
   const absl::Status& router_status() const { return router_status_; }
@@ -29,15 +30,12 @@ class NcclLink {
   ExpertTransport& transport() { return *transport_; }
   NcclServer& server() { return *server_; }
   bool connected() const { return transport_ != nullptr && server_ != nullptr; }
-  // Ends the control stream, as the death of either process does.
-  void CutControl();
   // The worker ends; what Serve returned.
   absl::Status StopWorker();
 
  private:
   absl::Status router_status_;
   absl::Status worker_status_;
-  std::function<void()> cut_;
   std::shared_ptr<ExpertTransport> transport_;
   std::unique_ptr<NcclServer> server_;
   std::thread thread_;

@@ -16,20 +16,20 @@ constexpr size_t kRoomBytes = 64 << 10;
 struct Link {
   Mutex mutex;
   CondVar changed;
-  bool closed GUARDED_BY(mutex) = false;
-  absl::Status cause GUARDED_BY(mutex);
-  struct Way {
-    std::deque<FrameBytes> messages;
+  struct End {
+    std::deque<FrameBytes> messages;  // that it has not read
     size_t bytes = 0;
+    bool silent = false;
+    bool closed = false;
+    absl::Status cause;
   };
-  Way ways[2] GUARDED_BY(mutex);  // by who reads
+  End ends[2] GUARDED_BY(mutex);
 };
 
-void End(Link* link, const absl::Status& cause) {
-  MutexLock lock(&link->mutex);
-  if (link->closed) return;
-  link->closed = true;
-  link->cause = absl::UnavailableError(cause.message());
+void CloseEnd(Link* link, int end, const absl::Status& cause) REQUIRES(link->mutex) {
+  if (link->ends[end].closed) return;
+  link->ends[end].closed = true;
+  link->ends[end].cause = absl::UnavailableError(cause.message());
   link->changed.NotifyAll();
 }
 
@@ -52,21 +52,27 @@ class ControlStandIn final : public NcclControl {
     std::copy(payload.head.begin(), payload.head.end(), data + sizeof(header));
     std::copy(payload.tail.begin(), payload.tail.end(), data + sizeof(header) + payload.head.size());
     MutexLock lock(&link_->mutex);
-    if (link_->closed) return link_->cause;
-    Link::Way& way = link_->ways[1 - end_];
-    way.bytes += message.bytes.size();
-    way.messages.push_back(std::move(message));
+    if (link_->ends[end_].closed) return link_->ends[end_].cause;
+    if (link_->ends[end_].silent) return absl::OkStatus();
+    Link::End& peer = link_->ends[1 - end_];
+    peer.bytes += message.bytes.size();
+    peer.messages.push_back(std::move(message));
     link_->changed.NotifyAll();
     return absl::OkStatus();
   }
 
   absl::Status AwaitRoom() override {
     MutexLock lock(&link_->mutex);
-    while (!link_->closed && link_->ways[1 - end_].bytes >= kRoomBytes) link_->changed.Wait(&link_->mutex);
-    return link_->closed ? link_->cause : absl::OkStatus();
+    const Link::End& own = link_->ends[end_];
+    while (!own.closed && link_->ends[1 - end_].bytes >= kRoomBytes) link_->changed.Wait(&link_->mutex);
+    return own.closed ? own.cause : absl::OkStatus();
   }
 
-  void Close(const absl::Status& cause) override { End(link_.get(), cause); }
+  void Close(const absl::Status& cause) override {
+    MutexLock lock(&link_->mutex);
+    CloseEnd(link_.get(), end_, cause);
+    if (!link_->ends[end_].silent) CloseEnd(link_.get(), 1 - end_, cause);
+  }
 
  private:
   void Read(const Callbacks& callbacks) {
@@ -75,14 +81,14 @@ class ControlStandIn final : public NcclControl {
       absl::Status cause;
       {
         MutexLock lock(&link_->mutex);
-        Link::Way& way = link_->ways[end_];
-        while (!link_->closed && way.messages.empty()) link_->changed.Wait(&link_->mutex);
-        if (link_->closed) {
-          cause = link_->cause;
+        Link::End& own = link_->ends[end_];
+        while (!own.closed && own.messages.empty()) link_->changed.Wait(&link_->mutex);
+        if (own.closed) {
+          cause = own.cause;
         } else {
-          message = std::move(way.messages.front());
-          way.messages.pop_front();
-          way.bytes -= message.bytes.size();
+          message = std::move(own.messages.front());
+          own.messages.pop_front();
+          own.bytes -= message.bytes.size();
           link_->changed.NotifyAll();
         }
       }
@@ -101,7 +107,16 @@ class ControlStandIn final : public NcclControl {
 ControlPair MakeControlPair() {
   auto link = std::make_shared<Link>();
   return {std::make_unique<ControlStandIn>(link, 0), std::make_unique<ControlStandIn>(link, 1),
-          [link] { End(link.get(), absl::UnavailableError("the control stream broke")); }};
+          [link] {
+            MutexLock lock(&link->mutex);
+            for (int end = 0; end < 2; ++end) {
+              CloseEnd(link.get(), end, absl::UnavailableError("the control stream broke"));
+            }
+          },
+          [link] {
+            MutexLock lock(&link->mutex);
+            link->ends[1].silent = true;
+          }};
 }
 
 }  // namespace moepool

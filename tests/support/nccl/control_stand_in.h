@@ -13,6 +13,8 @@ struct ControlPair {
   std::unique_ptr<NcclControl> router;
   std::unique_ptr<NcclControl> worker;
   std::function<void()> cut;  // breaks the stream, as long as anyone has it
+  // Nothing of the worker's reaches the router from now on, neither words nor an end.
+  std::function<void()> silence_worker;
 };
 ControlPair MakeControlPair();
 

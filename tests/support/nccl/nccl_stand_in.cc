@@ -2,246 +2,22 @@
 
 #include <algorithm>
 #include <cstring>
-#include <deque>
-#include <functional>
-#include <map>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/mutex.h"
+#include "tests/support/nccl/nccl_world_core.h"
 
 namespace moepool {
 namespace {
 
-constexpr int kBusyPolls = 2;
-constexpr uint8_t kJunk = 0xDB;
-
-struct Comm;
-
-struct Transfer {
-  Comm* comm = nullptr;
-  bool send = false;
-  uint8_t* memory = nullptr;
-  size_t bytes = 0;
-  bool done = false;
-};
-
-// One entry of a stream: a copy, a mark, or the transfers of one communicator in one group, which move at
-// once.
-struct Work {
-  enum Kind { kCopy, kMark, kTransfers } kind = kMark;
-  uint8_t* to = nullptr;
-  const uint8_t* from = nullptr;
-  size_t bytes = 0;
-  uint64_t mark = 0;
-  std::vector<std::shared_ptr<Transfer>> transfers;
-};
-
-struct Stream {
-  int process = 0;
-  std::deque<Work> work;
-  uint64_t marked = 0;
-  uint64_t reached = 0;
-};
-
-// A group that was ended and has not begun.
-struct Job {
-  std::map<Comm*, std::vector<std::shared_ptr<Transfer>>> transfers;
-  std::map<Comm*, Stream*> streams;
-  int polls = 0;
-};
-
-struct Comm {
-  int process = 0;
-  uint64_t id = 0;
-  int rank = 0;
-  Comm* peer = nullptr;  // once it has joined, until it is aborted
-  int polls = 0;         // since it could be ready
-  bool ready = false;
-  bool connecting = false;  // its first group has been ended
-  bool connected = false;
-  NcclResult error = NcclResult::kSuccess;
-  std::shared_ptr<Job> job;
-  std::deque<std::shared_ptr<Transfer>> active;  // at the head of their stream
-};
-
-}  // namespace
-
-struct NcclWorld::Core {
-  struct ProcessState {
-    bool dead = false;
-    bool told = true;
-    bool cut = false;
-    int largest_group = 0;
-    std::map<NcclCall, int> calls;
-    std::map<NcclCall, std::pair<int, NcclResult>> failures;
-    NcclCall dies_in = NcclCall::kSend;
-    int dies_at = 0;  // 0: never
-    std::function<void()> on_death;
-  };
-
-  Mutex mutex;
-  bool holds_joins GUARDED_BY(mutex) = false;
-  uint64_t next_id GUARDED_BY(mutex) = 1;
-  std::vector<ProcessState> processes GUARDED_BY(mutex);
-  std::vector<std::unique_ptr<Comm>> joined GUARDED_BY(mutex);  // ever, so that no address is used twice
-  std::set<Comm*> comms GUARDED_BY(mutex);                      // that were not aborted
-  std::set<Stream*> streams GUARDED_BY(mutex);
-  std::map<const uint8_t*, std::pair<size_t, int>> memory GUARDED_BY(mutex);  // begin: bytes, process
-  std::vector<std::string> violations GUARDED_BY(mutex);
-
-  void Violation(std::string what) REQUIRES(mutex) { violations.push_back(std::move(what)); }
-
-  // kSuccess where the call is to go on.
-  NcclResult Enter(int number, NcclCall call, std::function<void()>* on_death) REQUIRES(mutex) {
-    ProcessState& process = processes[static_cast<size_t>(number)];
-    if (process.dead) return NcclResult::kSystemError;
-    const int nth = ++process.calls[call];
-    if (process.dies_at == nth && process.dies_in == call) {
-      process.dead = true;
-      *on_death = std::move(process.on_death);
-      for (Comm* comm : comms) {
-        if (comm->process != number || !process.told || comm->peer == nullptr) continue;
-        Fail(comm->peer, NcclResult::kRemoteError);
-      }
-      return NcclResult::kSystemError;
-    }
-    const auto failure = process.failures.find(call);
-    if (failure != process.failures.end() && failure->second.first == nth) return failure->second.second;
-    return NcclResult::kSuccess;
-  }
-
-  void Fail(Comm* comm, NcclResult error) REQUIRES(mutex) {
-    if (comm->error == NcclResult::kSuccess) comm->error = error;
-    if (comm->job != nullptr) FailJob(*std::exchange(comm->job, nullptr), error);
-  }
-
-  void FailJob(const Job& job, NcclResult error) REQUIRES(mutex) {
-    for (const auto& [comm, transfers] : job.transfers) {
-      if (!comms.contains(comm)) continue;
-      if (comm->error == NcclResult::kSuccess) comm->error = error;
-      comm->job = nullptr;
-    }
-  }
-
-  bool Alive(const Comm* comm) REQUIRES(mutex) {
-    return comms.contains(const_cast<Comm*>(comm)) && !processes[static_cast<size_t>(comm->process)].dead;
-  }
-
-  NcclResult State(Comm* comm) REQUIRES(mutex) {
-    if (comm->error != NcclResult::kSuccess) return comm->error;
-    if (!comm->ready) {
-      if (holds_joins || comm->peer == nullptr || !Alive(comm->peer)) return NcclResult::kInProgress;
-      if (++comm->polls <= kBusyPolls) return NcclResult::kInProgress;
-      comm->ready = true;
-    }
-    if (comm->job != nullptr) Begin(comm->job);
-    if (comm->error != NcclResult::kSuccess) return comm->error;
-    return comm->job == nullptr ? NcclResult::kSuccess : NcclResult::kInProgress;
-  }
-
-  void Begin(std::shared_ptr<Job> job) REQUIRES(mutex) {
-    if (++job->polls <= kBusyPolls) return;
-    for (const auto& [comm, transfers] : job->transfers) {
-      if (comm->connected) continue;
-      comm->connecting = true;
-      if (comm->peer == nullptr) return FailJob(*job, NcclResult::kRemoteError);
-      if (!Alive(comm->peer)) {
-        if (processes[static_cast<size_t>(comm->peer->process)].told) FailJob(*job, NcclResult::kRemoteError);
-        return;
-      }
-      if (!comm->peer->connecting) return;
-    }
-    for (auto& [comm, transfers] : job->transfers) {
-      comm->connected = true;
-      comm->job = nullptr;
-      Work work;
-      work.kind = Work::kTransfers;
-      work.transfers = transfers;
-      job->streams[comm]->work.push_back(std::move(work));
-    }
-  }
-
-  void Progress() REQUIRES(mutex) {
-    for (bool moved = true; moved;) {
-      moved = false;
-      for (Stream* stream : streams) {
-        if (!processes[static_cast<size_t>(stream->process)].dead && Step(stream)) moved = true;
-      }
-    }
-  }
-
-  bool Step(Stream* stream) REQUIRES(mutex) {
-    if (stream->work.empty()) return false;
-    Work& work = stream->work.front();
-    switch (work.kind) {
-      case Work::kCopy:
-        std::memcpy(work.to, work.from, work.bytes);
-        break;
-      case Work::kMark:
-        stream->reached = work.mark;
-        break;
-      case Work::kTransfers: {
-        bool moved = false;
-        bool all = true;
-        for (const auto& transfer : work.transfers) {
-          if (transfer->done) continue;
-          Comm* comm = transfer->comm;
-          if (!comms.contains(comm)) {  // aborted
-            transfer->done = true;
-            continue;
-          }
-          if (std::find(comm->active.begin(), comm->active.end(), transfer) == comm->active.end()) {
-            comm->active.push_back(transfer);
-            moved = true;
-          }
-          if (Match(transfer.get())) moved = true;
-          all = all && transfer->done;
-        }
-        if (!all) return moved;
-      }
-    }
-    stream->work.pop_front();
-    return true;
-  }
-
-  // With the first unlike transfer of the peer.
-  bool Match(Transfer* mine) REQUIRES(mutex) {
-    Comm* comm = mine->comm;
-    if (comm->peer == nullptr || comm->error != NcclResult::kSuccess || !Alive(comm->peer)) return false;
-    const auto first = [](Comm* of, bool send) {
-      return std::find_if(of->active.begin(), of->active.end(),
-                          [send](const auto& transfer) { return transfer->send == send; });
-    };
-    const auto own = first(comm, mine->send);
-    const auto theirs = first(comm->peer, !mine->send);
-    if (own == comm->active.end() || own->get() != mine || theirs == comm->peer->active.end()) return false;
-    Transfer* from = mine->send ? mine : theirs->get();
-    Transfer* to = mine->send ? theirs->get() : mine;
-    if (from->bytes != to->bytes) return false;
-    std::memcpy(to->memory, from->memory, from->bytes);
-    from->done = to->done = true;
-    comm->active.erase(own);
-    comm->peer->active.erase(theirs);
-    return true;
-  }
-
-  bool Uses(const Stream& stream, const uint8_t* begin, size_t bytes) REQUIRES(mutex) {
-    const auto inside = [&](const uint8_t* p) { return p >= begin && p < begin + bytes; };
-    for (const Work& work : stream.work) {
-      if (work.kind == Work::kCopy && (inside(work.to) || inside(work.from))) return true;
-      for (const auto& transfer : work.transfers) {
-        if (!transfer->done && comms.contains(transfer->comm) && inside(transfer->memory)) return true;
-      }
-    }
-    return false;
-  }
-};
-
-namespace {
-
+using nccl_world::Comm;
+using nccl_world::Job;
+using nccl_world::Stream;
+using nccl_world::Transfer;
+using nccl_world::Work;
 using Core = NcclWorld::Core;
+
+constexpr uint8_t kJunk = 0xDB;
 
 class StandInStream final : public NcclStream {
  public:
@@ -310,15 +86,15 @@ class StandInDevice final : public NcclDevice {
   }
   void Free(const NcclBuffer& buffer) override {
     MutexLock lock(&core_->mutex);
-    for (const uint8_t* part : {buffer.host, buffer.device}) {
-      for (const Stream* stream : core_->streams) {
-        if (!core_->processes[static_cast<size_t>(process_)].dead &&
-            core_->Uses(*stream, part, buffer.bytes)) {
-          core_->Violation("memory was freed that work in a stream uses");
-        }
-      }
+    for (uint8_t* part : {buffer.host, buffer.device}) {
+      std::unique_ptr<uint8_t[]> memory(part);
       core_->memory.erase(part);
-      delete[] part;
+      if (core_->processes[static_cast<size_t>(process_)].dead) continue;
+      for (const Stream* stream : core_->streams) {
+        if (memory == nullptr || !core_->Uses(*stream, part, buffer.bytes)) continue;
+        core_->Violation("memory was freed that work in a stream uses");
+        core_->misused.push_back(std::move(memory));
+      }
     }
   }
 
@@ -411,7 +187,7 @@ class StandInApi final : public NcclApi {
     const bool dead = core_->processes[static_cast<size_t>(process_)].dead;
     if (own->peer != nullptr) {
       own->peer->peer = nullptr;
-      if (!dead) core_->Fail(own->peer, NcclResult::kRemoteError);
+      if (!dead) core_->Pend(own->peer, NcclResult::kRemoteError);
     }
     core_->comms.erase(own);
     core_->Progress();  // what it had in streams is over
@@ -536,7 +312,7 @@ void NcclWorld::Process::FailAt(NcclCall call, int nth, NcclResult result) {
 void NcclWorld::Process::RaiseError(NcclResult result) {
   MutexLock lock(&core_->mutex);
   for (Comm* comm : core_->comms) {
-    if (comm->process == number_) core_->Fail(comm, result);
+    if (comm->process == number_) core_->Pend(comm, result);
   }
 }
 

@@ -4,6 +4,8 @@
 //   - a communicator is busy for some polls after each call, and may not be used meanwhile;
 //   - a group begins as a whole: its first transfers make connections, which takes both processes, and what
 //     fails one communicator of the group fails all of it;
+//   - an error of the network shows when a communicator without a group to begin is next asked. That it comes
+//     between the question and the communicator's use, which costs the whole group, does not happen here;
 //   - transfers whose sizes differ hang, as does a transfer that the other end never begins;
 //   - page-locked and device memory are apart and full of junk, so that a missing copy shows;
 //   - what the program may never do is put down in Violations(), such as freeing memory that is in use.
