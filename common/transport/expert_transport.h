@@ -31,7 +31,7 @@ struct FrameBytes {
 class ExpertTransport {
  public:
   virtual ~ExpertTransport() = default;
-  virtual std::string_view Name() const = 0;  // "in_process", "shm", "grpc"
+  virtual std::string_view Name() const = 0;  // "in_process", "shm", "nccl", "grpc"
   // Begins dispatch `dispatch_id`. `frame` is free again on return. DeadlineExceeded where the worker's
   // credits stayed used up; ResourceExhausted where the frame is larger than the transport can carry.
   virtual absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time deadline) = 0;

@@ -5,6 +5,7 @@
 #include "common/transport/in_process.h"
 #include "common/transport/shared_memory.h"
 #include "gtest/gtest.h"
+#include "tests/contract/transport/nccl_harness.h"
 #include "tests/contract/transport/transport_fixture.h"
 
 namespace moepool {
@@ -64,15 +65,18 @@ class SharedMemoryHarness final : public TransportHarness {
 }  // namespace
 
 std::vector<TransportCase> CoreTransportCases() {
-  return {{"InProcess",
-           [](FrameHandler handler, const TransportOptions& options) -> std::unique_ptr<TransportHarness> {
-             return std::make_unique<InProcessHarness>(std::move(handler), options);
-           },
-           /*asynchronous=*/false},
-          {"SharedMemory",
-           [](FrameHandler handler, const TransportOptions& options) -> std::unique_ptr<TransportHarness> {
-             return std::make_unique<SharedMemoryHarness>(std::move(handler), options);
-           }}};
+  std::vector<TransportCase> cases = {
+      {"InProcess",
+       [](FrameHandler handler, const TransportOptions& options) -> std::unique_ptr<TransportHarness> {
+         return std::make_unique<InProcessHarness>(std::move(handler), options);
+       },
+       /*asynchronous=*/false},
+      {"SharedMemory",
+       [](FrameHandler handler, const TransportOptions& options) -> std::unique_ptr<TransportHarness> {
+         return std::make_unique<SharedMemoryHarness>(std::move(handler), options);
+       }}};
+  for (TransportCase& nccl : NcclTransportCases()) cases.push_back(std::move(nccl));
+  return cases;
 }
 
 }  // namespace moepool

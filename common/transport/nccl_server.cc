@@ -1,0 +1,235 @@
+// The worker's end. The control stream's thread begins transfers as the router orders them, while Serve's
+// computes: a transfer never waits for a computation.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/mutex.h"
+#include "common/base/status_macros.h"
+#include "common/transport/nccl_transport.h"
+
+namespace moepool {
+namespace {
+
+class NcclServerImpl final : public NcclServer {
+ public:
+  NcclServerImpl(std::shared_ptr<NcclQueue> queue, std::unique_ptr<NcclControl> control,
+                 const TransportOptions& options)
+      : options_(options), queue_(std::move(queue)), control_(std::move(control)) {}
+
+  ~NcclServerImpl() override {
+    Fail(absl::CancelledError("stopped"));
+    MutexLock lock(&mutex_);
+    while (started_ && !pair_ended_) changed_.Wait(&mutex_);
+  }
+
+  absl::Status Start(absl::Time deadline) {
+    control_->Start({[this](FrameBytes message) { OnMessage(std::move(message)); },
+                     [this](const absl::Status& cause) { Fail(cause); }});
+    NcclId id;
+    {
+      MutexLock lock(&mutex_);
+      MOEPOOL_RETURN_IF_ERROR(AwaitLocked(deadline, "name a communicator",
+                                          [this]() REQUIRES(mutex_) { return id_.has_value(); }));
+      id = *id_;
+    }
+    absl::StatusOr<std::unique_ptr<NcclPair>> pair =
+        queue_->Connect(id, /*rank=*/1, deadline, [this] { return status(); });
+    MOEPOOL_RETURN_IF_ERROR(pair.status());
+    {
+      MutexLock lock(&mutex_);
+      pair_ = *std::move(pair);
+      started_ = true;
+      pair_->Start([this](const absl::Status& cause) {
+        if (status().ok()) nccl_failed_ = true;
+        Fail(cause);
+        MutexLock ended(&mutex_);
+        pair_ended_ = true;
+        changed_.NotifyAll();
+      });
+    }
+    MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kReady, Window()));
+    MutexLock lock(&mutex_);
+    return AwaitLocked(deadline, "become ready", [this]() REQUIRES(mutex_) { return router_ready_; });
+  }
+
+  absl::Status Serve(const FrameHandler& handler) override {
+    const FrameWriter write = [this](const FramePieces& frame) { return Write(frame); };
+    for (;;) {
+      FrameBytes frame;
+      {
+        MutexLock lock(&mutex_);
+        while (loss_.ok() && dispatches_.empty()) changed_.Wait(&mutex_);
+        if (!loss_.ok()) return loss_;  // what a router wrote before it went is wanted by nobody
+        frame = std::move(dispatches_.front());
+        dispatches_.pop_front();
+        --ahead_;
+      }
+      Say(control_.get(), NcclSays::kTaken).IgnoreError();  // a loss ends the loop
+      handler(frame.bytes, write);
+    }
+  }
+
+  void Stop() override { Fail(absl::CancelledError("stopped")); }
+  bool NcclFailed() const override { return nccl_failed_; }
+
+  absl::Status status() const {
+    MutexLock lock(&mutex_);
+    return loss_;
+  }
+
+  void Fail(const absl::Status& cause) {
+    absl::Status loss;
+    {
+      MutexLock lock(&mutex_);
+      if (loss_.ok()) loss_ = cause;
+      loss = loss_;
+      if (pair_ != nullptr) pair_->Close(loss_);
+      changed_.NotifyAll();
+    }
+    control_->Close(loss);
+  }
+
+ private:
+  uint64_t Window() const { return static_cast<uint64_t>(std::max(options_.credits, 1)); }
+
+  template <typename Condition>
+  absl::Status AwaitLocked(absl::Time deadline, const char* what, Condition condition) REQUIRES(mutex_) {
+    while (loss_.ok() && !condition()) {
+      if (!WaitUntil(&changed_, &mutex_, deadline)) {
+        return absl::DeadlineExceededError(absl::StrCat("NCCL: the router did not ", what, " in time"));
+      }
+    }
+    return loss_;
+  }
+
+  absl::Status Write(const FramePieces& frame) {
+    if (frame.bytes() <= options_.inline_frame_bytes) {
+      MOEPOOL_RETURN_IF_ERROR(control_->AwaitRoom());
+      return Say(control_.get(), NcclSays::kFrame, 0, frame);
+    }
+    {
+      MutexLock lock(&mutex_);
+      // A router that is slow to take replies holds up the worker, not its memory.
+      while (loss_.ok() && staged_bytes_ != 0 && staged_bytes_ + frame.bytes() > options_.ring_bytes) {
+        changed_.Wait(&mutex_);
+      }
+      MOEPOOL_RETURN_IF_ERROR(loss_);
+    }
+    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(frame.bytes()));
+    std::copy(frame.head.begin(), frame.head.end(), buffer->host);
+    std::copy(frame.tail.begin(), frame.tail.end(), buffer->host + frame.head.size());
+    MutexLock lock(&mutex_);
+    staged_bytes_ += frame.bytes();
+    offers_.push_back({std::move(buffer), frame.bytes()});
+    return Say(control_.get(), NcclSays::kOffer, frame.bytes());
+  }
+
+  void OnMessage(FrameBytes bytes) {
+    absl::StatusOr<NcclMessage> message = DecodeNcclMessage(std::move(bytes));
+    const absl::Status status = message.ok() ? Obey(*std::move(message)) : message.status();
+    if (!status.ok()) Fail(status);
+  }
+
+  absl::Status Obey(NcclMessage message) {
+    MutexLock lock(&mutex_);
+    switch (message.says) {
+      case NcclSays::kId:
+        if (id_.has_value()) break;
+        id_.emplace();
+        std::memcpy(id_->bytes, message.payload.bytes.data(), sizeof(id_->bytes));
+        changed_.NotifyAll();
+        return absl::OkStatus();
+      case NcclSays::kReady:
+        router_ready_ = true;
+        changed_.NotifyAll();
+        return absl::OkStatus();
+      case NcclSays::kFrame:
+        if (ahead_ >= Window()) break;
+        ++ahead_;
+        dispatches_.push_back(std::move(message.payload));
+        changed_.NotifyAll();
+        return absl::OkStatus();
+      case NcclSays::kTransfer:
+        if (ahead_ >= Window() || pair_ == nullptr || message.value == 0 ||
+            message.value > options_.max_dispatch_frame_bytes) {
+          break;
+        }
+        ++ahead_;
+        return ReceiveDispatch(message.value);
+      case NcclSays::kTake:
+        if (offers_.empty() || offers_.front().bytes != message.value) break;
+        return SendReply();
+      case NcclSays::kOffer:
+      case NcclSays::kTaken:
+        break;
+    }
+    return absl::InvalidArgumentError(absl::StrCat("NCCL control: the router said ",
+                                                   static_cast<uint32_t>(message.says), " with ",
+                                                   message.value, ", which is out of place"));
+  }
+
+  absl::Status ReceiveDispatch(size_t bytes) REQUIRES(mutex_) {
+    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(bytes));
+    pair_->Receive(buffer, bytes, [this, buffer, bytes] {
+      MutexLock lock(&mutex_);
+      dispatches_.push_back({{buffer->host, bytes}, buffer});
+      changed_.NotifyAll();
+    });
+    return absl::OkStatus();
+  }
+
+  absl::Status SendReply() REQUIRES(mutex_) {
+    Offer offer = std::move(offers_.front());
+    offers_.pop_front();
+    const size_t bytes = offer.bytes;
+    pair_->Send(std::move(offer.buffer), bytes, [this, bytes] {
+      MutexLock lock(&mutex_);
+      staged_bytes_ -= bytes;
+      changed_.NotifyAll();
+    });
+    return absl::OkStatus();
+  }
+
+  struct Offer {
+    std::shared_ptr<const NcclBuffer> buffer;
+    size_t bytes = 0;
+  };
+
+  const TransportOptions options_;
+  const std::shared_ptr<NcclQueue> queue_;
+  std::atomic<bool> nccl_failed_ = false;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  absl::Status loss_ GUARDED_BY(mutex_);
+  std::optional<NcclId> id_ GUARDED_BY(mutex_);
+  bool router_ready_ GUARDED_BY(mutex_) = false;
+  std::unique_ptr<NcclPair> pair_ GUARDED_BY(mutex_);
+  bool started_ GUARDED_BY(mutex_) = false;
+  bool pair_ended_ GUARDED_BY(mutex_) = false;
+  uint64_t ahead_ GUARDED_BY(mutex_) = 0;  // dispatches that have come, or are to, and are not taken up
+  std::deque<FrameBytes> dispatches_ GUARDED_BY(mutex_);
+  std::deque<Offer> offers_ GUARDED_BY(mutex_);
+  size_t staged_bytes_ GUARDED_BY(mutex_) = 0;  // of replies that have not gone
+  const std::unique_ptr<NcclControl> control_;  // last: goes first, and its callbacks with it
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NcclServer>> NcclServer::Connect(std::shared_ptr<NcclQueue> queue,
+                                                                std::unique_ptr<NcclControl> control,
+                                                                absl::Time deadline,
+                                                                const TransportOptions& options) {
+  auto server = std::make_unique<NcclServerImpl>(std::move(queue), std::move(control), options);
+  if (absl::Status status = server->Start(deadline); !status.ok()) {
+    server->Fail(status);
+    return status;
+  }
+  return server;
+}
+
+}  // namespace moepool

@@ -1,0 +1,70 @@
+#include "common/transport/nccl_staging.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+#include <vector>
+
+#include "common/base/mutex.h"
+#include "common/base/status_macros.h"
+
+namespace moepool {
+namespace {
+
+constexpr size_t kSmallestBytes = 64 << 10;
+
+}  // namespace
+
+struct NcclStaging::State {
+  State(std::shared_ptr<NcclDevice> device_of, size_t keep)
+      : device(std::move(device_of)), keep_bytes(keep) {}
+  ~State() {
+    for (const NcclBuffer& buffer : idle) device->Free(buffer);
+  }
+
+  void Return(const NcclBuffer& buffer) {
+    {
+      MutexLock lock(&mutex);
+      if (buffer.bytes <= keep_bytes - idle_bytes) {
+        idle_bytes += buffer.bytes;
+        idle.push_back(buffer);
+        return;
+      }
+    }
+    device->Free(buffer);
+  }
+
+  const std::shared_ptr<NcclDevice> device;
+  const size_t keep_bytes;
+  Mutex mutex;
+  std::vector<NcclBuffer> idle GUARDED_BY(mutex);
+  size_t idle_bytes GUARDED_BY(mutex) = 0;
+};
+
+NcclStaging::NcclStaging(std::shared_ptr<NcclDevice> device, size_t keep_bytes)
+    : state_(std::make_shared<State>(std::move(device), keep_bytes)) {}
+
+absl::StatusOr<std::shared_ptr<const NcclBuffer>> NcclStaging::Take(size_t bytes) {
+  const size_t size = std::bit_ceil(std::max(bytes, kSmallestBytes));
+  NcclBuffer buffer;
+  {
+    MutexLock lock(&state_->mutex);
+    const auto it = std::find_if(state_->idle.rbegin(), state_->idle.rend(),
+                                 [size](const NcclBuffer& idle) { return idle.bytes == size; });
+    if (it != state_->idle.rend()) {
+      buffer = *it;
+      state_->idle_bytes -= size;
+      state_->idle.erase(std::next(it).base());
+    }
+  }
+  if (buffer.host == nullptr) {
+    MOEPOOL_ASSIGN_OR_RETURN(buffer, state_->device->Allocate(size));
+  }
+  return std::shared_ptr<const NcclBuffer>(new NcclBuffer(buffer),
+                                           [state = state_](const NcclBuffer* returned) {
+                                             state->Return(*returned);
+                                             delete returned;
+                                           });
+}
+
+}  // namespace moepool

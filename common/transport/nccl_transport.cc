@@ -1,0 +1,206 @@
+// The router's end.
+#include "common/transport/nccl_transport.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/mutex.h"
+#include "common/base/status_macros.h"
+
+namespace moepool {
+namespace {
+
+class NcclTransport final : public ExpertTransport {
+ public:
+  NcclTransport(std::shared_ptr<NcclQueue> queue, std::unique_ptr<NcclControl> control,
+                const TransportOptions& options)
+      : options_(options), queue_(std::move(queue)), inbox_(options), control_(std::move(control)) {}
+
+  ~NcclTransport() override {
+    Close(absl::UnavailableError("transport destroyed"));
+    // The queue's thread may be in one of the pair's callbacks; the last is that of its loss.
+    MutexLock lock(&mutex_);
+    while (started_ && !pair_ended_) changed_.Wait(&mutex_);
+  }
+
+  absl::Status Connect(absl::Time deadline) {
+    control_->Start({[this](FrameBytes message) { OnMessage(std::move(message)); },
+                     [this](const absl::Status& cause) { Close(cause); }});
+    NcclId id;
+    if (const NcclResult result = queue_->api().GetUniqueId(&id); result != NcclResult::kSuccess) {
+      return absl::UnavailableError(absl::StrCat("NCCL, ncclGetUniqueId: ", queue_->api().Describe(result)));
+    }
+    MOEPOOL_RETURN_IF_ERROR(
+        Say(control_.get(), NcclSays::kId, 0,
+            std::span<const uint8_t>(reinterpret_cast<const uint8_t*>(id.bytes), sizeof(id.bytes))));
+    MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<NcclPair> pair,
+                             queue_->Connect(id, /*rank=*/0, deadline, [this] { return inbox_.status(); }));
+    {
+      MutexLock lock(&mutex_);
+      pair_ = std::move(pair);
+      started_ = true;
+      pair_->Start([this](const absl::Status& cause) {
+        Close(cause);
+        MutexLock ended(&mutex_);
+        pair_ended_ = true;
+        changed_.NotifyAll();
+      });
+    }
+    MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kReady));
+    MutexLock lock(&mutex_);
+    while (window_ == 0) {
+      MOEPOOL_RETURN_IF_ERROR(inbox_.status());
+      if (!WaitUntil(&changed_, &mutex_, deadline)) {
+        return absl::DeadlineExceededError("NCCL: the worker's end was not ready in time");
+      }
+    }
+    return inbox_.status();
+  }
+
+  std::string_view Name() const override { return "nccl"; }
+
+  absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time deadline) override {
+    if (frame.size() > options_.max_dispatch_frame_bytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("dispatch of ", frame.size(), " bytes, limit ", options_.max_dispatch_frame_bytes));
+    }
+    MOEPOOL_RETURN_IF_ERROR(inbox_.Begin(dispatch_id, deadline));
+    const absl::Status status = Write(frame, deadline);
+    if (status.ok()) return status;
+    inbox_.Forget(dispatch_id);
+    return inbox_.lost() ? inbox_.status() : status;
+  }
+
+  absl::StatusOr<FrameBytes> Receive(uint64_t dispatch_id, absl::Time deadline) override {
+    return inbox_.Receive(dispatch_id, deadline);
+  }
+  void Forget(uint64_t dispatch_id) override { inbox_.Forget(dispatch_id); }
+  bool Lost() const override { return inbox_.lost(); }
+
+  void Close(const absl::Status& cause) override {
+    inbox_.Fail(cause);
+    {
+      MutexLock lock(&mutex_);
+      if (pair_ != nullptr) pair_->Close(inbox_.status());
+      changed_.NotifyAll();
+    }
+    control_->Close(inbox_.status());
+  }
+
+ private:
+  absl::Status Write(std::span<const uint8_t> frame, absl::Time deadline) {
+    std::shared_ptr<const NcclBuffer> buffer;
+    if (frame.size() > options_.inline_frame_bytes) {
+      MOEPOOL_ASSIGN_OR_RETURN(buffer, queue_->staging().Take(frame.size()));
+      std::copy(frame.begin(), frame.end(), buffer->host);
+    }
+    MutexLock lock(&mutex_);
+    while (untaken_ >= window_) {
+      MOEPOOL_RETURN_IF_ERROR(inbox_.status());
+      if (!WaitUntil(&changed_, &mutex_, deadline)) {
+        return absl::DeadlineExceededError(
+            absl::StrCat("the worker has not taken up ", untaken_, " dispatches"));
+      }
+    }
+    ++untaken_;
+    // Said and queued under one lock, so that both are in one order.
+    if (buffer == nullptr) return Say(control_.get(), NcclSays::kFrame, 0, frame);
+    MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kTransfer, frame.size()));
+    pair_->Send(std::move(buffer), frame.size(), nullptr);
+    return absl::OkStatus();
+  }
+
+  void OnMessage(FrameBytes bytes) {
+    absl::StatusOr<NcclMessage> message = DecodeNcclMessage(std::move(bytes));
+    const absl::Status status = message.ok() ? Take(*std::move(message)) : message.status();
+    if (!status.ok()) Close(status);
+  }
+
+  absl::Status Take(NcclMessage message) {
+    switch (message.says) {
+      case NcclSays::kFrame:
+        return inbox_.Deliver(std::move(message.payload));
+      case NcclSays::kOffer:
+        return TakeReply(message.value);
+      case NcclSays::kReady: {
+        MutexLock lock(&mutex_);
+        if (window_ != 0 || message.value == 0) break;
+        window_ = message.value;
+        changed_.NotifyAll();
+        return absl::OkStatus();
+      }
+      case NcclSays::kTaken: {
+        MutexLock lock(&mutex_);
+        if (untaken_ == 0) break;
+        --untaken_;
+        changed_.NotifyAll();
+        return absl::OkStatus();
+      }
+      case NcclSays::kId:
+      case NcclSays::kTransfer:
+      case NcclSays::kTake:
+        break;
+    }
+    return absl::InvalidArgumentError(absl::StrCat("NCCL control: the worker said ",
+                                                   static_cast<uint32_t>(message.says), " with ",
+                                                   message.value, ", which is out of place"));
+  }
+
+  absl::Status TakeReply(uint64_t bytes) {
+    if (bytes == 0 || bytes > options_.max_reply_frame_bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("reply of ", bytes, " bytes, limit ", options_.max_reply_frame_bytes));
+    }
+    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(bytes));
+    MutexLock lock(&mutex_);
+    if (pair_ == nullptr) return absl::InvalidArgumentError("a reply before there is a communicator");
+    if (bytes > options_.max_queued_bytes - receiving_bytes_) {
+      return absl::UnavailableError(
+          absl::StrCat("worker offers more replies than are read: ", receiving_bytes_, " + ", bytes,
+                       " bytes, limit ", options_.max_queued_bytes));
+    }
+    receiving_bytes_ += bytes;
+    MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kTake, bytes));
+    pair_->Receive(buffer, bytes, [this, buffer, bytes] {
+      {
+        MutexLock received(&mutex_);
+        receiving_bytes_ -= bytes;
+      }
+      // The staging memory itself is handed on.
+      const absl::Status status = inbox_.Deliver({{buffer->host, bytes}, buffer});
+      if (!status.ok()) Close(status);
+    });
+    return absl::OkStatus();
+  }
+
+  const TransportOptions options_;
+  const std::shared_ptr<NcclQueue> queue_;
+  ReplyInbox inbox_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::unique_ptr<NcclPair> pair_ GUARDED_BY(mutex_);
+  bool started_ GUARDED_BY(mutex_) = false;
+  bool pair_ended_ GUARDED_BY(mutex_) = false;
+  uint64_t window_ GUARDED_BY(mutex_) = 0;   // 0: the worker's end is not ready
+  uint64_t untaken_ GUARDED_BY(mutex_) = 0;  // dispatches that the worker has not taken up
+  size_t receiving_bytes_ GUARDED_BY(mutex_) = 0;
+  const std::unique_ptr<NcclControl> control_;  // last: goes first, and its callbacks with it
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<ExpertTransport>> ConnectNcclTransport(std::shared_ptr<NcclQueue> queue,
+                                                                      std::unique_ptr<NcclControl> control,
+                                                                      absl::Time deadline,
+                                                                      const TransportOptions& options) {
+  auto transport = std::make_shared<NcclTransport>(std::move(queue), std::move(control), options);
+  if (absl::Status status = transport->Connect(deadline); !status.ok()) {
+    transport->Close(status);
+    return status;
+  }
+  return transport;
+}
+
+}  // namespace moepool
