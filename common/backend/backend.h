@@ -232,6 +232,12 @@ class ExpertOps {
 
 enum class Op : uint8_t { kEmbed, kMatMul, kExpert };
 
+// The GPU that a backend computes on.
+struct GpuFacts {
+  std::string pci_bus_id;     // "0000:01:00.0"; empty: it computes on none
+  uint64_t memory_bytes = 0;  // of it that weights may take; 0: not known
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -250,6 +256,7 @@ class Backend {
   virtual void KeepLoaded(absl::FunctionRef<bool()> stop) = 0;
   virtual TrunkOps& Trunk() = 0;
   virtual ExpertOps& Experts() = 0;
+  virtual GpuFacts Gpu() const { return {}; }
 };
 
 struct WeightOptions {
@@ -262,6 +269,8 @@ struct BackendOptions {
   std::string backend = "auto";  // auto, cpu, cuda
   std::string isa = "auto";      // cpu: auto, scalar, avx2, avx512, avx512vnni
   int threads = 0;               // cpu: 0 is one a core
+  // cuda: most that is taken of the device's memory; 0: what is free at the start, less a margin.
+  uint64_t device_memory_bytes = 0;
   WeightOptions weights = {};
 };
 

@@ -48,6 +48,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
     return absl::InvalidArgumentError(
         StrCat("backend \"", options.backend, "\": expected auto, cpu or cuda"));
   }
+  if (options.device_memory_bytes != 0) {
+    return absl::FailedPreconditionError(StrCat("device-memory ", options.device_memory_bytes,
+                                                ": the backend is cpu, which has no memory of a device"));
+  }
   auto kernels = ChooseKernels(options.isa);
   if (!kernels.ok()) return kernels.status();
   return std::make_unique<CpuBackend>(*kernels, options.threads, options.weights);
