@@ -17,6 +17,7 @@
 #include "common/base/signals.h"
 #include "common/base/str.h"
 #include "common/base/trace_log.h"
+#include "common/metrics/gpu_metrics.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/gguf_source.h"
 #include "common/rpc/readiness_watcher.h"
@@ -62,6 +63,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--threads", flags->backend.threads, "Of the cpu backend; 0 is one a core")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
+  app->add_option(
+         "--device-memory", flags->backend.device_memory_bytes,
+         "Of the cuda backend: most memory of the GPU, in bytes or as 20GiB; 0: what is free, less a "
+         "margin")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   AddWeightFlags(app, &flags->weights);
   app->add_option("--transport", flags->transport, "auto, shm (shared memory, one host) or grpc")
       ->check(CLI::IsMember({"auto", "shm", "grpc"}))
@@ -69,8 +76,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--shm-dir", flags->shm_directory,
                   "The router's --shm-dir as it is mounted here; empty: an abstract socket")
       ->check(CLI::ExistingDirectory);
-  app->add_option("--memory-limit", flags->memory_limit_bytes,
-                  "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit")
+  app->add_option(
+         "--memory-limit", flags->memory_limit_bytes,
+         "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit, or of the cuda backend "
+         "what --device-memory lets it take")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   app->add_option("--address", flags->address, "Where to serve gRPC health and reflection")
@@ -104,6 +113,8 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   if (!source.ok()) return Fail(kExitBadModel, source.status());
   Metrics metrics;
   AddProcessInfo(&metrics, "worker");
+  const std::shared_ptr<GpuReader> gpu = OpenGpuReader((*backend)->Gpu().pci_bus_id);
+  const std::shared_ptr<GpuMetrics> gpu_metrics = AddGpuMetrics(gpu, &metrics);
   const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
       MetricsEndpoint::Start(metrics_address, metrics);
   if (!endpoint.ok()) return Fail(1, endpoint.status());
@@ -115,7 +126,8 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   if (!digest.ok()) return Fail(kExitBadModel, digest.status());
 
   const ModelConfig& config = (*source)->Config();
-  ExpertStore store(source->get(), backend->get(), flags.memory_limit_bytes);
+  ExpertStore store(source->get(), backend->get(),
+                    OfferedMemory(flags.memory_limit_bytes, (*backend)->Gpu()));
   FrameLimits limits{config.hidden, config.layers, config.experts, 0};
   std::memcpy(&limits.model_digest, digest->data(), sizeof(limits.model_digest));
   Executor executor(backend->get(), &store, limits);
@@ -127,6 +139,7 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   options.shm_directory = flags.shm_directory;
   options.load_threads = flags.backend.threads;
   options.drain_limit = absl::Seconds(flags.drain_timeout_s);
+  if (gpu != nullptr) options.read_gpu = [gpu] { return gpu->Read(); };
   std::atomic<bool> told = false;
   const std::unique_ptr<Worker> worker =
       Worker::Create(options, *digest, backend->get(), &store, &executor, [&](const WorkerStatus& status) {

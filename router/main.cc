@@ -19,6 +19,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/base/trace_log.h"
+#include "common/metrics/gpu_metrics.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/expert_tensors.h"
 #include "common/model/gguf_source.h"
@@ -74,6 +75,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni")
       ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  app->add_option(
+         "--device-memory", flags->backend.device_memory_bytes,
+         "Of the cuda backend: most memory of the GPU, in bytes or as 20GiB; 0: what is free, less a "
+         "margin")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32")->capture_default_str();
   app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")
@@ -169,7 +176,9 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(backend_options));
   MOEPOOL_ASSIGN_OR_RETURN(MembershipOptions membership_options, ToMembershipOptions(flags, *source));
   const RouterIdentity identity = RandomIdentity();
-  MOEPOOL_ASSIGN_OR_RETURN(const EngineOptions engine_options, ToEngineOptions(flags, identity));
+  MOEPOOL_ASSIGN_OR_RETURN(EngineOptions engine_options, ToEngineOptions(flags, identity));
+  const std::shared_ptr<GpuReader> gpu = OpenGpuReader(backend->Gpu().pci_bus_id);
+  if (gpu != nullptr) engine_options.read_gpu = [gpu] { return gpu->Read(); };
 
   Membership membership(std::move(membership_options));
   PoolServiceOptions pool_options;
@@ -187,6 +196,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   AddProcessInfo(&metrics, "router");
   const auto collector = std::make_shared<EngineCollector>(engine.get(), flags.max_expert_series);
   metrics.AddSource(collector);
+  const std::shared_ptr<GpuMetrics> gpu_metrics = AddGpuMetrics(gpu, &metrics);
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsEndpoint> endpoint,
                            MetricsEndpoint::Start(metrics_address, metrics));
   RpcServerOptions server_options;

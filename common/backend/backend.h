@@ -235,6 +235,12 @@ enum class Op : uint8_t { kEmbed, kMatMul, kExpert };
 // Of every backend that gives the bits of the CPU's scalar kernels.
 inline constexpr std::string_view kNumericClass = "cpu-1";
 
+// The GPU that a backend computes on.
+struct GpuFacts {
+  std::string pci_bus_id;     // "0000:01:00.0"; empty: it computes on none
+  uint64_t memory_bytes = 0;  // of it that weights may take; 0: not known
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -253,6 +259,7 @@ class Backend {
   virtual void KeepLoaded(absl::FunctionRef<bool()> stop) = 0;
   virtual TrunkOps& Trunk() = 0;
   virtual ExpertOps& Experts() = 0;
+  virtual GpuFacts Gpu() const { return {}; }
 };
 
 struct WeightOptions {
@@ -265,6 +272,8 @@ struct BackendOptions {
   std::string backend = "auto";  // auto, cpu, cuda
   std::string isa = "auto";      // cpu: auto, scalar, avx2, avx512, avx512vnni
   int threads = 0;               // cpu: 0 is one a core
+  // cuda: most that is taken of the device's memory; 0: what is free at the start, less a margin.
+  uint64_t device_memory_bytes = 0;
   WeightOptions weights = {};
   int device = 0;  // cuda: of the machine's GPUs, counted from 0
 };

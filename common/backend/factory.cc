@@ -53,7 +53,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const Backend
   absl::StatusOr<std::unique_ptr<Device>> device = MakeCudaDevice(options.device);
   if (!device.ok()) return device.status();
   const std::string name = (*device)->Description();
-  absl::StatusOr<std::unique_ptr<CudaBackend>> backend = CudaBackend::Create(*std::move(device), {});
+  CudaOptions cuda_options;
+  cuda_options.memory_limit_bytes = options.device_memory_bytes;
+  absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
+      CudaBackend::Create(*std::move(device), cuda_options);
   if (backend.ok()) {
     Log(LogLevel::kInfo, "a GPU is used", {{"device", options.device}, {"name", name}});
   }
@@ -96,6 +99,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
   if (!kernels.ok()) return kernels.status();
   absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCudaIfWanted(options);
   if (!cuda.ok() || *cuda != nullptr) return cuda;
+  if (options.device_memory_bytes != 0) {
+    return absl::FailedPreconditionError(StrCat("device-memory ", options.device_memory_bytes,
+                                                ": the backend is cpu, which has no memory of a device"));
+  }
   return std::make_unique<CpuBackend>(*kernels, options.threads, options.weights);
 }
 

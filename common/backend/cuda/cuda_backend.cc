@@ -15,6 +15,9 @@ namespace moepool {
 namespace {
 
 constexpr size_t kCopyBytes = size_t{8} << 20;  // to the device at once
+// Left free for working memory and for who else draws on the card: half a GiB, or an eighth where that is
+// less.
+constexpr uint64_t kMargin = uint64_t{512} << 20;
 
 }  // namespace
 
@@ -70,7 +73,8 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr
     return absl::InvalidArgumentError(StrCat("device memory is limited to ", options.memory_limit_bytes,
                                              " bytes, ", device->Description(), " has ", memory.total_bytes));
   }
-  const uint64_t limit = options.memory_limit_bytes > 0 ? options.memory_limit_bytes : memory.total_bytes;
+  const uint64_t unlimited = memory.free_bytes - std::min(kMargin, memory.free_bytes / 8);
+  const uint64_t limit = options.memory_limit_bytes > 0 ? options.memory_limit_bytes : unlimited;
   std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit));
   if (options.self_check) MOEPOOL_RETURN_IF_ERROR(CheckBits(backend.get()));
   return backend;

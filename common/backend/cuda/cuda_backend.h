@@ -18,7 +18,7 @@
 namespace moepool {
 
 struct CudaOptions {
-  uint64_t memory_limit_bytes = 0;  // of weights and buffers; 0: what the device has free
+  uint64_t memory_limit_bytes = 0;  // of weights and buffers; 0: what is free, less a margin
   bool self_check = true;
 };
 
@@ -30,6 +30,7 @@ class DeviceBudget {
   // ResourceExhausted names the bytes of each role and the limit.
   absl::Status Take(Role role, uint64_t bytes);
   void Return(Role role, uint64_t bytes);
+  uint64_t limit() const { return limit_; }
 
  private:
   uint64_t& Used(Role role) REQUIRES(mutex_) { return role == Role::kWeights ? weights_ : buffers_; }
@@ -90,6 +91,7 @@ class CudaBackend final : public Backend {
   void KeepLoaded(absl::FunctionRef<bool()>) override {}  // weights are packed at each start
   TrunkOps& Trunk() override { return *trunk_; }
   ExpertOps& Experts() override { return *experts_; }
+  GpuFacts Gpu() const override { return {device_->PciBusId(), budget_.limit()}; }
   Device& device() { return *device_; }
 
  private:

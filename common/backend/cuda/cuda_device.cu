@@ -44,6 +44,11 @@ class CudaDevice final : public Device {
   CudaDevice& operator=(const CudaDevice&) = delete;
 
   std::string Description() const override { return description_; }
+  std::string PciBusId() const override {
+    char id[32] = "";
+    Check(cudaDeviceGetPCIBusId(id, sizeof id, ordinal_), description_, "asking for its PCI bus");
+    return id;
+  }
   const CudaKernels& Kernels() const override { return device::Kernels(); }
 
   DeviceMemoryInfo Memory() const override {

@@ -27,6 +27,7 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual std::string Description() const = 0;  // "NVIDIA GeForce RTX 3090, compute 8.6"
+  virtual std::string PciBusId() const = 0;     // "0000:01:00.0"; empty where there is none
   virtual const CudaKernels& Kernels() const = 0;
   virtual DeviceMemoryInfo Memory() const = 0;
 

@@ -27,6 +27,7 @@ class EmulatedDevice final : public Device {
   ~EmulatedDevice() override;
 
   std::string Description() const override { return "emulated device"; }
+  std::string PciBusId() const override { return ""; }
   const CudaKernels& Kernels() const override;
   DeviceMemoryInfo Memory() const override;
   absl::StatusOr<std::byte*> Allocate(size_t bytes) override;

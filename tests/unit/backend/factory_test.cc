@@ -16,6 +16,15 @@ TEST(FactoryTest, AutoIsTheCpuWhereCudaIsNot) {
   EXPECT_EQ((*MakeBackend({.backend = "cpu"}))->Name(), "cpu");
 }
 
+TEST(FactoryTest, MemoryOfADeviceNeedsOne) {
+  BackendOptions options;
+  options.backend = "cpu";
+  options.device_memory_bytes = 12345;
+  const absl::Status status = MakeBackend(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(), "device-memory 12345: the backend is cpu, which has no memory of a device");
+}
+
 TEST(FactoryTest, UnknownNamesAndThreadsAreInvalid) {
   for (const BackendOptions& options : {BackendOptions{"tpu", "auto", 0},
                                         {"cpu", "sse9", 0},

@@ -76,13 +76,15 @@ class Router {
 
 class RunningWorker {
  public:
-  RunningWorker(const WorkerFixture& model, const std::string& router, TransportChoice transport)
+  RunningWorker(const WorkerFixture& model, const std::string& router, TransportChoice transport,
+                std::function<std::optional<GpuReading>()> read_gpu = nullptr)
       : store(model.source.get(), model.backend.get(), 0),
         executor(model.backend.get(), &store, model.limits) {
     WorkerOptions options;
     options.router = router;
     options.transport = transport;
     options.max_backoff = absl::Milliseconds(200);
+    options.read_gpu = std::move(read_gpu);
     worker = Worker::Create(options, *model.source->Digest(), model.backend.get(), &store, &executor,
                             [this](const WorkerStatus&) { ready.fetch_add(1); });
     thread = std::thread([this] { end = worker->Run(); });
@@ -105,6 +107,29 @@ class RunningWorker {
   absl::Status end;
   std::thread thread;
 };
+
+TEST(PoolServiceTest, AWorkersGpuComesWithItsHeartbeats) {
+  WorkerFixture model;
+  Router router(model);
+  std::atomic<uint64_t> used = 20;
+  std::atomic<bool> known = true;
+  RunningWorker worker(model, router.address(), TransportChoice::kAuto, [&]() -> std::optional<GpuReading> {
+    if (!known) return std::nullopt;
+    GpuReading gpu;
+    gpu.name = "card";
+    gpu.memory_used_bytes = used.load();
+    return gpu;
+  });
+  const auto shown = [&]() -> uint64_t {
+    const auto workers = router.membership->Workers();
+    return workers.empty() || !workers[0].gpu.has_value() ? 0 : workers[0].gpu->memory_used_bytes.value_or(0);
+  };
+  EXPECT_TRUE(Until([&] { return shown() == 20; }));
+  used = 21;
+  EXPECT_TRUE(Until([&] { return shown() == 21; }));
+  known = false;
+  EXPECT_TRUE(Until([&] { return shown() == 0; }));
+}
 
 TEST(PoolServiceTest, AWorkerJoinsLoadsAndComputesOverEachTransport) {
   for (const TransportChoice choice :
