@@ -25,11 +25,15 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
     ASSERT_GT(expected.size(), requests.size());
     scenario.step_tokens = 64;  // the longer prompts come in pieces
     scenario.make_trunk = MakeCuda;
-    if (type == KvType::kF16) EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    if (type == KvType::kF16) {
+      EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    }
     scenario.make_worker = MakeCuda;
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
     scenario.make_trunk = {};
-    if (type == KvType::kF16) EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    if (type == KvType::kF16) {
+      EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    }
     seen[type] = expected;
   }
   EXPECT_NE(seen[KvType::kF16], seen[KvType::kF32]);
