@@ -10,7 +10,7 @@
 #include "common/base/str.h"
 #include "common/transport/grpc_frame.h"
 #include "common/transport/grpc_transport.h"
-#include "common/transport/nccl_api.h"
+#include "common/transport/reply_inbox.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/server_context.h"
@@ -20,18 +20,13 @@ namespace moepool {
 namespace {
 
 constexpr size_t kRoomBytes = 256 << 10;
-
-size_t MaxMessageBytes(const TransportOptions& options) {
-  return options.inline_frame_bytes + sizeof(NcclMessageHeader) + sizeof(NcclId);
-}
+constexpr size_t kMaxMessageBytes = 1 << 20;  // whatever the peer takes for a small frame
 
 // What the reactors of both ends share. gRPC holds it until OnDone, and calls one reaction of a kind at a
 // time.
 template <typename Reactor>
 class ControlStream : public Reactor {
  public:
-  explicit ControlStream(const TransportOptions& options) : max_message_bytes_(MaxMessageBytes(options)) {}
-
   void Listen(NcclControl::Callbacks callbacks) {
     absl::Status ended;
     {
@@ -73,7 +68,7 @@ class ControlStream : public Reactor {
 
   void OnReadDone(bool ok) override {
     if (!ok) return Close(absl::UnavailableError("the other end left the NCCL control stream"));
-    absl::StatusOr<FrameBytes> message = DecodeFrameMessage(read_, max_message_bytes_);
+    absl::StatusOr<FrameBytes> message = DecodeFrameMessage(read_, kMaxMessageBytes);
     if (!message.ok()) return Close(message.status());
     read_.Clear();
     callbacks_.message(*std::move(message));
@@ -123,7 +118,6 @@ class ControlStream : public Reactor {
   bool done_ GUARDED_BY(mutex_) = false;
 
  private:
-  const size_t max_message_bytes_;
   NcclControl::Callbacks callbacks_;  // set before anything is read
   bool listening_ GUARDED_BY(mutex_) = false;
   grpc::ByteBuffer read_;
@@ -133,8 +127,7 @@ class ControlStream : public Reactor {
 
 class RouterStream final : public ControlStream<grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
-  RouterStream(grpc::CallbackServerContext* context, const TransportOptions& options)
-      : ControlStream(options), context_(context) {}
+  explicit RouterStream(grpc::CallbackServerContext* context) : context_(context) {}
 
   void Accept(std::shared_ptr<RouterStream> self) {
     self_ = std::move(self);
@@ -161,9 +154,8 @@ class RouterStream final : public ControlStream<grpc::ServerBidiReactor<grpc::By
 
 class WorkerStream final : public ControlStream<grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>> {
  public:
-  WorkerStream(std::shared_ptr<grpc::Channel> channel, const std::string& session,
-               const TransportOptions& options)
-      : ControlStream(options), stub_(std::move(channel)) {
+  WorkerStream(std::shared_ptr<grpc::Channel> channel, const std::string& session)
+      : stub_(std::move(channel)) {
     context_.AddMetadata(kWorkerMetadata, session);
     context_.AddMetadata(kCarrierMetadata, kNcclCarrier);
     context_.set_wait_for_ready(true);  // the channel may be between two attempts to reconnect
@@ -243,16 +235,16 @@ class GrpcNcclControl final : public NcclControl {
 
 }  // namespace
 
-AcceptedNcclControl AcceptNcclControl(grpc::CallbackServerContext* context, const TransportOptions& options) {
-  auto stream = std::make_shared<RouterStream>(context, options);
+AcceptedNcclControl AcceptNcclControl(grpc::CallbackServerContext* context) {
+  auto stream = std::make_shared<RouterStream>(context);
   stream->Accept(stream);
   return {stream.get(), std::make_unique<GrpcNcclControl<RouterStream>>(stream)};
 }
 
 absl::StatusOr<std::unique_ptr<NcclControl>> DialNcclControl(std::shared_ptr<grpc::Channel> channel,
-                                                             const std::string& session, absl::Time deadline,
-                                                             const TransportOptions& options) {
-  auto stream = std::make_shared<WorkerStream>(std::move(channel), session, options);
+                                                             const std::string& session,
+                                                             absl::Time deadline) {
+  auto stream = std::make_shared<WorkerStream>(std::move(channel), session);
   auto control = std::make_unique<GrpcNcclControl<WorkerStream>>(stream);
   MOEPOOL_RETURN_IF_ERROR(stream->Dial(stream, deadline));
   return control;

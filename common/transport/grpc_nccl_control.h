@@ -8,7 +8,6 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/transport/nccl_control.h"
-#include "common/transport/reply_inbox.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
@@ -23,13 +22,11 @@ struct AcceptedNcclControl {
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* reactor;
   std::unique_ptr<NcclControl> control;
 };
-AcceptedNcclControl AcceptNcclControl(grpc::CallbackServerContext* context,
-                                      const TransportOptions& options = {});
+AcceptedNcclControl AcceptNcclControl(grpc::CallbackServerContext* context);
 
 // The worker's end. Waits until the router has accepted the call. Unavailable, DeadlineExceeded, or the
 // router's own status.
 absl::StatusOr<std::unique_ptr<NcclControl>> DialNcclControl(std::shared_ptr<grpc::Channel> channel,
-                                                             const std::string& session, absl::Time deadline,
-                                                             const TransportOptions& options = {});
+                                                             const std::string& session, absl::Time deadline);
 
 }  // namespace moepool
