@@ -8,6 +8,8 @@ install(TARGETS moepool moepool-expert-worker moepool-gateway moepool-router RUN
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR}/docs)
 install(FILES proto/inference.proto DESTINATION ${CMAKE_INSTALL_DATADIR}/moepool/proto)
+# For who runs units on a GPU; systemd looks for it elsewhere.
+install(FILES deploy/systemd/gpu.conf DESTINATION ${CMAKE_INSTALL_DATADIR}/moepool/systemd)
 # Units and settings name the prefix, which is known no earlier than when they are installed.
 install(CODE "set(MOEPOOL_SOURCE_DIR \"${PROJECT_SOURCE_DIR}\")
 set(MOEPOOL_BINDIR \"${CMAKE_INSTALL_BINDIR}\")

@@ -18,6 +18,12 @@
 
 namespace moepool {
 
+// What a worker offers for experts: the limit that it was given, or else what fits the GPU that it computes
+// on; 0: no limit. Without one, workers of unlike GPUs would be given even shares.
+inline uint64_t OfferedMemory(uint64_t memory_limit_bytes, const GpuFacts& gpu) {
+  return memory_limit_bytes != 0 ? memory_limit_bytes : gpu.memory_bytes;
+}
+
 // One layer. `experts` is indexed by expert number; null where the expert is not held.
 struct LayerTable {
   std::vector<const ExpertWeights*> experts;

@@ -17,11 +17,13 @@
 #include "common/base/signals.h"
 #include "common/base/str.h"
 #include "common/base/trace_log.h"
+#include "common/metrics/gpu_metrics.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/gguf_source.h"
 #include "common/rpc/readiness_watcher.h"
 #include "common/rpc/rpc_server.h"
 #include "common/transport/host_id.h"
+#include "common/transport/nccl_open.h"
 #include "expert_worker/worker.h"
 #include "expert_worker/worker_metrics.h"
 #include "nlohmann/json.hpp"
@@ -53,20 +55,33 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--router", flags->router, "The router's address, host:port")->required();
   app->add_option("--model", flags->model, "The model's GGUF file, the same as the router's")->required();
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--device", flags->backend.device,
+                  "Of the cuda backend: which of the machine's GPUs, counted from 0")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
   app->add_option("--isa", flags->backend.isa, "Of the cpu backend: auto, scalar, avx2, avx512 or avx512vnni")
       ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "Of the cpu backend; 0 is one a core")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
+  app->add_option(
+         "--device-memory", flags->backend.device_memory_bytes,
+         "Of the cuda backend: most memory of the GPU, in bytes or as 20GiB; 0: what is free, less a "
+         "margin")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   AddWeightFlags(app, &flags->weights);
-  app->add_option("--transport", flags->transport, "auto, shm (shared memory, one host) or grpc")
-      ->check(CLI::IsMember({"auto", "shm", "grpc"}))
+  app->add_option("--transport", flags->transport,
+                  "auto, shm (shared memory, one host), nccl (GPU to GPU) or grpc")
+      ->check(CLI::IsMember({"auto", "shm", "nccl", "grpc"}))
       ->capture_default_str();
   app->add_option("--shm-dir", flags->shm_directory,
                   "The router's --shm-dir as it is mounted here; empty: an abstract socket")
       ->check(CLI::ExistingDirectory);
-  app->add_option("--memory-limit", flags->memory_limit_bytes,
-                  "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit")
+  app->add_option(
+         "--memory-limit", flags->memory_limit_bytes,
+         "Most memory for experts, in bytes or as 12GB, 12GiB; 0 is no limit, or of the cuda backend "
+         "what --device-memory lets it take")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   app->add_option("--address", flags->address, "Where to serve gRPC health and reflection")
@@ -86,6 +101,24 @@ int Fail(int code, const absl::Status& status) {
   return code;
 }
 
+// NCCL where the transport is left open; an error where it was asked for by name and cannot be had here.
+absl::Status OpenNccl(const Flags& flags, const Backend& backend, WorkerOptions* options) {
+  if (options->transport != TransportChoice::kAuto && options->transport != TransportChoice::kNccl) {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::shared_ptr<NcclQueue>> queue = OpenNcclQueue(backend.Name(), flags.backend.device);
+  if (queue.ok()) {
+    options->nccl = *std::move(queue);
+    return absl::OkStatus();
+  }
+  options->no_nccl = std::string(ToStd(queue.status().message()));
+  if (options->transport == TransportChoice::kNccl) {
+    return absl::InvalidArgumentError(StrCat("--transport nccl: ", options->no_nccl));
+  }
+  if (backend.Name() == "cuda") Log(LogLevel::kInfo, "no NCCL", {{"cause", options->no_nccl}});
+  return absl::OkStatus();
+}
+
 int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
           const HostPort& metrics_address) {
   const absl::StatusOr<std::unique_ptr<TraceSession>> trace = StartTrace(flags.trace, "expert worker");
@@ -100,6 +133,8 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   if (!source.ok()) return Fail(kExitBadModel, source.status());
   Metrics metrics;
   AddProcessInfo(&metrics, "worker");
+  const std::shared_ptr<GpuReader> gpu = OpenGpuReader((*backend)->Gpu().pci_bus_id);
+  const std::shared_ptr<GpuMetrics> gpu_metrics = AddGpuMetrics(gpu, &metrics);
   const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
       MetricsEndpoint::Start(metrics_address, metrics);
   if (!endpoint.ok()) return Fail(1, endpoint.status());
@@ -111,18 +146,24 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   if (!digest.ok()) return Fail(kExitBadModel, digest.status());
 
   const ModelConfig& config = (*source)->Config();
-  ExpertStore store(source->get(), backend->get(), flags.memory_limit_bytes);
+  ExpertStore store(source->get(), backend->get(),
+                    OfferedMemory(flags.memory_limit_bytes, (*backend)->Gpu()));
   FrameLimits limits{config.hidden, config.layers, config.experts, 0};
   std::memcpy(&limits.model_digest, digest->data(), sizeof(limits.model_digest));
   Executor executor(backend->get(), &store, limits);
   WorkerOptions options;
   options.router = router.ToString();
   options.transport = flags.transport == "shm"    ? TransportChoice::kSharedMemory
+                      : flags.transport == "nccl" ? TransportChoice::kNccl
                       : flags.transport == "grpc" ? TransportChoice::kGrpc
                                                   : TransportChoice::kAuto;
+  if (const absl::Status status = OpenNccl(flags, **backend, &options); !status.ok()) {
+    return Fail(kExitBadFlags, status);
+  }
   options.shm_directory = flags.shm_directory;
   options.load_threads = flags.backend.threads;
   options.drain_limit = absl::Seconds(flags.drain_timeout_s);
+  if (gpu != nullptr) options.read_gpu = [gpu] { return gpu->Read(); };
   std::atomic<bool> told = false;
   const std::unique_ptr<Worker> worker =
       Worker::Create(options, *digest, backend->get(), &store, &executor, [&](const WorkerStatus& status) {

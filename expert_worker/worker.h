@@ -4,11 +4,13 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/backend/backend.h"
+#include "common/base/gpu_reading.h"
 #include "common/model/model_source.h"
 #include "common/transport/nccl_queue.h"
 #include "expert_worker/executor.h"
@@ -33,6 +35,8 @@ struct WorkerOptions {
   absl::Duration drain_limit = absl::Seconds(30);
   absl::Duration min_backoff = absl::Milliseconds(100);
   absl::Duration max_backoff = absl::Seconds(5);
+  // Of the GPU that the backend computes on, for the heartbeat; called by any thread. May be empty.
+  std::function<std::optional<GpuReading>()> read_gpu = {};
 };
 
 struct WorkerStatus {

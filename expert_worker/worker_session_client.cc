@@ -10,6 +10,7 @@
 #include "common/base/log.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/rpc/gpu_convert.h"
 #include "common/rpc/rpc_status.h"
 #include "common/transport/grpc_nccl_control.h"
 #include "common/transport/host_id.h"
@@ -157,6 +158,11 @@ experts::v1::WorkerMessage WorkerSession::Stats() const {
   message.mutable_stats()->set_dispatches(stats.dispatches);
   message.mutable_stats()->set_rows(stats.rows);
   message.mutable_stats()->set_busy_seconds(stats.busy_seconds);
+  if (options_.read_gpu != nullptr) {
+    if (const std::optional<GpuReading> gpu = options_.read_gpu(); gpu.has_value()) {
+      ToProto(*gpu, message.mutable_stats()->mutable_gpu());
+    }
+  }
   return message;
 }
 

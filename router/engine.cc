@@ -159,6 +159,7 @@ absl::StatusOr<PoolInfo> Engine::Pool() {
   }
   info.expert_tokens = std::move(tokens.all);
   info.expert_tokens_last_minute = std::move(tokens.last_minute);
+  if (options_.read_gpu != nullptr) info.gpu = options_.read_gpu();
   return info;
 }
 

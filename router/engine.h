@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -53,6 +54,8 @@ struct EngineOptions {
   absl::Duration slow_request = absl::InfiniteDuration();
   LogitsObserver on_logits;  // called on the engine's thread
   DecoderHooks decoder;
+  // Of the GPU that the backend computes on, for Pool(); called by any thread. May be empty.
+  std::function<std::optional<GpuReading>()> read_gpu = {};
 };
 
 struct EngineStats {

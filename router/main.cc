@@ -19,11 +19,13 @@
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/base/trace_log.h"
+#include "common/metrics/gpu_metrics.h"
 #include "common/metrics/metrics_endpoint.h"
 #include "common/model/expert_tensors.h"
 #include "common/model/gguf_source.h"
 #include "common/rpc/readiness_watcher.h"
 #include "common/rpc/rpc_server.h"
+#include "common/transport/nccl_open.h"
 #include "nlohmann/json.hpp"
 #include "router/engine.h"
 #include "router/engine_metrics.h"
@@ -50,6 +52,7 @@ struct Flags {
   int max_waiting = 1024;
   int min_workers = 1;
   bool no_shared_memory = false;
+  bool no_nccl = false;
   std::string shm_directory;
   double holder_timeout_s = 15;
   double dispatch_timeout_s = 10;
@@ -68,9 +71,18 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_flag("--insecure", flags->insecure, "Allow addresses that are not loopback, without encryption");
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda")->capture_default_str();
+  app->add_option("--device", flags->backend.device, "cuda: which of the machine's GPUs, counted from 0")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni")
       ->capture_default_str();
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  app->add_option(
+         "--device-memory", flags->backend.device_memory_bytes,
+         "Of the cuda backend: most memory of the GPU, in bytes or as 20GiB; 0: what is free, less a "
+         "margin")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32")->capture_default_str();
   app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")
@@ -94,6 +106,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
   app->add_flag("--no-shared-memory", flags->no_shared_memory, "Offer workers on this host gRPC alone");
+  app->add_flag("--no-nccl", flags->no_nccl, "Offer workers no NCCL, which a router on a GPU does");
   app->add_option("--shm-dir", flags->shm_directory,
                   "Directory for the socket that shared memory is passed over, shared with workers in other "
                   "containers of this host; empty: an abstract socket")
@@ -153,6 +166,20 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
   return options;
 }
 
+void OpenNccl(const Flags& flags, const Backend& backend, PoolServiceOptions* options) {
+  if (flags.no_nccl) {
+    options->no_nccl = "the router was started with --no-nccl";
+    return;
+  }
+  absl::StatusOr<std::shared_ptr<NcclQueue>> queue = OpenNcclQueue(backend.Name(), flags.backend.device);
+  if (queue.ok()) {
+    options->nccl = *std::move(queue);
+    return;
+  }
+  options->no_nccl = StrCat("the router has none: ", queue.status().message());
+  if (backend.Name() == "cuda") Log(LogLevel::kInfo, "no NCCL", {{"cause", options->no_nccl}});
+}
+
 absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceSession> trace, StartTrace(flags.trace, "router"));
   MOEPOOL_ASSIGN_OR_RETURN(const HostPort address,
@@ -166,7 +193,9 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(backend_options));
   MOEPOOL_ASSIGN_OR_RETURN(MembershipOptions membership_options, ToMembershipOptions(flags, *source));
   const RouterIdentity identity = RandomIdentity();
-  MOEPOOL_ASSIGN_OR_RETURN(const EngineOptions engine_options, ToEngineOptions(flags, identity));
+  MOEPOOL_ASSIGN_OR_RETURN(EngineOptions engine_options, ToEngineOptions(flags, identity));
+  const std::shared_ptr<GpuReader> gpu = OpenGpuReader(backend->Gpu().pci_bus_id);
+  if (gpu != nullptr) engine_options.read_gpu = [gpu] { return gpu->Read(); };
 
   Membership membership(std::move(membership_options));
   PoolServiceOptions pool_options;
@@ -175,6 +204,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   pool_options.heartbeat = absl::Seconds(flags.heartbeat_s);
   pool_options.shared_memory = !flags.no_shared_memory;
   pool_options.shm_directory = flags.shm_directory;
+  OpenNccl(flags, *backend, &pool_options);
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<PoolService> pool,
                            PoolService::Create(&membership, pool_options));
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,
@@ -184,6 +214,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   AddProcessInfo(&metrics, "router");
   const auto collector = std::make_shared<EngineCollector>(engine.get(), flags.max_expert_series);
   metrics.AddSource(collector);
+  const std::shared_ptr<GpuMetrics> gpu_metrics = AddGpuMetrics(gpu, &metrics);
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<MetricsEndpoint> endpoint,
                            MetricsEndpoint::Start(metrics_address, metrics));
   RpcServerOptions server_options;

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/base/gpu_reading.h"
 #include "common/base/mutex.h"
 #include "common/base/strong_id.h"
 #include "common/transport/pool_protocol.h"
@@ -52,6 +53,7 @@ struct WorkerLoad {
   uint64_t dispatches = 0;
   uint64_t rows = 0;
   double busy_seconds = 0;
+  std::optional<GpuReading> gpu = {};
 };
 
 struct MembershipOptions {

@@ -83,6 +83,7 @@ std::vector<PoolWorkerInfo> Membership::Workers() {
     worker.backend = member->description.backend;
     worker.memory_limit_bytes = member->description.memory_limit_bytes;
     worker.expert_bytes = member->load.expert_bytes;
+    worker.gpu = member->load.gpu;
     if (member->transport != nullptr) worker.transport = std::string(member->transport->Name());
     if (member->leaving) {
       worker.state = "draining";

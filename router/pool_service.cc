@@ -12,6 +12,7 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/rpc/gpu_convert.h"
 #include "common/rpc/rpc_status.h"
 #include "common/transport/grpc_nccl_control.h"
 #include "common/transport/grpc_transport.h"
@@ -159,8 +160,7 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
         membership.OnLoadFailed(worker, read_.load_failed().epoch(), read_.load_failed().error());
         break;
       case WorkerMessage::kStats:
-        membership.OnLoad(worker, {read_.stats().expert_bytes(), read_.stats().dispatches(),
-                                   read_.stats().rows(), read_.stats().busy_seconds()});
+        membership.OnLoad(worker, Load(read_.stats()));
         break;
       case WorkerMessage::kLeaving:
         membership.OnLeaving(worker);
@@ -175,6 +175,12 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
         return absl::InvalidArgumentError("a message without content");
     }
     return absl::OkStatus();
+  }
+
+  static WorkerLoad Load(const experts::v1::WorkerStats& stats) {
+    WorkerLoad load{stats.expert_bytes(), stats.dispatches(), stats.rows(), stats.busy_seconds(), {}};
+    if (stats.has_gpu()) load.gpu = FromProto(stats.gpu());
+    return load;
   }
 
   absl::Status Join() {

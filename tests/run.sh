@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every check of the tree. The last line is "N passed, N failed, N skipped":
-# one for each ctest of the release and the sanitizer build, for clang-format and for clang-tidy, and one failed for a
-# build that fails. Non-zero where anything failed.
+# one for each ctest of the release and the sanitizer build, for clang-format, for clang-tidy and for the CUDA build where
+# there is an nvcc, and one failed for a build that fails. Non-zero where anything failed.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -11,8 +11,8 @@ usage: tests/run.sh [--fast] [--nightly]
 
   --fast     without AddressSanitizer and clang-tidy
   --nightly  the tests labelled nightly too (published vocabularies and templates, a real model, an hour's soak), the
-             core under ThreadSanitizer, the image, compose and the package in a Debian of their own, and the fuzz
-             targets for ten minutes each: five hours
+             core under ThreadSanitizer, CUDA for all cards rather than sm_89 alone, the image, compose and the
+             package in a Debian of their own, and the fuzz targets for ten minutes each: five hours
 TEXT
 }
 
@@ -104,6 +104,14 @@ check_tidy() {
     clang-tidy -p build/release --quiet --extra-arg=-Wno-error --extra-arg=-Wno-unknown-warning-option
 }
 
+# The CUDA build: kernels, backend, the tests that a GPU would run, and one program; and that a build with CUDA starts
+# here, whatever the machine has. What g++ compiles comes from ccache, which is told below to know it again.
+check_cuda() {  # PRESET
+  cmake --preset "$1" &&
+    cmake --build --preset "$1" --parallel "$(nproc)" --target cuda_check &&
+    "build/$1/tests/backend_test" --gtest_brief=1
+}
+
 if ((nightly)); then
   deploy/packages.sh nightly
   check "fetch vocabularies" tests/golden/fetch_vocabularies.sh
@@ -111,6 +119,12 @@ if ((nightly)); then
 else
   deploy/packages.sh test
 fi
+# Builds of several presets share objects: paths are hashed as they are seen from the build's folder, and that not at all.
+if command -v ccache > /dev/null; then
+  [[ -n $(ccache --get-config base_dir) ]] || export CCACHE_BASEDIR=$PWD
+  export CCACHE_NOHASHDIR=1
+fi
+
 MOEPOOL_TEST_MODEL=$(deploy/fetch_model.sh)
 export MOEPOOL_TEST_MODEL
 MOEPOOL_CLIENTS=$(tests/clients/environment.sh)
@@ -120,6 +134,13 @@ check "clang-format" check_format
 if build release; then
   if ((nightly)); then run_tests release; else run_tests release nightly; fi
   ((fast)) || check "clang-tidy" check_tidy
+fi
+if ! command -v nvcc > /dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
+  section "CUDA is not built here: there is no nvcc"
+elif ((nightly)); then
+  check "CUDA" check_cuda cuda
+else
+  check "CUDA for sm_89" check_cuda cuda-89
 fi
 # Whole models for minutes are left to the release build: under a sanitizer they would take an hour and show nothing
 # that the smaller tests do not.

@@ -22,7 +22,7 @@ speaks_grpc='common/rpc/.*|common/transport/grpc_[a-z_]*\.(h|cc)|.*_(service|cli
 forbid "gRPC outside *_service, *_client, main.cc, the gRPC transport and common/rpc" \
   '#include.*(grpcpp/|\.grpc\.pb\.h)' "$speaks_grpc" "${sources[@]}"
 forbid "CUDA headers outside .cu and cuda_* files" \
-  '#include[[:space:]]*[<"](cuda|cublas|curand|nccl|nvrtc)[a-zA-Z0-9_]*(\.h|/)' '.*\.cuh?|(.*/)?cuda_[^/]*' "${sources[@]}"
+  '#include *[<"](cuda|cublas|curand|nccl|nvrtc)[a-zA-Z0-9_]*(\.h|/)' '.*\.cuh?|(.*/)?cuda_[^/]*' "${sources[@]}"
 # Debian's abseil is not built for ThreadSanitizer, which would report races where there are none.
 forbid "abseil's synchronization in the core; common/base/mutex.h has it" \
   '#include.*absl/synchronization/' "$speaks_grpc" common router expert_worker gateway tests/unit

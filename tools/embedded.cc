@@ -5,6 +5,7 @@
 #include "absl/synchronization/notification.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/metrics/gpu_reader.h"
 #include "common/model/gguf_source.h"
 
 namespace moepool {
@@ -13,8 +14,15 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
   app->add_option("--model", flags->model, "GGUF file")->required();
   app->add_option("--workers", flags->workers, "expert workers in this process")->check(CLI::Range(1, 1024));
   app->add_option("--backend", flags->backend.backend, "auto, cpu or cuda");
+  app->add_option("--device", flags->backend.device, "cuda: which of the machine's GPUs, counted from 0")
+      ->check(CLI::Range(0, 1023));
   app->add_option("--isa", flags->backend.isa, "cpu: auto, scalar, avx2, avx512 or avx512vnni");
   app->add_option("--threads", flags->backend.threads, "0: one a core")->check(CLI::Range(0, 1024));
+  app->add_option(
+         "--device-memory", flags->backend.device_memory_bytes,
+         "of the cuda backend: most memory of the GPU, in bytes or as 20GiB; 0: what is free, less a "
+         "margin")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
   AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")
@@ -44,6 +52,8 @@ absl::StatusOr<std::unique_ptr<Embedded>> MakeEmbedded(const EmbeddedFlags& flag
   options.kv_bytes = flags.kv_memory_bytes;
   options.prefix_cache = flags.prefix_cache == "on";
   options.context_tokens = flags.context_tokens;
+  embedded->gpu = OpenGpuReader(embedded->backend->Gpu().pci_bus_id);
+  if (embedded->gpu != nullptr) options.read_gpu = [gpu = embedded->gpu] { return gpu->Read(); };
   MOEPOOL_ASSIGN_OR_RETURN(embedded->engine, Engine::Create(embedded->backend.get(), embedded->source,
                                                             embedded->pool.get(), options));
   return embedded;

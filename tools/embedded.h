@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
 #include "common/backend/weight_flags.h"
+#include "common/metrics/gpu_reader.h"
 #include "common/model/model_source.h"
 #include "router/engine.h"
 #include "router/local_pool.h"
@@ -34,7 +35,9 @@ struct EmbeddedFlags {
   int max_waiting = 1024;
 };
 
-// --model --workers --backend --isa --threads --weights --weights-cache --weights-cache-limit --kv-type
+// --model --workers --backend --device --device-memory --isa --threads
+// --weights --weights-cache --weights-cache-limit
+// --kv-type
 // --kv-memory --prefix-cache --context-tokens
 // --step-tokens --max-running
 void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);
@@ -42,6 +45,7 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags);
 struct Embedded {
   std::shared_ptr<const ModelSource> source;
   std::unique_ptr<Backend> backend;
+  std::shared_ptr<GpuReader> gpu;  // null: none, or it cannot be read
   std::unique_ptr<LocalPool> pool;
   std::unique_ptr<Engine> engine;
 };

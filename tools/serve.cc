@@ -10,6 +10,7 @@
 #include "common/base/signals.h"
 #include "common/base/status_macros.h"
 #include "common/base/trace_log.h"
+#include "common/metrics/gpu_metrics.h"
 #include "gateway/gateway_flags.h"
 #include "gateway/gateway_server.h"
 #include "nlohmann/json.hpp"
@@ -36,6 +37,7 @@ absl::Status Run(const Flags& flags) {
   AddProcessInfo(&metrics, "serve");
   const auto engine_metrics = std::make_shared<EngineCollector>(embedded->engine.get());
   metrics.AddSource(engine_metrics);
+  const std::shared_ptr<GpuMetrics> gpu_metrics = AddGpuMetrics(embedded->gpu, &metrics);
   MOEPOOL_ASSIGN_OR_RETURN(const auto server,
                            GatewayServer::Start(options, embedded->engine.get(), &metrics));
   PrintReady({{"ready", true},

@@ -82,6 +82,18 @@ std::string Duration(double us) {
   return us < 1000 ? absl::StrFormat("%.0f us", us) : absl::StrFormat("%.2f ms", us / 1000);
 }
 
+// "21.3 / 24.0 GiB  97%"; "-" of what the driver does not tell.
+std::string Gpu(const std::optional<GpuReading>& gpu) {
+  if (!gpu.has_value()) return "-";
+  const std::string memory = gpu->memory_used_bytes.has_value() && gpu->memory_total_bytes.has_value()
+                                 ? Memory(*gpu->memory_used_bytes, *gpu->memory_total_bytes)
+                                 : "-";
+  if (!gpu->utilization_ratio.has_value()) return memory;
+  return absl::StrFormat("%s %3.0f%%", memory, *gpu->utilization_ratio * 100);
+}
+
+bool HasGpu(const PoolWorkerInfo& worker) { return worker.gpu.has_value(); }
+
 double KvShare(const PoolInfo& pool) {
   return pool.kv_blocks > 0 ? 1 - static_cast<double>(pool.kv_blocks_free) / pool.kv_blocks : 0;
 }
@@ -92,6 +104,7 @@ struct Columns {
   int state = 5;
   int experts = 7;
   int memory = 6;
+  int gpu = 0;  // no such column
   explicit Columns(const PoolInfo& pool, int columns) {
     for (const PoolWorkerInfo& worker : pool.workers) {
       const auto fit = [](int* width, size_t size, int most) {
@@ -101,19 +114,21 @@ struct Columns {
       fit(&state, worker.state.size(), 9);
       fit(&experts, worker.experts.size(), columns < 100 ? 9 : 20);
       fit(&memory, Memory(worker.expert_bytes, worker.memory_limit_bytes).size(), 22);
+      if (HasGpu(worker)) fit(&gpu, Gpu(worker.gpu).size(), 28);
     }
   }
 };
 
 // Where the fields of a worker's line begin.
 struct Tabs {
-  int state, experts, load, memory, round_trip, backend;
+  int state, experts, load, memory, gpu, round_trip, backend;
   explicit Tabs(const Columns& columns)
       : state(columns.name + 2),
         experts(state + columns.state + 2),
         load(experts + columns.experts + 2),
         memory(load + 15),
-        round_trip(memory + columns.memory + 2),
+        gpu(memory + columns.memory + 2),
+        round_trip(gpu + (columns.gpu > 0 ? columns.gpu + 2 : 0)),
         backend(round_trip + 12) {}
 };
 
@@ -122,6 +137,7 @@ std::string WorkerHead(const StatusScreen& screen, const Columns& columns) {
   Line line(screen);
   line.Add("WORKER", kDim).To(tabs.state).Add("STATE", kDim).To(tabs.experts).Add("EXPERTS", kDim);
   line.To(tabs.load).Add("LOAD", kDim).To(tabs.memory).Add("MEMORY", kDim);
+  if (columns.gpu > 0) line.To(tabs.gpu).Add("GPU", kDim);
   return line.To(tabs.round_trip)
       .Add("ROUND TRIP", kDim)
       .To(tabs.backend)
@@ -139,6 +155,7 @@ std::string WorkerLine(const StatusScreen& screen, const Columns& columns, const
   line.To(tabs.load).Add(Bar(screen, worker.busy_ratio, 8), kGreen);
   line.Add(absl::StrFormat(" %3.0f%%", worker.busy_ratio * 100));
   line.To(tabs.memory).Add(Memory(worker.expert_bytes, worker.memory_limit_bytes));
+  if (columns.gpu > 0) line.To(tabs.gpu).Add(Gpu(worker.gpu));
   line.To(tabs.round_trip).Add(absl::StrFormat("%10s", Duration(worker.round_trip_us)));
   line.To(tabs.backend)
       .Add(absl::StrCat(PlainName(worker.backend, 12), ", ", PlainName(worker.transport, 10)), kDim);
@@ -214,6 +231,13 @@ std::vector<std::string> StatusLines(const StatusScreen& screen, const std::stri
                         .Add(absl::StrFormat(" %.0f%%", KvShare(pool) * 100), kBold)
                         .Add(absl::StrCat("   epoch ", pool.epoch), kDim)
                         .Take());
+    if (pool.gpu.has_value()) {
+      lines.push_back(Line(screen)
+                          .Add("router's GPU ", kDim)
+                          .Add(Gpu(pool.gpu), kBold)
+                          .Add(absl::StrCat("   ", PlainName(pool.gpu->name, 60)), kDim)
+                          .Take());
+    }
     lines.push_back("");
     const Columns columns(pool, screen.columns);
     lines.push_back(WorkerHead(screen, columns));
@@ -239,19 +263,25 @@ std::string StatusTable(const PoolInfo& pool) {
                       pool.running, pool.waiting, pool.kv_blocks_free, pool.kv_blocks);
   if (!pool.waiting_for.empty())
     absl::StrAppend(&text, "waiting for: ", PlainName(pool.waiting_for, 1000), "\n");
-  absl::StrAppendFormat(&text, "%-6s %-24s %-9s %-11s %-8s %-10s %5s %10s %10s %12s %12s\n", "worker", "name",
+  if (pool.gpu.has_value()) {
+    absl::StrAppend(&text, "router's GPU: ", Gpu(pool.gpu), "   ", PlainName(pool.gpu->name, 96), "\n");
+  }
+  absl::StrAppendFormat(&text, "%-6s %-24s %-9s %-11s %-8s %-10s %5s %10s %10s %12s %12s", "worker", "name",
                         "state", "transport", "backend", "experts", "load", "MiB", "limit", "dispatches",
                         "round trip");
+  const bool gpus = std::any_of(pool.workers.begin(), pool.workers.end(), HasGpu);
+  text += gpus ? "  GPU\n" : "\n";
   // What is not known yet is 0: the first figures come with a heartbeat, and with a dispatch.
   const auto mib = [](uint64_t bytes) {
     return bytes == 0 ? "-" : absl::StrFormat("%.1f", static_cast<double>(bytes) / (1 << 20));
   };
   for (const PoolWorkerInfo& w : pool.workers) {
-    absl::StrAppendFormat(&text, "%-6d %-24s %-9s %-11s %-8s %-10s %4.0f%% %10s %10s %12d %12s\n", w.id,
+    absl::StrAppendFormat(&text, "%-6d %-24s %-9s %-11s %-8s %-10s %4.0f%% %10s %10s %12d %12s", w.id,
                           PlainName(w.name, 64), PlainName(w.state, 16), PlainName(w.transport, 16),
                           PlainName(w.backend, 16), PlainName(w.experts, 200), w.busy_ratio * 100,
                           mib(w.expert_bytes), mib(w.memory_limit_bytes), w.dispatches,
                           Duration(w.round_trip_us));
+    text += gpus ? absl::StrCat("  ", Gpu(w.gpu), "\n") : "\n";
   }
   return text;
 }

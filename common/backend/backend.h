@@ -190,7 +190,7 @@ class TrunkOps {
 
 struct ExpertWeights {
   std::unique_ptr<Matrix> gate;  // [ffn_e, hidden]; all null where a slice is empty
-  std::unique_ptr<Matrix> up;    // [ffn_e, hidden]
+  std::unique_ptr<Matrix> up;    // [ffn_e, hidden], quantised where gate is
   std::unique_ptr<Matrix> down;  // [hidden, ffn_e]
   Activation activation = Activation::kSilu;
 };
@@ -232,11 +232,20 @@ class ExpertOps {
 
 enum class Op : uint8_t { kEmbed, kMatMul, kExpert };
 
+// Of every backend that gives the bits of the CPU's scalar kernels.
+inline constexpr std::string_view kNumericClass = "cpu-1";
+
+// The GPU that a backend computes on.
+struct GpuFacts {
+  std::string pci_bus_id;     // "0000:01:00.0"; empty: it computes on none
+  uint64_t memory_bytes = 0;  // of it that weights may take; 0: not known
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view Name() const = 0;     // "cpu"
-  virtual std::string NumericClass() const = 0;  // replicas of an expert share it; all CPUs are "cpu-1"
+  virtual std::string_view Name() const = 0;     // "cpu", "cuda"
+  virtual std::string NumericClass() const = 0;  // replicas of an expert share it
   virtual bool Supports(Op op, DType dtype) const = 0;
   // ResourceExhausted names the bytes.
   virtual absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) = 0;
@@ -250,6 +259,7 @@ class Backend {
   virtual void KeepLoaded(absl::FunctionRef<bool()> stop) = 0;
   virtual TrunkOps& Trunk() = 0;
   virtual ExpertOps& Experts() = 0;
+  virtual GpuFacts Gpu() const { return {}; }
 };
 
 struct WeightOptions {
@@ -262,10 +272,15 @@ struct BackendOptions {
   std::string backend = "auto";  // auto, cpu, cuda
   std::string isa = "auto";      // cpu: auto, scalar, avx2, avx512, avx512vnni
   int threads = 0;               // cpu: 0 is one a core
+  // cuda: most that is taken of the device's memory; 0: what is free at the start, less a margin.
+  uint64_t device_memory_bytes = 0;
   WeightOptions weights = {};
+  int device = 0;  // cuda: of the machine's GPUs, counted from 0
 };
 
-// InvalidArgument for an unknown name; FailedPrecondition where the machine lacks what was asked for by name.
+// `auto` is cuda where the build and the machine have it, else cpu; the log says which GPU is used, or why
+// none is though the build would use one. InvalidArgument for an unknown name or device; FailedPrecondition
+// where the machine or the build lacks what was asked for by name.
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);
 
 }  // namespace moepool

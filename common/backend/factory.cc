@@ -1,17 +1,29 @@
-// MakeBackend: the backend that the options name, or the best that this machine and build have.
+// MakeBackend: the backend that the options name, or the best that this machine and build have. The one file
+// that knows whether CUDA is in the build.
 #include <memory>
 #include <string>
 #include <string_view>
 
 #include "common/backend/backend.h"
 #include "common/backend/cpu/cpu_backend.h"
+#include "common/base/log.h"
 #include "common/base/str.h"
 #include "common/kernels/kernels.h"
+
+#if MOEPOOL_CUDA
+#include "common/backend/cuda/cuda_backend.h"
+#include "common/backend/cuda/cuda_device.h"
+#endif
 
 namespace moepool {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+#if MOEPOOL_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
 
 // Every name with what a processor needs for it.
 constexpr struct {
@@ -36,6 +48,39 @@ absl::StatusOr<const KernelTable*> ChooseKernels(const std::string& isa) {
       StrCat("isa \"", isa, "\": expected auto, scalar, avx2, avx512 or avx512vnni"));
 }
 
+absl::StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const BackendOptions& options) {
+#if MOEPOOL_CUDA
+  absl::StatusOr<std::unique_ptr<Device>> device = MakeCudaDevice(options.device);
+  if (!device.ok()) return device.status();
+  const std::string name = (*device)->Description();
+  CudaOptions cuda_options;
+  cuda_options.memory_limit_bytes = options.device_memory_bytes;
+  absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
+      CudaBackend::Create(*std::move(device), cuda_options);
+  if (backend.ok()) {
+    Log(LogLevel::kInfo, "a GPU is used", {{"device", options.device}, {"name", name}});
+  }
+  return backend;
+#else
+  return absl::FailedPreconditionError("this build has none (MOEPOOL_CUDA)");
+#endif
+}
+
+// Null where `auto` is to take the CPU.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaIfWanted(const BackendOptions& options) {
+  if (options.backend == "cpu" || (options.backend == "auto" && !kHasCuda)) return nullptr;
+  absl::StatusOr<std::unique_ptr<Backend>> backend = MakeCuda(options);
+  if (backend.ok()) return backend;
+  const absl::Status& status = backend.status();
+  // A number that no GPU has is a mistake of whoever gave it, and memory that is short will be short again.
+  const bool passes = absl::IsFailedPrecondition(status) || absl::IsUnavailable(status);
+  if (options.backend == "cuda" || !passes) {
+    return absl::Status(status.code(), StrCat("backend cuda: ", ToStd(status.message())));
+  }
+  Log(LogLevel::kInfo, "no GPU is used", {{"reason", ToStd(status.message())}});
+  return nullptr;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
@@ -43,13 +88,21 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
     return absl::InvalidArgumentError(
         StrCat("threads ", options.threads, ": expected 0 (one a core) to ", kMaxThreads));
   }
-  if (options.backend == "cuda") return absl::FailedPreconditionError("this build has no CUDA backend");
-  if (options.backend != "auto" && options.backend != "cpu") {
+  if (options.device < 0) {
+    return absl::InvalidArgumentError(StrCat("device ", options.device, ": expected 0 or more"));
+  }
+  if (options.backend != "auto" && options.backend != "cpu" && options.backend != "cuda") {
     return absl::InvalidArgumentError(
         StrCat("backend \"", options.backend, "\": expected auto, cpu or cuda"));
   }
   auto kernels = ChooseKernels(options.isa);
   if (!kernels.ok()) return kernels.status();
+  absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCudaIfWanted(options);
+  if (!cuda.ok() || *cuda != nullptr) return cuda;
+  if (options.device_memory_bytes != 0) {
+    return absl::FailedPreconditionError(StrCat("device-memory ", options.device_memory_bytes,
+                                                ": the backend is cpu, which has no memory of a device"));
+  }
   return std::make_unique<CpuBackend>(*kernels, options.threads, options.weights);
 }
 

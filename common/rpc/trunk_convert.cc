@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/rpc/gpu_convert.h"
 
 namespace moepool {
 namespace {
@@ -323,6 +324,7 @@ trunk::v1::Pool ToProto(const PoolInfo& pool) {
     w->set_received_bytes(worker.received_bytes);
     ToProto(worker.dispatch, w->mutable_dispatch());
     ToProto(worker.combine, w->mutable_combine());
+    if (worker.gpu.has_value()) ToProto(*worker.gpu, w->mutable_gpu());
   }
   proto.set_running(pool.running);
   proto.set_waiting(pool.waiting);
@@ -341,6 +343,7 @@ trunk::v1::Pool ToProto(const PoolInfo& pool) {
   proto.mutable_expert_tokens_last_minute()->Add(pool.expert_tokens_last_minute.begin(),
                                                  pool.expert_tokens_last_minute.end());
   proto.mutable_load_ratio()->Add(pool.load_ratio.begin(), pool.load_ratio.end());
+  if (pool.gpu.has_value()) ToProto(*pool.gpu, proto.mutable_gpu());
   return proto;
 }
 
@@ -370,6 +373,7 @@ PoolInfo FromProto(const trunk::v1::Pool& proto) {
                             .received_bytes = w.received_bytes(),
                             .dispatch = FromProto(w.dispatch()),
                             .combine = FromProto(w.combine())});
+    if (w.has_gpu()) pool.workers.back().gpu = FromProto(w.gpu());
   }
   pool.running = proto.running();
   pool.waiting = proto.waiting();
@@ -388,6 +392,7 @@ PoolInfo FromProto(const trunk::v1::Pool& proto) {
   pool.expert_tokens_last_minute.assign(proto.expert_tokens_last_minute().begin(),
                                         proto.expert_tokens_last_minute().end());
   pool.load_ratio.assign(proto.load_ratio().begin(), proto.load_ratio().end());
+  if (proto.has_gpu()) pool.gpu = FromProto(proto.gpu());
   return pool;
 }
 

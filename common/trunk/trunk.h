@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/base/gpu_reading.h"
 #include "common/base/time_histogram.h"
 #include "common/model/model_source.h"
 #include "common/model/tokenizer_spec.h"
@@ -182,8 +183,9 @@ struct PoolWorkerInfo {
   uint64_t compute_us = 0;   // its own, as it says
   uint64_t sent_bytes = 0;   // to it
   uint64_t received_bytes = 0;
-  TimeHistogram dispatch;  // dispatch_us by size
-  TimeHistogram combine;   // combine_us by size
+  TimeHistogram dispatch;              // dispatch_us by size
+  TimeHistogram combine;               // combine_us by size
+  std::optional<GpuReading> gpu = {};  // that it computes on, as it says
 };
 
 // Of the engine since it started.
@@ -213,6 +215,7 @@ struct PoolInfo {
   // [layers]: tokens of the worker with most of them over the workers' mean, in the last minute, with the
   // experts where they are placed now. 0 where there were none, or the pool is not ready.
   std::vector<double> load_ratio;
+  std::optional<GpuReading> gpu = {};  // that the trunk computes on
 };
 
 // One running sequence. Destroying it cancels it; no update is delivered once the destructor has returned.

@@ -295,6 +295,37 @@ def load():
     ]
 
 
+def gpus():
+    def each(metric):
+        return f"max by (instance, gpu) ({metric}{{{P}}})"
+
+    return [
+        lines(
+            "GPU memory",
+            "Memory in use of each GPU that a router or worker computes on, and its size. Nothing without GPUs.",
+            [
+                query(each("moepool_gpu_memory_used_bytes"), "{{instance}}"),
+                query(each("moepool_gpu_memory_total_bytes"), "{{instance}}, all"),
+            ],
+            "bytes",
+        ),
+        lines(
+            "GPU utilisation",
+            "Share of the driver's last sampling period in which the GPU computed, for whomever.",
+            query(each("moepool_gpu_utilization_ratio"), "{{instance}}"),
+            "percentunit",
+            high=1,
+        ),
+        lines(
+            "GPU temperature",
+            "Of the core. Cards slow down by themselves somewhere above 80 °C.",
+            query(each("moepool_gpu_temperature_celsius"), "{{instance}}"),
+            "celsius",
+        ),
+        lines("GPU power", "As the card draws it.", query(each("moepool_gpu_power_watts"), "{{instance}}"), "watt"),
+    ]
+
+
 def make():
     worker = variable("worker", "Worker", 'label_values(moepool_worker_round_trip_seconds{pool=~"$pool"}, worker)')
     return dashboard(
@@ -302,5 +333,5 @@ def make():
         "moepool / Pool",
         "Workers, what they hold, and what passes between them and the router.",
         [worker],
-        {"Now": now(), "Workers": workers(), "Exchange": exchange(), "Load and memory": load()},
+        {"Now": now(), "Workers": workers(), "Exchange": exchange(), "Load and memory": load(), "GPUs": gpus()},
     )

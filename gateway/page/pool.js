@@ -51,6 +51,14 @@ function meter(parent, share) {
   line(outer, "i", "", "").style.width = `${Math.min(Math.max(share, 0), 1) * 100}%`;
 }
 
+// "GPU 21.3 / 24.0 GiB, 97 %"; empty where nothing is known.
+function gpuText(gpu) {
+  const facts = [];
+  if (gpu?.memory_total_bytes > 0) facts.push(bytes(gpu.memory_used_bytes ?? 0, gpu.memory_total_bytes));
+  if (gpu?.utilization_ratio !== undefined) facts.push(`${Math.round(gpu.utilization_ratio * 100)} %`);
+  return facts.length > 0 ? `GPU ${facts.join(", ")}` : "";
+}
+
 const STATES = {ready: "ready", lost: "away"};
 
 function showWorkers(workers) {
@@ -80,6 +88,8 @@ function showWorkers(workers) {
       memory.append(bytes(worker.expert_bytes));
       line(memory, "small", "", "no limit");
     }
+    const gpu = gpuText(worker.gpu);
+    if (gpu !== "") line(memory, "small", "", gpu).title = worker.gpu.name;
     cell(row, "number").append(worker.round_trip_us > 0 ? time(worker.round_trip_us) : "–");
     rows.append(row);
   }

@@ -20,7 +20,7 @@ ENV = compose_files.example_env()
 PROJECTS = {
     "one machine": (["compose.yaml"], {}, ()),
     "one machine, watched": (["compose.yaml", "monitoring.yaml"], {"GRAFANA_PASSWORD": "secret"}, ()),
-    **{f"{n} GPUs": (["compose.yaml", "compose.gpu.yaml"], {"GPUS": str(n), "GPU_EXPERTS": "3GiB"}, (profile,))
+    **{f"{n} GPUs": (["compose.yaml", "compose.gpu.yaml"], {"GPUS": str(n), "GPU_TRUNK": "4GiB", "GPU_EXPERTS": "18GiB"}, (profile,))
        for n, profile in ((1, "1-gpu"), (2, "2-gpus"), (4, "4-gpus"), (8, "8-gpus"))},
     "the first machine": (["compose.yaml", "several-machines/first.yaml"],
                           {"PRIVATE_ADDRESS": "192.0.2.1", "POOL_WORKERS": "4"}, ()),
@@ -57,6 +57,23 @@ class ComposeTest(unittest.TestCase):
                            for s in workers.values()]
                 self.assertEqual(devices, [[str(i)] for i in range(n)])
                 self.assertTrue(all(s["image"].endswith("-cuda") for s in workers.values()))
+                router = self.projects[f"{n} GPUs"]["services"]["router"]
+                self.assertEqual(router["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"], ["0"])
+                for service, memory in ((router, "4GiB"), *((s, "18GiB") for s in workers.values())):
+                    given = settings.variables(service["environment"])
+                    self.assertEqual((given["backend"], given["device-memory"], given.get("memory-limit", "0")),
+                                     ("cuda", memory, "0"))
+
+    def test_images_are_built_with_options_that_there_are(self):
+        def unknown(text):
+            known = (settings.ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+            given = set(re.findall(r"-D(MOEPOOL_\w+)=", text))
+            self.assertTrue(given)
+            return {option for option in given if not re.search(rf"option\({option} ", known)}
+        for file in sorted((settings.ROOT / "deploy/docker").glob("Dockerfile.*")):
+            text = file.read_text(encoding="utf-8")
+            self.assertEqual(unknown(text), set(), file.name)
+            self.assertEqual(unknown(text.replace("-DMOEPOOL_TESTS", "-DMOEPOOL_TEST")), {"MOEPOOL_TEST"})
 
     def test_env_example_names_what_is_asked(self):
         text = (compose_files.FOLDER / "compose.yaml").read_text(encoding="utf-8")

@@ -42,6 +42,12 @@ def verify(root):
             raise AssertionError(f"systemd-analyze verify {service}: {said}")
 
 
+def exposure(root, service):
+    """By systemd-analyze's measure."""
+    said = run("systemd-analyze", "security", "--offline=true", "--no-pager", f"--root={root}", service)
+    return float(re.search(r"exposure level for \S+: ([0-9.]+)", said).group(1))
+
+
 class PrefixTest(cluster.E2eTest):
     @classmethod
     def setUpClass(cls):
@@ -54,7 +60,8 @@ class PrefixTest(cluster.E2eTest):
         there = files(self.prefix)
         for name in (*(f"bin/{p}" for p in PROGRAMS), *(f"lib/systemd/system/{u}" for u in UNITS),
                      *(f"etc/moepool/{s}" for s in SETTINGS), "share/doc/moepool/LICENSE", "share/doc/moepool/README.md",
-                     "share/doc/moepool/docs/architecture.md", "share/moepool/proto/inference.proto"):
+                     "share/doc/moepool/docs/architecture.md", "share/moepool/proto/inference.proto",
+                     "share/moepool/systemd/gpu.conf"):
             self.assertIn(name, there)
         self.assertEqual({f for f in there if f.startswith("bin/")}, {f"bin/{p}" for p in PROGRAMS})
         units = "".join((self.prefix / "lib/systemd/system" / u).read_text() for u in UNITS)
@@ -148,6 +155,25 @@ class PackageTest(unittest.TestCase):
         shutil.copytree(self.root, root)
         verify(root)
 
+    def give_gpus(self, root):
+        for unit in ("moepool-router.service", "moepool-expert-worker@.service"):
+            folder = root / f"etc/systemd/system/{unit}.d"
+            folder.mkdir(parents=True)
+            shutil.copy(root / "usr/share/moepool/systemd/gpu.conf", folder)
+
+    def test_units_with_a_gpu(self):
+        root = self.root.parent / "gpu"
+        shutil.copytree(self.root, root)
+        self.give_gpus(root)
+        verify(root)
+        # Devices alone are let in: what else the units keep out stays out.
+        for service in SERVICES[1:]:
+            self.assertLessEqual(exposure(root, service), MOST_EXPOSURE, service)
+        dropped = root / "etc/systemd/system/moepool-router.service.d/gpu.conf"
+        dropped.write_text(dropped.read_text().replace("DevicePolicy=closed", "DevicePolicy=shut"))
+        with self.assertRaisesRegex(AssertionError, "DevicePolicy"):
+            verify(root)
+
     def test_a_unit_that_is_wrong_is_found(self):
         root = self.root.parent / "wrong"
         shutil.copytree(self.root, root)
@@ -157,10 +183,7 @@ class PackageTest(unittest.TestCase):
 
     def test_little_is_exposed(self):
         for service in SERVICES:
-            said = run("systemd-analyze", "security", "--offline=true", "--no-pager", f"--root={self.root}", service)
-            exposure = re.search(r"exposure level for \S+: ([0-9.]+)", said)
-            self.assertIsNotNone(exposure, said)
-            self.assertLessEqual(float(exposure.group(1)), MOST_EXPOSURE, said)
+            self.assertLessEqual(exposure(self.root, service), MOST_EXPOSURE, service)
 
     def test_router_and_workers_are_one_scheduling_group_and_one_user(self):
         folder = self.root / "usr/lib/systemd/system"

@@ -97,6 +97,12 @@ class ManifestsTest(unittest.TestCase):
             pod = kubernetes_checks.pod(self.one(self.rendered["gpu"], "StatefulSet", name))
             self.assertEqual(pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"], "1")
             self.assertTrue(pod["tolerations"])
+            container = pod["containers"][0]
+            self.assertTrue(container["image"].endswith("-cuda"))
+            environment = {e["name"]: e["value"] for e in container["env"]}
+            self.assertEqual(environment["MOEPOOL_BACKEND"], "cuda")
+            self.assertIn({"name": "shm", "mountPath": "/dev/shm"}, container["volumeMounts"])
+            self.assertIn("XDG_CACHE_HOME", environment, "the overlay adds to what is there")
 
     def test_rules_are_the_tested_ones(self):
         (rule,) = [o for o in self.rendered["cpu with monitoring"] if o["kind"] == "PrometheusRule"]

@@ -56,7 +56,9 @@ class FixedPool : public ExpertPool {
     routes->member = plan.owner;
     for (int w = 0; w < scenario.workers; ++w) {
       TestWorker& worker = workers_.emplace_back();
-      worker.backend = MakeBackend({"cpu", scenario.worker_isa, scenario.threads}).value();
+      worker.backend = scenario.make_worker
+                           ? scenario.make_worker()
+                           : MakeBackend({"cpu", scenario.worker_isa, scenario.threads}).value();
       worker.store = std::make_unique<ExpertStore>(source.get(), worker.backend.get(), 0);
       for (size_t i = 0; i < plan.owner.size(); ++i) {
         if (plan.owner[i] != w) continue;
@@ -161,7 +163,9 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
                         std::vector<SequenceRequest> requests, const Scenario& scenario,
                         const std::vector<TransportCase>& transports, EngineStats* stats) {
   FixedPool pool(source, scenario, transports[static_cast<size_t>(scenario.transport)]);
-  const std::unique_ptr<Backend> backend = MakeBackend({"cpu", scenario.isa, scenario.threads}).value();
+  const std::unique_ptr<Backend> backend = scenario.make_trunk
+                                               ? scenario.make_trunk()
+                                               : MakeBackend({"cpu", scenario.isa, scenario.threads}).value();
   LogitHashes hashes;  // written on the engine's thread, read after it has ended
   EngineOptions options;
   options.limits.max_running = scenario.max_running;

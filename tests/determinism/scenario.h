@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <ostream>
@@ -34,6 +35,9 @@ struct Scenario {
   int threads = 1;
   std::string isa = "scalar";  // of the trunk
   std::string worker_isa = "scalar";
+  // Where set, what makes the backends in the place of isa and threads.
+  std::function<std::unique_ptr<Backend>()> make_trunk = {};
+  std::function<std::unique_ptr<Backend>()> make_worker = {};
 };
 std::ostream& operator<<(std::ostream& os, const Scenario& scenario);
 

@@ -113,6 +113,28 @@ class PageTest(E2eTest):
         self.assertEqual(page.run("document.querySelectorAll('.user, .answer').length"), 0)
         self.check_clean(page, pool)
 
+    def test_what_a_worker_says_of_its_gpu_is_shown(self):
+        pool = self.start_cluster(cluster.tiny_mixtral(), workers=2)
+        page = self.open(pool)
+        page.wait("document.querySelectorAll('#workers tr').length === 2", "two workers on the page")
+        self.assertNotIn("GPU", page.text("#workers"))
+        # There is none here: the answers of /pool are given one.
+        gpu = {"name": "RTX <b>3090</b>", "uuid": "GPU-1", "memory_used_bytes": 43 << 29, "memory_total_bytes": 24 << 30,
+               "utilization_ratio": 0.97}
+        page.run(f"""window.ask = window.fetch;
+            window.fetch = async (...parts) => {{
+                const answer = await ask(...parts);
+                if (parts[0] !== '/pool') return answer;
+                const pool = await answer.json();
+                pool.workers[1].gpu = {json.dumps(gpu)};
+                return new Response(JSON.stringify(pool));
+            }};
+            true""")
+        page.wait("document.getElementById('workers').textContent.includes('GPU 21.5 / 24.0 GiB, 97 %')", "the GPU")
+        self.assertEqual(page.run("document.querySelectorAll('#workers [title]').length"), 1)
+        self.assertEqual(page.run("document.querySelector('#workers [title]').title"), gpu["name"])
+        self.check_clean(page, pool)
+
     def test_errors_are_shown_and_the_page_goes_on(self):
         pool = self.start_cluster(cluster.tiny_mixtral(), workers=1)
         page = self.open(pool)

@@ -113,6 +113,23 @@ class DashboardsTest(unittest.TestCase):
                     self.assertTrue(metric.startswith("moepool_"), where)
                     self.assertIn(("pool", "=~", "x"), labels, where)
 
+    def test_what_is_shown_of_gpus_is_documented(self):
+        """The other metrics are compared with those of live processes (tests/e2e)."""
+        text = (DEPLOY.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+        rows = dict(re.findall(r"^\| `(moepool_gpu_\w+)` \| gauge \|([^|]*)\|", text, re.M))
+        shown = set()
+        for where, panel in self.all_panels():
+            for query in queries(panel):
+                if "moepool_gpu_" not in query:
+                    continue
+                plain = monitoring.substitute(query, {"pool": "x"})
+                for metric, _ in monitoring.selectors(plain):
+                    self.assertIn(metric, rows, where)
+                    self.assertLessEqual(monitoring.grouping_labels(plain) - {"instance", "pool"},
+                                         set(re.findall(r"`(\w+)`", rows[metric])), where)
+                    shown.add(metric)
+        self.assertEqual(set(rows) - shown, {"moepool_gpu_info"})
+
     def test_provisioning_names_what_the_compose_file_mounts(self):
         provisioning = DEPLOY / "grafana" / "provisioning"
         compose = monitoring.read_yaml(DEPLOY / "compose" / "monitoring.yaml")

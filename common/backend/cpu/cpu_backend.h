@@ -43,7 +43,7 @@ class CpuBackend : public Backend {
   CpuBackend(const KernelTable* kernels, int threads, const WeightOptions& weights);
   ~CpuBackend() override;
   std::string_view Name() const override { return "cpu"; }
-  std::string NumericClass() const override { return "cpu-1"; }
+  std::string NumericClass() const override { return std::string(kNumericClass); }
   bool Supports(Op op, DType dtype) const override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights, const WeightKey& key) override;

@@ -7,17 +7,17 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <numeric>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "common/backend/cpu/cpu_backend.h"
 #include "common/backend/cpu/matmul.h"
 #include "common/backend/cpu/scratch.h"
+#include "common/backend/expert_pairs.h"
 #include "common/base/rounding.h"
 #include "common/base/status_macros.h"
 #include "common/base/trace.h"
-#include "common/model/canonical_sum.h"
 
 namespace moepool {
 namespace {
@@ -52,8 +52,6 @@ class CpuExpertOps : public ExpertOps {
   void Fetch(std::span<Fetched> wanted) override { FetchInPlace(wanted); }
 
  private:
-  void SortPairs(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch);
-  void PlanAdds(const ExpertBatch& batch);
   void PlanRuns(std::span<const ExpertWeights* const> experts, const Activations& x);
   MatMulChunks UpChunks(const ExpertRun& run) const;
   MatMulChunks DownChunks(const ExpertRun& run) const;
@@ -69,70 +67,14 @@ class CpuExpertOps : public ExpertOps {
   int64_t leaf_stride_ = 0;
   PreparedRows prepared_;
   std::vector<ExpertRun> runs_;  // of experts with pairs and weights, ascending; the last holds the totals
-  std::vector<int64_t> pair_begin_;  // [experts + 1]
-  // A pair is one (part, entry); it has a slot, in order of the parts, and a place, in order of the experts.
-  std::vector<int64_t> part_slot_;     // [parts + 1] first slot
-  std::vector<int32_t> slot_pair_;     // [pairs]
-  std::vector<int32_t> pair_row_;      // [pairs] row of the activations
-  std::vector<float> pair_weight_;     // [pairs]
-  std::vector<uint8_t> pair_fault_;    // [pairs]
-  std::vector<int32_t> identity_;      // [pairs]
-  std::vector<int32_t> part_experts_;  // of the part last planned
-  std::vector<int32_t> experts_;       // of the part being planned
-  std::vector<PlannedAdd> adds_;
-  std::vector<std::pair<int64_t, int64_t>> part_adds_;  // [parts] range of adds_
-  Scratch<float> plain_;                                // h where down is not quantised
+  ExpertPairs pairs_;
+  std::vector<uint8_t> pair_fault_;  // [pairs]
+  std::vector<int32_t> identity_;    // [pairs]
+  Scratch<float> plain_;             // h where down is not quantised
 
   Scratch<ActivationBlock> blocks_;
   Scratch<float> leaves_;  // [pairs, leaf_stride_]
 };
-
-void CpuExpertOps::SortPairs(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch) {
-  pair_begin_.assign(experts.size() + 1, 0);
-  part_slot_.assign(1, 0);
-  for (const ExpertPart& part : batch.parts) {
-    for (int32_t e = part.begin; e < part.end; ++e) ++pair_begin_[batch.entries[e].expert + 1];
-    part_slot_.push_back(part_slot_.back() + part.end - part.begin);
-  }
-  for (size_t e = 0; e < experts.size(); ++e) pair_begin_[e + 1] += pair_begin_[e];
-  const int64_t pairs = part_slot_.back();
-  slot_pair_.resize(pairs);
-  pair_row_.resize(pairs);
-  pair_weight_.resize(pairs);
-  identity_.resize(pairs);
-  pair_fault_.assign(pairs, 0);
-  int64_t slot = 0;
-  for (const ExpertPart& part : batch.parts) {
-    for (int32_t e = part.begin; e < part.end; ++e, ++slot) {
-      const int64_t pair = pair_begin_[batch.entries[e].expert]++;
-      slot_pair_[slot] = static_cast<int32_t>(pair);
-      pair_row_[pair] = part.row;
-      pair_weight_[pair] = batch.entries[e].weight;
-      identity_[slot] = static_cast<int32_t>(slot);
-    }
-  }
-  for (size_t e = experts.size(); e > 0; --e) pair_begin_[e] = pair_begin_[e - 1];
-  pair_begin_[0] = 0;
-}
-
-// Parts of one call mostly name the same experts (all of them, in a dense model), and then share a plan.
-void CpuExpertOps::PlanAdds(const ExpertBatch& batch) {
-  adds_.clear();
-  part_adds_.clear();
-  part_experts_.clear();
-  for (const ExpertPart& part : batch.parts) {
-    experts_.clear();
-    for (int32_t e = part.begin; e < part.end; ++e) experts_.push_back(batch.entries[e].expert);
-    if (!part_adds_.empty() && experts_ == part_experts_) {
-      part_adds_.push_back(part_adds_.back());
-      continue;
-    }
-    const int64_t begin = static_cast<int64_t>(adds_.size());
-    PlanLeaves(experts_, &adds_);
-    part_adds_.push_back({begin, static_cast<int64_t>(adds_.size())});
-    part_experts_.swap(experts_);
-  }
-}
 
 MatMulChunks CpuExpertOps::UpChunks(const ExpertRun& run) const {
   return MatMulChunks(Packed(run.weights->gate), run.end - run.begin, threads_, kGroupsAQuantBlock);
@@ -148,8 +90,8 @@ void CpuExpertOps::PlanRuns(std::span<const ExpertWeights* const> experts, const
   int64_t up_chunks = 0;
   int64_t down_chunks = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
-    const int64_t begin = pair_begin_[e];
-    const int64_t end = pair_begin_[e + 1];
+    const int64_t begin = pairs_.expert_begin[e];
+    const int64_t end = pairs_.expert_begin[e + 1];
     if (begin == end) continue;
     MOEPOOL_CHECK(experts[e] != nullptr);
     if (Empty(*experts[e])) {
@@ -183,7 +125,7 @@ void CpuExpertOps::GateUp(const ExpertRun& run, int64_t chunk) {
   const PackedMatrix& up = Packed(run.weights->up);
   const MatMulChunk c = UpChunks(run).At(chunk);
   const int64_t tokens = c.token_end - c.token_begin;
-  const ActivationRows x = prepared_.Select(pair_row_.data() + run.begin + c.token_begin, tokens);
+  const ActivationRows x = prepared_.Select(pairs_.row.data() + run.begin + c.token_begin, tokens);
   const int64_t tile_groups = kTileFloats / (kGroupRows * tokens) / kGroupsAQuantBlock * kGroupsAQuantBlock;
   alignas(64) float gate_tile[kTileFloats];
   alignas(64) float up_tile[kTileFloats];
@@ -231,16 +173,16 @@ void CpuExpertOps::Down(const ExpertRun& run, int64_t chunk) {
   float* leaf = Leaf(run.begin + c.token_begin) + c.group_begin * kGroupRows;
   k.matmul[static_cast<int>(down.dtype)](down.weights, c.group_begin, c.group_end, h, leaf, leaf_stride_);
   for (int64_t t = c.token_begin; t < c.token_end; ++t, leaf += leaf_stride_) {
-    k.scale(leaf, pair_weight_[run.begin + t], outputs, leaf);
+    k.scale(leaf, pairs_.weight[run.begin + t], outputs, leaf);
   }
 }
 
 // False where the part is not finite.
 bool CpuExpertOps::AddLeaves(int64_t part, float* out) {
-  const int32_t* const pairs = slot_pair_.data() + part_slot_[part];
-  const int64_t leaves = part_slot_[part + 1] - part_slot_[part];
-  for (int64_t a = part_adds_[part].first; a < part_adds_[part].second; ++a) {
-    device_->kernels.add(Leaf(pairs[adds_[a].src]), hidden_, Leaf(pairs[adds_[a].dst]));
+  const int32_t* const pairs = pairs_.slot_pair.data() + pairs_.part_slot[part];
+  const int64_t leaves = pairs_.part_slot[part + 1] - pairs_.part_slot[part];
+  for (const PlannedAdd& add : pairs_.Adds(part)) {
+    device_->kernels.add(Leaf(pairs[add.src]), hidden_, Leaf(pairs[add.dst]));
   }
   std::copy_n(Leaf(pairs[0]), hidden_, out);
   bool finite = device_->kernels.finite(out, hidden_);
@@ -259,9 +201,12 @@ void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const Expe
   threads_ =
       shares_host ? device_->pool.UsePart(batch.host_slot, batch.host_callers) : device_->pool.UsePart(0, 1);
   leaf_stride_ = RoundUp<int64_t>(hidden_, kGroupRows);
-  SortPairs(experts, batch);
-  PlanAdds(batch);
-  leaves_.Get(part_slot_.back() * leaf_stride_);
+  pairs_.Plan(experts.size(), batch);
+  const int64_t pairs = pairs_.part_slot.back();
+  pair_fault_.assign(static_cast<size_t>(pairs), 0);
+  identity_.resize(static_cast<size_t>(pairs));
+  std::iota(identity_.begin(), identity_.end(), 0);
+  leaves_.Get(pairs * leaf_stride_);
   PlanRuns(experts, batch.x);
   prepared_.Prepare(device_, batch.x, batch.x.q != nullptr, threads_);
 

@@ -27,11 +27,13 @@ class Device {
  public:
   virtual ~Device() = default;
   virtual std::string Description() const = 0;  // "NVIDIA GeForce RTX 3090, compute 8.6"
+  virtual std::string PciBusId() const = 0;     // "0000:01:00.0"; empty where there is none
   virtual const CudaKernels& Kernels() const = 0;
   virtual DeviceMemoryInfo Memory() const = 0;
 
   // Aligned to 256 bytes. ResourceExhausted names the bytes asked for and those that are free.
   virtual absl::StatusOr<std::byte*> Allocate(size_t bytes) = 0;
+  // Waits for all work first, as FreeHost() does. Null: nothing.
   virtual void Free(std::byte* memory) = 0;
   // Page-locked memory of the host, which kernels reach by the same address.
   virtual absl::StatusOr<std::byte*> AllocateHost(size_t bytes) = 0;

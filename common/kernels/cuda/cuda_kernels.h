@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/backend/backend.h"
+#include "common/backend/expert_pairs.h"
 #include "common/kernels/cuda/attention_args.h"
 
 namespace moepool {
@@ -22,7 +23,7 @@ struct DeviceWeights {
 };
 
 // Rows of activations; those forms are set that are wanted.
-struct DeviceRows {
+struct RowForms {
   float* f32 = nullptr;    // [rows, cols]
   int8_t* q = nullptr;     // [rows, cols]
   float* scale = nullptr;  // [rows, cols / 32]
@@ -37,14 +38,14 @@ struct NormArgs {
   const float* bias = nullptr;    // [cols] or null
   float eps = 0;
   const float* x = nullptr;  // [rows, cols]
-  DeviceRows y;              // y.f32 is set
+  RowForms y;                // y.f32 is set
   int32_t rows = 0;
   int32_t cols = 0;
   DeviceFaults faults = nullptr;
 };
 
 struct QuantizeArgs {
-  DeviceRows y;  // y.q and y.scale from y.f32
+  RowForms y;  // y.q and y.scale from y.f32
   int32_t rows = 0;
   int32_t cols = 0;
   DeviceFaults faults = nullptr;
@@ -63,7 +64,7 @@ struct ProductArgs {
 struct ProductsArgs {
   ProductArgs product[kMaxProducts];  // all quantised, or none
   int32_t products = 0;
-  DeviceRows x;
+  RowForms x;
   int32_t rows = 0;
 };
 
@@ -103,16 +104,18 @@ struct ExpertsArgs {
   const DeviceExpert* experts = nullptr;
   const ExpertTile* tiles = nullptr;
   int32_t tile_count = 0;
-  int32_t max_ffn = 0;  // of the experts' gate.rows
-  DeviceRows x;         // [rows, hidden]
+  int32_t tile_pairs = 0;   // the most of a tile
+  bool plain_up = false;    // gate and up are F32, F16 or BF16, of all experts; otherwise quantised
+  bool plain_down = false;  // the same of down
+  int32_t max_ffn = 0;      // of the experts' gate.rows
+  int32_t padded = 0;       // max_ffn rounded up to 32
   int32_t hidden = 0;
+  RowForms x;                          // [rows, hidden]
+  RowForms h;                          // [pairs, padded]: f32 where plain_down, otherwise q and scale
   const int32_t* pair_row = nullptr;   // [pairs]
   const float* pair_weight = nullptr;  // [pairs]
   uint8_t* pair_fault = nullptr;       // [pairs] zeros before
-  // h of a pair: [padded], where padded is max_ffn rounded up to 32; columns past the expert's own are zeros.
-  DeviceRows h;
-  int32_t padded = 0;
-  float* leaves = nullptr;  // [pairs, hidden]
+  float* leaves = nullptr;             // [pairs, hidden]
 };
 
 // Parts from their leaves.
@@ -122,7 +125,7 @@ struct LeavesArgs {
   const int32_t* slot_pair = nullptr;   // [slots] -> pair; a part's slots are neighbours, in order of entries
   const int32_t* part_begin = nullptr;  // [parts + 1] slots
   const PlannedAdd* adds = nullptr;     // counting from the part's first slot
-  const int32_t* add_begin = nullptr;   // [parts + 1]
+  const AddRange* part_adds = nullptr;  // [parts] in adds
   int32_t parts = 0;
   int32_t cols = 0;
   float* out = nullptr;  // [parts, cols]

@@ -14,35 +14,8 @@ constexpr float kSmallestMaximum = 1e-30f;  // of a block of activations; below 
 SIMT_DEVICE uint32_t Magnitude(float x) { return simt::FloatBits(x) & 0x7fffffffu; }
 SIMT_DEVICE bool IsFinite(float x) { return Magnitude(x) < 0x7f800000u; }
 
-SIMT_DEVICE float HalfToFloat(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
-  const uint32_t magnitude = h & 0x7fff;
-  if (magnitude >= 0x7c00) {
-    const uint32_t quiet = magnitude > 0x7c00 ? 0x400000u : 0u;
-    return simt::BitsFloat(sign | 0x7f800000u | quiet | (magnitude & 0x3ff) << 13);
-  }
-  if (magnitude < 0x400) {  // subnormal: magnitude * 2^-24, exact
-    return simt::BitsFloat(sign |
-                           simt::FloatBits(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f));
-  }
-  return simt::BitsFloat(sign | ((magnitude << 13) + (112u << 23)));
-}
-
-// Nearest even; past the range to infinity.
-SIMT_DEVICE uint16_t FloatToHalf(float x) {
-  const uint32_t bits = simt::FloatBits(x);
-  const uint32_t sign = bits >> 16 & 0x8000;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
-  if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00);
-  if (magnitude < 0x38800000u) {
-    const uint32_t sum = simt::FloatBits(simt::BitsFloat(magnitude) + 0.5f);
-    return static_cast<uint16_t>(sign | (sum - 0x3f000000u));
-  }
-  const uint32_t odd = magnitude >> 13 & 1;
-  return static_cast<uint16_t>(sign | ((magnitude - (112u << 23) + 0xfff + odd) >> 13));
-}
-
+SIMT_DEVICE float HalfToFloat(uint16_t h) { return simt::HalfToFloat(h); }
+SIMT_DEVICE uint16_t FloatToHalf(float x) { return simt::FloatToHalf(x); }
 SIMT_DEVICE float Bf16ToFloat(uint16_t h) { return simt::BitsFloat(static_cast<uint32_t>(h) << 16); }
 
 // Nearest even within ±127; |x| < 2^21.

@@ -16,6 +16,7 @@
 
 #define SIMT_TARGET device
 #define SIMT_KERNEL __global__ void
+#define SIMT_ARGS const __grid_constant__  // before an argument that is large or indexed
 #define SIMT_DEVICE __device__ inline
 #define SIMT_UNROLL _Pragma("unroll")
 // type name[count], shared by the threads of a block; what it holds at first is undefined.
@@ -54,6 +55,10 @@ __device__ inline int32_t AtomicOr(int32_t* p, int32_t value) { return atomicOr(
 __device__ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   return __dp4a(static_cast<int32_t>(a), static_cast<int32_t>(b), c);
 }
+// Byte i is byte n_i of (low, high), where n_i is bits 4 i to 4 i + 2 of `nibbles`, whose other bits are 0.
+__device__ inline uint32_t PickBytes(uint32_t low, uint32_t high, uint32_t nibbles) {
+  return __byte_perm(low, high, nibbles);
+}
 __device__ inline int Popcount(uint32_t v) { return __popc(v); }
 __device__ inline int BitWidth(uint32_t v) { return 32 - __clz(static_cast<int>(v)); }
 __device__ inline float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
@@ -61,11 +66,28 @@ __device__ inline float Divide(float a, float b) { return __fdiv_rn(a, b); }
 __device__ inline float SquareRoot(float a) { return __fsqrt_rn(a); }
 __device__ inline float BitsFloat(uint32_t v) { return __uint_as_float(v); }
 __device__ inline uint32_t FloatBits(float v) { return __float_as_uint(v); }
+// IEEE 754, nearest even, subnormals included; past the range to infinity. A NaN stays one.
+__device__ inline float HalfToFloat(uint16_t h) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(h));
+  return x;
+}
+__device__ inline uint16_t FloatToHalf(float x) {
+  uint16_t h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x));
+  return h;
+}
 // Through the read-only path; aligned to their size.
 __device__ inline Vector16 Load16(const void* p) { return __ldg(static_cast<const uint4*>(p)); }
 __device__ inline Vector8 Load8(const void* p) { return __ldg(static_cast<const uint2*>(p)); }
 __device__ inline uint32_t Load4(const void* p) { return __ldg(static_cast<const unsigned*>(p)); }
+__device__ inline uint8_t Load1(const void* p) { return __ldg(static_cast<const unsigned char*>(p)); }
 __device__ inline uint16_t Load2(const void* p) { return __ldg(static_cast<const unsigned short*>(p)); }
+// Of memory that this kernel writes, shared memory included; aligned to their size.
+__device__ inline Vector16 Read16(const void* p) { return *static_cast<const uint4*>(p); }
+__device__ inline Vector8 Read8(const void* p) { return *static_cast<const uint2*>(p); }
+__device__ inline void Write16(Vector16 v, void* p) { *static_cast<uint4*>(p) = v; }
+__device__ inline void Write8(Vector8 v, void* p) { *static_cast<uint2*>(p) = v; }
 
 // The warp's product of signed bytes, d = a b + d, in int32 (mma.m16n8k32). A [16, 32], B [32, 8], D [16, 8];
 // lane = 4 g + t holds

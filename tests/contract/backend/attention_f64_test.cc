@@ -8,7 +8,7 @@ namespace moepool {
 namespace {
 
 class AttentionF64Test : public BackendContract {};
-INSTANTIATE_TEST_SUITE_P(Cpu, AttentionF64Test, ::testing::ValuesIn(BackendCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionF64Test, ::testing::ValuesIn(BackendCases()), CaseName);
 
 // Rows after norm and rotation, in f64.
 std::vector<double> Projected(const Sequence& seq) {

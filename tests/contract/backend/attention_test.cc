@@ -11,9 +11,9 @@ namespace {
 
 class AttentionTest : public BackendContract {
  protected:
-  std::unique_ptr<Backend> reference_ = Make({"scalar", 1});
+  std::unique_ptr<Backend> reference_ = Reference();
 };
-INSTANTIATE_TEST_SUITE_P(Cpu, AttentionTest, ::testing::ValuesIn(BackendCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionTest, ::testing::ValuesIn(BackendCases()), CaseName);
 
 TEST_P(AttentionTest, PrefillDecodeAndEveryChunkingAreTheSame) {
   for (KvType type : kKvTypes) {

@@ -25,26 +25,21 @@ inline void PrintTo(const BackendCase& c, std::ostream* os) {
   *os << c.isa << " with " << c.threads << " threads";
 }
 
-inline std::vector<BackendCase> BackendCases() {
-  std::vector<BackendCase> cases;
-  for (const KernelTable* table : AvailableKernels()) {
-    cases.push_back({table->name, 1});
-    cases.push_back({table->name, 3});
-  }
-  const std::string fastest = AvailableKernels().back()->name;
-  for (int threads : {2, 7}) cases.push_back({fastest, threads});
-  return cases;
-}
+// Those that this program is about: of cpu_backends.cc or emulated_backends.cc.
+std::vector<BackendCase> BackendCases();
+std::unique_ptr<Backend> MakeCase(const BackendCase& c);
 
-inline std::unique_ptr<Backend> Make(const BackendCase& c) {
+inline std::unique_ptr<Backend> MakeCpu(const BackendCase& c) {
   auto backend = MakeBackend({"cpu", c.isa, c.threads});
   EXPECT_TRUE(backend.ok()) << backend.status();
   return *std::move(backend);
 }
+// What all are compared with.
+inline std::unique_ptr<Backend> Reference() { return MakeCpu({"scalar", 1}); }
 
 class BackendContract : public ::testing::TestWithParam<BackendCase> {
  protected:
-  std::unique_ptr<Backend> backend_ = Make(GetParam());
+  std::unique_ptr<Backend> backend_ = MakeCase(GetParam());
 };
 
 inline std::string CaseName(const ::testing::TestParamInfo<BackendCase>& info) {
@@ -76,6 +71,7 @@ class DeviceRows {
     if (cols % 32 == 0) {
       std::vector<uint8_t> faults(rows);
       backend->Trunk().Quantize(&view, faults);
+      backend->Trunk().Fetch({});
     }
   }
   static std::unique_ptr<Buffer> Floats(Backend* backend, int64_t n) {

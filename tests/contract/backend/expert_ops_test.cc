@@ -104,11 +104,12 @@ class ExpertOpsTest : public BackendContract {
     faults->assign(batch.parts.size(), 0);
     std::vector<float> out(batch.parts.size() * kHidden, -9.0f);
     backend_->Experts().Run(experts.pointers, {x, batch.parts, batch.entries}, out.data(), *faults);
+    backend_->Experts().Fetch({});
     return out;
   }
-  std::unique_ptr<Backend> reference_ = Make({"scalar", 1});
+  std::unique_ptr<Backend> reference_ = Reference();
 };
-INSTANTIATE_TEST_SUITE_P(Cpu, ExpertOpsTest, ::testing::ValuesIn(BackendCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, ExpertOpsTest, ::testing::ValuesIn(BackendCases()), CaseName);
 
 TEST_P(ExpertOpsTest, EqualsTheSumByHand) {
   struct Types {
@@ -119,14 +120,16 @@ TEST_P(ExpertOpsTest, EqualsTheSumByHand) {
                          {DType::kQ4_0, DType::kQ8_0, DType::kQ8_0, 160},
                          {DType::kF32, DType::kF32, DType::kF32, 48},
                          {DType::kF16, DType::kBF16, DType::kF16, 43},
-                         {DType::kQ8_0, DType::kF32, DType::kQ4_0, 32},
+                         {DType::kQ8_0, DType::kQ4_1, DType::kQ4_0, 32},
                          {DType::kQ8_0, DType::kQ8_0, DType::kF32, 40},
                          {DType::kQ4_1, DType::kQ4_0, DType::kQ6_K, 256},
-                         {DType::kF32, DType::kQ8_0, DType::kQ4_K, 512},
+                         {DType::kF32, DType::kF32, DType::kQ4_K, 512},
                          {DType::kQ5_0, DType::kQ5_1, DType::kIQ4_NL, 96},
                          {DType::kIQ4_NL, DType::kQ5_0, DType::kQ5_1, 160},
                          {DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, 256},
                          {DType::kQ2_K, DType::kQ3_K, DType::kQ5_K, 512},
+                         {DType::kMXFP4, DType::kMXFP4, DType::kMXFP4, 96},
+                         {DType::kQ8_0, DType::kMXFP4, DType::kIQ4_NL, 160},
                          {DType::kQ5_K, DType::kQ2_K, DType::kQ3_K, 256}}) {
     const Experts experts(backend_.get(), 13, t.ffn, t.gate, t.up, t.down, {4, 9});
     const Experts reference(reference_.get(), 13, t.ffn, t.gate, t.up, t.down, {4, 9});

@@ -11,9 +11,9 @@ namespace {
 
 class TrunkOpsTest : public BackendContract {
  protected:
-  std::unique_ptr<Backend> reference_ = Make({"scalar", 1});
+  std::unique_ptr<Backend> reference_ = Reference();
 };
-INSTANTIATE_TEST_SUITE_P(Cpu, TrunkOpsTest, ::testing::ValuesIn(BackendCases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Backends, TrunkOpsTest, ::testing::ValuesIn(BackendCases()), CaseName);
 
 std::vector<float> MatMul(Backend* backend, const FileMatrix& file, int tokens, const std::vector<float>& x,
                           const float* bias, const float* add, int64_t stride) {
@@ -211,6 +211,7 @@ TEST_P(TrunkOpsTest, NormFillsTheFormsAskedFor) {
         EXPECT_EQ(std::memcmp(a->q, reference.view.q, n), 0);
         EXPECT_EQ(std::memcmp(a->scale, reference.view.scale, n / 32 * 4), 0);
       }
+      backend_->Trunk().Fetch({});
       EXPECT_EQ(faults, std::vector<uint8_t>(rows));
     }
   }
@@ -228,17 +229,46 @@ TEST_P(TrunkOpsTest, FaultsMarkTheRowAndAreNeverCleared) {
   faults[10] = 1;
   DeviceRows normed(backend_.get(), rows, cols);
   backend_->Trunk().Norm({NormKind::kRms, weight.data(), nullptr, 1e-5f}, x.data(), &normed.view, faults);
+  backend_->Trunk().Fetch({});
   EXPECT_EQ(faults, expected);
   faults.assign(rows, 0);
   faults[10] = 1;
   DeviceRows plain(backend_.get(), rows, cols);
   std::copy(x.begin(), x.end(), plain.view.f32);
   backend_->Trunk().Quantize(&plain.view, faults);
+  backend_->Trunk().Fetch({});
   EXPECT_EQ(faults, expected);
 }
 
+TEST_P(TrunkOpsTest, GatherDrawsRowsToTheFront) {
+  const int64_t cols = 300;
+  const std::vector<float> before = Normal(9 * cols, kTestSeed);
+  for (const std::vector<int32_t>& rows :
+       {std::vector<int32_t>{}, {0}, {8}, {0, 1, 2}, {1, 2, 3, 7, 8}, {0, 2, 3, 8}}) {
+    std::vector<float> x = before;
+    backend_->Trunk().Gather(rows, cols, x.data());
+    backend_->Trunk().Fetch({});
+    for (size_t i = 0; i < rows.size(); ++i) {
+      for (int64_t c = 0; c < cols; ++c) ASSERT_EQ(x[i * cols + c], before[rows[i] * cols + c]);
+    }
+    for (size_t i = static_cast<size_t>(rows.empty() ? 0 : rows.back() + 1) * cols; i < x.size(); ++i) {
+      ASSERT_EQ(x[i], before[i]);
+    }
+  }
+}
+
+TEST_P(TrunkOpsTest, FetchGivesWhatWasWritten) {
+  auto buffer = backend_->Allocate(1000).value();
+  const std::vector<float> values = Normal(100, kTestSeed);
+  buffer->Write(40, std::as_bytes(std::span(values)));
+  Fetched fetched[] = {{buffer->data() + 40, 400}, {buffer->data() + 440, 60}, {nullptr, 0}};
+  backend_->Trunk().Fetch(fetched);
+  EXPECT_EQ(std::memcmp(fetched[0].host, values.data(), 400), 0);
+  for (int i = 0; i < 60; ++i) EXPECT_EQ(static_cast<std::byte*>(fetched[1].host)[i], std::byte{0});
+}
+
 TEST_P(TrunkOpsTest, DescribesItself) {
-  EXPECT_EQ(backend_->Name(), "cpu");
+  EXPECT_EQ(backend_->Name(), GetParam().isa == "cuda" ? "cuda" : "cpu");
   EXPECT_EQ(backend_->NumericClass(), "cpu-1");
   for (DType dtype : kAllTypes) {
     for (Op op : {Op::kEmbed, Op::kMatMul, Op::kExpert}) EXPECT_TRUE(backend_->Supports(op, dtype));

@@ -4,15 +4,20 @@
 // luck. Not a model of speed, nor of memory order: races show as results that differ between Orders.
 #pragma once
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #define SIMT_TARGET emulated
 #define SIMT_KERNEL [[maybe_unused]] void
+#define SIMT_ARGS const
 #define SIMT_DEVICE inline
 #define SIMT_UNROLL
 #define SIMT_SHARED(type, name, count) \
@@ -129,6 +134,13 @@ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   for (int i = 0; i < 32; i += 8) c += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
   return c;
 }
+inline uint32_t PickBytes(uint32_t low, uint32_t high, uint32_t nibbles) {
+  const uint64_t bytes = static_cast<uint64_t>(high) << 32 | low;
+  uint32_t picked = 0;
+  for (int i = 0; i < 4; ++i)
+    picked |= static_cast<uint32_t>(bytes >> 8 * (nibbles >> 4 * i & 7) & 0xff) << 8 * i;
+  return picked;
+}
 inline int Popcount(uint32_t v) { return std::popcount(v); }
 inline int BitWidth(uint32_t v) { return std::bit_width(v); }
 inline float Fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -136,11 +148,57 @@ inline float Divide(float a, float b) { return a / b; }
 inline float SquareRoot(float a) { return __builtin_sqrtf(a); }
 inline float BitsFloat(uint32_t v) { return std::bit_cast<float>(v); }
 inline uint32_t FloatBits(float v) { return std::bit_cast<uint32_t>(v); }
+// IEEE 754, nearest even, subnormals included; past the range to infinity. A NaN stays one.
+inline float HalfToFloat(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16;
+  const uint32_t magnitude = h & 0x7fff;
+  if (magnitude >= 0x7c00) {
+    const uint32_t quiet = magnitude > 0x7c00 ? 0x400000u : 0u;
+    return BitsFloat(sign | 0x7f800000u | quiet | (magnitude & 0x3ff) << 13);
+  }
+  if (magnitude < 0x400) {  // subnormal: magnitude * 2^-24, exact
+    return BitsFloat(sign | FloatBits(static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f));
+  }
+  return BitsFloat(sign | ((magnitude << 13) + (112u << 23)));
+}
+
+inline uint16_t FloatToHalf(float x) {
+  const uint32_t bits = FloatBits(x);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00 | (magnitude >> 13 & 0x3ff));
+  if (magnitude >= 0x47800000u) return static_cast<uint16_t>(sign | 0x7c00);
+  if (magnitude < 0x38800000u) {
+    const uint32_t sum = FloatBits(BitsFloat(magnitude) + 0.5f);
+    return static_cast<uint16_t>(sign | (sum - 0x3f000000u));
+  }
+  const uint32_t odd = magnitude >> 13 & 1;
+  return static_cast<uint16_t>(sign | ((magnitude - (112u << 23) + 0xfff + odd) >> 13));
+}
+// Ends the process: a device would fault.
+[[noreturn]] void Misaligned(const void* p, size_t size);
 // Aligned to their size, which UBSan checks.
 inline Vector16 Load16(const void* p) { return *static_cast<const Vector16*>(p); }
 inline Vector8 Load8(const void* p) { return *static_cast<const Vector8*>(p); }
 inline uint32_t Load4(const void* p) { return *static_cast<const uint32_t*>(p); }
+inline uint8_t Load1(const void* p) { return *static_cast<const uint8_t*>(p); }
 inline uint16_t Load2(const void* p) { return *static_cast<const uint16_t*>(p); }
+template <typename T>
+T ReadAligned(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) Misaligned(p, sizeof(T));
+  T v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <typename T>
+void WriteAligned(const T& v, void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % sizeof(T) != 0) Misaligned(p, sizeof(T));
+  std::memcpy(p, &v, sizeof v);
+}
+inline Vector16 Read16(const void* p) { return ReadAligned<Vector16>(p); }
+inline Vector8 Read8(const void* p) { return ReadAligned<Vector8>(p); }
+inline void Write16(Vector16 v, void* p) { WriteAligned(v, p); }
+inline void Write8(Vector8 v, void* p) { WriteAligned(v, p); }
 
 // --- Launches ---
 
@@ -151,12 +209,33 @@ struct LaunchShape {
   uint32_t threads = 1;
   size_t dynamic_shared_bytes = 0;
 };
+// Work in order, done by the thread that calls Run(), or by the one that queues it where `eager`.
+class EmulatedStream {
+ public:
+  explicit EmulatedStream(bool eager) : eager_(eager) {}
+  void Queue(std::function<void()> work);
+  void Run();
+  uint64_t launches() const { return launches_; }
+  void CountLaunch() { ++launches_; }
+
+ private:
+  const bool eager_;
+  std::mutex mutex_;
+  std::deque<std::function<void()>> work_;
+  std::atomic<uint64_t> launches_ = 0;
+};
+
 // Launch() for code that a device's stream would run: callers of several threads take turns, and what goes
 // wrong ends the process with a message. The order of fibers is one of the three, by the count of launches.
-void StartEmulated(const LaunchShape& shape, const std::function<void()>& kernel);
+void RunEmulated(const LaunchShape& shape, const std::function<void()>& kernel);
+
+// `stream` is an EmulatedStream, or null: run at once.
 template <typename Args>
-void Start(void (*kernel)(Args), const LaunchShape& shape, void* /*stream*/, const Args& args) {
-  StartEmulated(shape, [&] { kernel(args); });
+void Start(void (*kernel)(Args), const LaunchShape& shape, void* stream, const Args& args) {
+  auto work = [kernel, shape, args] { RunEmulated(shape, [&] { kernel(args); }); };
+  if (stream == nullptr) return work();
+  static_cast<EmulatedStream*>(stream)->CountLaunch();
+  static_cast<EmulatedStream*>(stream)->Queue(std::move(work));
 }
 
 }  // namespace moepool::simt

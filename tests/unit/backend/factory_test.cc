@@ -9,22 +9,27 @@
 namespace moepool {
 namespace {
 
-TEST(FactoryTest, AutoIsTheCpu) {
+TEST(FactoryTest, AutoIsTheCpuWhereCudaIsNot) {
   const auto backend = MakeBackend({});
   ASSERT_TRUE(backend.ok()) << backend.status();
-  EXPECT_EQ((*backend)->Name(), "cpu");
+  EXPECT_EQ((*backend)->Name(), MakeBackend({.backend = "cuda"}).ok() ? "cuda" : "cpu");
+  EXPECT_EQ((*MakeBackend({.backend = "cpu"}))->Name(), "cpu");
 }
 
-TEST(FactoryTest, CudaIsRefusedByName) {
-  const auto backend = MakeBackend({"cuda", "auto", 0});
-  EXPECT_EQ(backend.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(backend.status().message(), "this build has no CUDA backend");
+TEST(FactoryTest, MemoryOfADeviceNeedsOne) {
+  BackendOptions options;
+  options.backend = "cpu";
+  options.device_memory_bytes = 12345;
+  const absl::Status status = MakeBackend(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(), "device-memory 12345: the backend is cpu, which has no memory of a device");
 }
 
 TEST(FactoryTest, UnknownNamesAndThreadsAreInvalid) {
   for (const BackendOptions& options : {BackendOptions{"tpu", "auto", 0},
                                         {"cpu", "sse9", 0},
                                         {"cpu", "auto", -1},
+                                        {.backend = "cpu", .device = -1},
                                         {"auto", "auto", 100000}}) {
     EXPECT_EQ(MakeBackend(options).status().code(), absl::StatusCode::kInvalidArgument);
   }

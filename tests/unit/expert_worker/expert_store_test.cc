@@ -143,6 +143,14 @@ TEST(AssignmentLoaderTest, LoadsKeepsAndReleases) {
   EXPECT_TRUE(words.Await(1).ok()) << "epochs start anew with another router";
 }
 
+TEST(OfferedMemoryTest, IsTheLimitOrWhatFitsTheGpu) {
+  EXPECT_EQ(OfferedMemory(0, {}), 0u);
+  EXPECT_EQ(OfferedMemory(7, {}), 7u);
+  EXPECT_EQ(OfferedMemory(0, {"0000:01:00.0", 22}), 22u);
+  // More than the GPU has: the rest is kept in the host's memory.
+  EXPECT_EQ(OfferedMemory(40, {"0000:01:00.0", 22}), 40u);
+}
+
 TEST(AssignmentLoaderTest, TellsWhyItFailed) {
   WorkerFixture fixture;
   ExpertStore store(fixture.source.get(), fixture.backend.get(), /*memory_limit_bytes=*/10);

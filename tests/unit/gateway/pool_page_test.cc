@@ -74,6 +74,10 @@ TEST(PoolPageTest, Pool) {
   worker.name = "not\xFFutf-8";
   worker.experts = "0-7";
   worker.round_trip_us = 12.5;
+  pool.gpu = GpuReading();
+  pool.gpu->name = "card";
+  pool.gpu->uuid = "GPU-1";
+  pool.gpu->memory_used_bytes = 5;
   pool.workers = {worker};
   const absl::Time before = absl::Now();
   gateway.trunk.SetPool(pool);
@@ -90,6 +94,8 @@ TEST(PoolPageTest, Pool) {
   ASSERT_EQ(body["workers"].size(), 1u);
   EXPECT_EQ(body["workers"][0]["experts"], "0-7");
   EXPECT_EQ(body["workers"][0]["round_trip_us"], 12.5);
+  EXPECT_FALSE(body["workers"][0].contains("gpu"));
+  EXPECT_EQ(body["gpu"], json::parse(R"({"name": "card", "uuid": "GPU-1", "memory_used_bytes": 5})"));
   EXPECT_THAT(body["workers"][0]["name"].get<std::string>(), StartsWith("not"));
   EXPECT_GE(body["unix_ms"].get<int64_t>(), absl::ToUnixMillis(before));
 }

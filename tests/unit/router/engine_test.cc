@@ -225,10 +225,24 @@ TEST_F(EngineTest, DescribesModelAndPool) {
   EXPECT_EQ(info->context_tokens, 256);
   EXPECT_EQ(info->vocab_size, 300);
   auto pool = engine_->Pool();
+  EXPECT_FALSE(pool->gpu.has_value());
   ASSERT_TRUE(pool.ok());
   EXPECT_TRUE(pool->ready);
   pool_->Break();
   EXPECT_EQ(engine_->Pool()->waiting_for, "expert 3 of layer 1 has no holder");
+}
+
+TEST_F(EngineTest, ThePoolShowsTheTrunksGpu) {
+  EngineOptions options;
+  int calls = 0;
+  options.read_gpu = [&calls] {
+    GpuReading gpu;
+    gpu.memory_used_bytes = static_cast<uint64_t>(++calls);
+    return gpu;
+  };
+  Start(MixtralSpec(), std::move(options));
+  EXPECT_EQ(engine_->Pool()->gpu->memory_used_bytes, 1u);
+  EXPECT_EQ(engine_->Pool()->gpu->memory_used_bytes, 2u);
 }
 
 }  // namespace

@@ -315,6 +315,12 @@ TEST_F(MembershipTest, WorkersAndRoundTrips) {
   EXPECT_EQ(info.rows, 6u);
   EXPECT_EQ(info.experts_held, kLayers * kExperts);
   EXPECT_EQ(info.experts, "0-7");
+  EXPECT_FALSE(info.gpu.has_value());
+  GpuReading gpu;
+  gpu.memory_used_bytes = 21;
+  pool_->OnLoad(a->id, {.expert_bytes = 160, .dispatches = 3, .rows = 4, .busy_seconds = 0.5, .gpu = gpu});
+  ASSERT_TRUE(pool_->Workers().at(0).gpu.has_value());
+  EXPECT_EQ(pool_->Workers().at(0).gpu->memory_used_bytes, 21u);
 }
 
 TEST_F(MembershipTest, AWorkerThatIsAssignedNothingYetIsNotReady) {

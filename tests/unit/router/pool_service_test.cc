@@ -25,6 +25,30 @@ namespace {
 
 using ::testing::HasSubstr;
 
+TEST(PoolServiceTest, AWorkersGpuComesWithItsHeartbeats) {
+  WorkerFixture model;
+  Router router(model);
+  std::atomic<uint64_t> used = 20;
+  std::atomic<bool> known = true;
+  const auto read_gpu = [&]() -> std::optional<GpuReading> {
+    if (!known) return std::nullopt;
+    GpuReading gpu;
+    gpu.name = "card";
+    gpu.memory_used_bytes = used.load();
+    return gpu;
+  };
+  RunningWorker worker(model, router.address(), TransportChoice::kAuto, nullptr, 3, read_gpu);
+  const auto shown = [&]() -> uint64_t {
+    const auto workers = router.membership->Workers();
+    return workers.empty() || !workers[0].gpu.has_value() ? 0 : workers[0].gpu->memory_used_bytes.value_or(0);
+  };
+  EXPECT_TRUE(Until([&] { return shown() == 20; }));
+  used = 21;
+  EXPECT_TRUE(Until([&] { return shown() == 21; }));
+  known = false;
+  EXPECT_TRUE(Until([&] { return shown() == 0; }));
+}
+
 TEST(PoolServiceTest, AWorkerJoinsLoadsAndComputesOverEachTransport) {
   for (const TransportChoice choice : {TransportChoice::kAuto, TransportChoice::kSharedMemory,
                                        TransportChoice::kNccl, TransportChoice::kGrpc}) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -72,7 +74,8 @@ class Router {
 class RunningWorker {
  public:
   RunningWorker(const WorkerFixture& model, const std::string& router, TransportChoice transport,
-                std::shared_ptr<NcclQueue> nccl = nullptr, int nccl_attempts = 3)
+                std::shared_ptr<NcclQueue> nccl = nullptr, int nccl_attempts = 3,
+                std::function<std::optional<GpuReading>()> read_gpu = nullptr)
       : store(model.source.get(), model.backend.get(), 0),
         executor(model.backend.get(), &store, model.limits) {
     WorkerOptions options;
@@ -81,6 +84,7 @@ class RunningWorker {
     options.max_backoff = absl::Milliseconds(200);
     options.nccl = std::move(nccl);
     options.nccl_attempts = nccl_attempts;
+    options.read_gpu = std::move(read_gpu);
     worker = Worker::Create(options, *model.source->Digest(), model.backend.get(), &store, &executor,
                             [this](const WorkerStatus&) { ready.fetch_add(1); });
     thread = std::thread([this] { end = worker->Run(); });

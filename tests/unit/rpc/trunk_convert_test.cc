@@ -1,5 +1,8 @@
 #include "common/rpc/trunk_convert.h"
 
+#include <cmath>
+
+#include "common/rpc/gpu_convert.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -107,6 +110,53 @@ TEST(TrunkConvertTest, LogprobsOfUnequalLength) {
   proto.add_top_ids(4);
   proto.add_top_logprobs(-1);
   EXPECT_EQ(FromProto(proto).top.size(), 1u);
+}
+
+TEST(TrunkConvertTest, GpusOfAPool) {
+  GpuReading gpu;
+  gpu.name = "NVIDIA GeForce RTX 4090";
+  gpu.uuid = "GPU-1";
+  gpu.memory_used_bytes = 21;
+  gpu.memory_total_bytes = 24;
+  gpu.utilization_ratio = 0;
+  gpu.temperature_celsius = 65;
+  gpu.power_watts = 312.5;
+  PoolInfo pool;
+  pool.gpu = gpu;
+  pool.workers.resize(2);
+  pool.workers[1].gpu = GpuReading();  // of which the driver tells nothing
+  trunk::v1::Pool parsed;
+  ASSERT_TRUE(parsed.ParseFromString(ToProto(pool).SerializeAsString()));
+  const PoolInfo got = FromProto(parsed);
+  ASSERT_TRUE(got.gpu.has_value());
+  EXPECT_EQ(got.gpu->name, gpu.name);
+  EXPECT_EQ(got.gpu->uuid, gpu.uuid);
+  EXPECT_EQ(got.gpu->memory_used_bytes, 21u);
+  EXPECT_EQ(got.gpu->memory_total_bytes, 24u);
+  EXPECT_EQ(got.gpu->utilization_ratio, 0);
+  EXPECT_EQ(got.gpu->temperature_celsius, 65);
+  EXPECT_EQ(got.gpu->power_watts, 312.5);
+  EXPECT_FALSE(got.workers.at(0).gpu.has_value());
+  ASSERT_TRUE(got.workers.at(1).gpu.has_value());
+  EXPECT_FALSE(got.workers.at(1).gpu->memory_used_bytes.has_value());
+  EXPECT_FALSE(got.workers.at(1).gpu->power_watts.has_value());
+  EXPECT_FALSE(FromProto(ToProto(PoolInfo())).gpu.has_value());
+}
+
+// Nor is a worker to send figures that can be.
+TEST(TrunkConvertTest, FiguresOfAGpuThatCannotBe) {
+  gpu::v1::Gpu proto;
+  proto.set_name(std::string(1000, 'n'));
+  proto.set_uuid(std::string(1000, 'u'));
+  proto.set_utilization_ratio(std::nan(""));
+  proto.set_temperature_celsius(1e300);
+  proto.set_power_watts(-1);
+  const GpuReading got = FromProto(proto);
+  EXPECT_EQ(got.name.size(), 96u);
+  EXPECT_EQ(got.uuid.size(), 96u);
+  EXPECT_FALSE(got.utilization_ratio.has_value());
+  EXPECT_FALSE(got.temperature_celsius.has_value());
+  EXPECT_FALSE(got.power_watts.has_value());
 }
 
 }  // namespace

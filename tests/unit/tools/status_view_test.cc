@@ -41,6 +41,15 @@ PoolInfo TestPool(int layers, int experts) {
   return pool;
 }
 
+GpuReading TestGpu() {
+  GpuReading gpu;
+  gpu.name = "NVIDIA GeForce RTX 3090";
+  gpu.memory_used_bytes = uint64_t{43} << 29;
+  gpu.memory_total_bytes = uint64_t{24} << 30;
+  gpu.utilization_ratio = 0.97;
+  return gpu;
+}
+
 // Columns that a line takes, and nothing in it but text and colours.
 int Width(const std::string& line) {
   std::string_view text = line;
@@ -79,6 +88,10 @@ TEST(StatusViewTest, FitsAnyTerminal) {
   for (int i = 0; i < 30; ++i) pool.workers.push_back(pool.workers[0]);
   pool.workers[3].name = std::string(500, 'n');
   pool.workers[3].experts = "0-3,8,10-200";
+  pool.workers[4].gpu = TestGpu();
+  pool.workers[5].gpu = TestGpu();
+  pool.workers[5].gpu->memory_used_bytes = ~uint64_t{0};
+  pool.gpu = TestGpu();
   const StatusSight sight{absl::Now(), pool};
   for (const int columns : {1, 7, 40, 80, 99, 100, 300}) {
     for (const int rows : {1, 2, 5, 24, 37, 38, 39, 200}) {
@@ -114,10 +127,39 @@ TEST(StatusTableTest, ShowsWhatIsKnownOfAWorker) {
               HasSubstr("0-7          50%          -          -            0            -\n"));
 }
 
+TEST(StatusViewTest, ShowsGpusWhereThereAreAny) {
+  PoolInfo pool = TestPool(1, 8);
+  const auto screen = [&] {
+    return Joined(StatusLines(Plain(140, 40), "r:1", StatusSight{absl::Now(), pool}, std::nullopt, ""));
+  };
+  EXPECT_THAT(screen(), Not(HasSubstr("GPU")));
+  EXPECT_THAT(StatusTable(pool), Not(HasSubstr("GPU")));
+  pool.gpu = TestGpu();
+  EXPECT_THAT(screen(), HasSubstr("\nrouter's GPU 21.5 / 24.0 GiB  97%   NVIDIA GeForce RTX 3090\n\nWORKER"));
+  EXPECT_THAT(screen(), Not(HasSubstr("GPU  "))) << "no column where no worker has one";
+  EXPECT_THAT(StatusTable(pool),
+              HasSubstr("\nrouter's GPU: 21.5 / 24.0 GiB  97%   NVIDIA GeForce RTX 3090\nworker"));
+  pool.gpu.reset();
+  pool.workers.push_back(pool.workers[0]);
+  pool.workers[1].gpu = TestGpu();
+  EXPECT_THAT(screen(), HasSubstr("MEMORY          GPU                   ROUND TRIP  BACKEND, CARRIER\n"));
+  EXPECT_THAT(screen(), HasSubstr("6.0 / 24.0 GiB  -                        1.58 ms  avx2, shm\n"));
+  EXPECT_THAT(screen(), HasSubstr("6.0 / 24.0 GiB  21.5 / 24.0 GiB  97%     1.58 ms  avx2, shm\n"));
+  EXPECT_THAT(StatusTable(pool), HasSubstr("  round trip  GPU\n"));
+  EXPECT_THAT(StatusTable(pool), HasSubstr("     1.58 ms  -\n"));
+  EXPECT_THAT(StatusTable(pool), HasSubstr("     1.58 ms  21.5 / 24.0 GiB  97%\n"));
+  pool.workers[1].gpu->utilization_ratio.reset();
+  EXPECT_THAT(StatusTable(pool), HasSubstr("     1.58 ms  21.5 / 24.0 GiB\n"));
+  pool.workers[1].gpu->memory_total_bytes.reset();
+  EXPECT_THAT(StatusTable(pool), HasSubstr("     1.58 ms  -\n"));
+}
+
 TEST(StatusViewTest, ANameCannotDriveTheTerminal) {
   PoolInfo pool = TestPool(0, 0);
   pool.workers[0].name = "evil\x1b[2J\n\xC2\x9B\xFF";
   pool.waiting_for = "a\x1b]0;title\x07";
+  pool.gpu = GpuReading();
+  pool.gpu->name = "card\x1b[2J";
   const StatusSight sight{absl::Now(), pool};
   for (const std::string& line : StatusLines(Plain(120, 24), "r:1", sight, std::nullopt, "")) Width(line);
   EXPECT_THAT(StatusTable(pool), Not(HasSubstr("\x1b")));

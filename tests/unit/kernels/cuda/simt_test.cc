@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace moepool {
@@ -176,6 +177,48 @@ TEST(SimtTest, MasksAreHeldTo) {
   const auto short_warp = [] { simt::SyncWarp(kAllLanes); };
   EXPECT_THAT(simt::Launch({.block = {20}}, short_warp), HasSubstr("lanes that there are not"));
   EXPECT_EQ(simt::Launch({.block = {2048}}, short_warp), "a block of 2048 threads");
+}
+
+// Stacks are kept from launch to launch, those of a launch that failed too, and threads of the process share
+// them.
+TEST(SimtTest, ALaunchOwesNothingToThoseBefore) {
+  int wrong = 0;
+  const auto reversed = [&] {
+    SIMT_SHARED(uint32_t, shared, 70);
+    shared[threadIdx.x] = threadIdx.x;
+    simt::SyncThreads();
+    wrong += shared[69 - threadIdx.x] != 69 - threadIdx.x ? 1 : 0;
+  };
+  const auto abandoned = [] {
+    if (threadIdx.x % 3 != 0) simt::SyncThreads();
+    if (threadIdx.x % 3 == 1) simt::SyncThreads();
+  };
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_THAT(simt::Launch({.block = {50}}, abandoned), HasSubstr("17 of 50 threads have ended"));
+    std::thread([&] { EXPECT_EQ(simt::Launch({.grid = {2}, .block = {70}}, reversed), ""); }).join();
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+struct CountArgs {
+  int32_t* count;
+};
+SIMT_KERNEL Count(CountArgs args) {
+  simt::SyncThreads();
+  simt::AtomicAdd(args.count, 1);
+}
+
+TEST(SimtTest, ThreadsOfTheProcessTakeTurns) {
+  int32_t count = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int n = 0; n < 20; ++n)
+        simt::Start(Count, {.grid_x = 2, .threads = 33}, nullptr, CountArgs{&count});
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(count, 4 * 20 * 2 * 33);
 }
 
 }  // namespace

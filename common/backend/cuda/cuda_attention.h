@@ -1,0 +1,78 @@
+// Attention of one step on the device. See TrunkOps::Attention for shapes, kernels.h for the arithmetic. The
+// host plans which thread block attends to what; results do not depend on the plan.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/backend/backend.h"
+#include "common/backend/cuda/cuda_context.h"
+#include "common/kernels/cuda/attention_args.h"
+
+namespace moepool {
+
+// What the thread blocks of a call do, in host memory.
+struct AttentionPlan {
+  std::vector<AttendRow> rows;
+  std::vector<int32_t> blocks;     // of all sequences
+  std::vector<AttendUnit> narrow;  // of kNarrowQueries at most, those of many splits first
+  std::vector<AttendUnit> wide;
+  std::vector<int32_t> merged;  // rows that have partial results
+  int32_t narrow_queries = 0;   // the most of a unit
+  int64_t partials = 0;         // splits of rows that have partial results
+};
+
+// Overwrites *plan, whose memory is kept. At most `max_partials` partial results; rows that find no room for
+// theirs have their splits one after another.
+void PlanAttention(const AttentionShape& shape, const AttentionBatch& batch, int64_t max_partials,
+                   AttentionPlan* plan);
+
+// Holds on the device what the layers of the last few steps share, so that micro-batches whose layers take
+// turns copy it once each, and partial results of kPartialBytes at most. One caller at a time, who holds the
+// context's mutex.
+class CudaAttention {
+ public:
+  static constexpr int64_t kPartialBytes = int64_t{64} << 20;
+
+  explicit CudaAttention(CudaContext* context, int64_t partial_bytes = kPartialBytes);
+  // As TrunkOps::Attention. qkv and out are aligned to 16 bytes.
+  void Run(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
+           float* out);
+
+ private:
+  static constexpr int kSteps = 4;
+
+  // One step on the device.
+  struct Step {
+    explicit Step(Device* device) : memory(device) {}
+    bool Serves(const AttentionShape& other, const AttentionBatch& batch) const;
+
+    DeviceScratch memory;
+    uint64_t last_used = 0;
+    uint64_t step = 0;
+    AttentionShape shape;  // those of its members count that the plan depends on
+    AttentionTables tables;
+    const AttendUnit* narrow = nullptr;
+    const AttendUnit* wide = nullptr;
+    const int32_t* merged = nullptr;
+    int32_t narrow_count = 0;
+    int32_t narrow_queries = 0;
+    int32_t wide_count = 0;
+    int32_t merged_count = 0;
+    int64_t partials = 0;
+  };
+  Step& Prepare(const AttentionShape& shape, const AttentionBatch& batch);
+
+  CudaContext& context_;
+  const int64_t partial_bytes_;
+  std::array<std::unique_ptr<Step>, kSteps> steps_;
+  uint64_t calls_ = 0;
+  AttentionPlan plan_;
+  Upload upload_;
+  DeviceScratch partials_;
+};
+
+}  // namespace moepool

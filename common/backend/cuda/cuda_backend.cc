@@ -1,0 +1,137 @@
+// See cuda_backend.h.
+#include "common/backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "common/backend/cuda/self_check.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/kernels/packed.h"
+
+namespace moepool {
+namespace {
+
+constexpr size_t kCopyBytes = size_t{8} << 20;  // to the device at once
+// Left free for working memory and for who else draws on the card: half a GiB, or an eighth where that is
+// less.
+constexpr uint64_t kMargin = uint64_t{512} << 20;
+
+}  // namespace
+
+absl::Status DeviceBudget::Take(Role role, uint64_t bytes) {
+  MutexLock lock(&mutex_);
+  if (bytes > limit_ - std::min(limit_, weights_ + buffers_)) {
+    return absl::ResourceExhaustedError(StrCat(bytes, " bytes of device memory asked for; of ", limit_,
+                                               " that may be used, weights hold ", weights_, " and buffers ",
+                                               buffers_));
+  }
+  Used(role) += bytes;
+  return absl::OkStatus();
+}
+
+void DeviceBudget::Return(Role role, uint64_t bytes) {
+  MutexLock lock(&mutex_);
+  Used(role) -= bytes;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceBlock>> DeviceBlock::Create(Device* device, DeviceBudget* budget,
+                                                                 DeviceBudget::Role role, size_t bytes) {
+  MOEPOOL_RETURN_IF_ERROR(budget->Take(role, bytes));
+  std::unique_ptr<DeviceBlock> block(new DeviceBlock(device, budget, role, bytes));
+  MOEPOOL_ASSIGN_OR_RETURN(block->data_, device->Allocate(std::max<size_t>(bytes, 1)));
+  return block;
+}
+
+DeviceBlock::~DeviceBlock() {
+  device_->Free(data_);
+  budget_->Return(role_, bytes_);
+}
+
+class CudaBuffer final : public Buffer {
+ public:
+  CudaBuffer(CudaBackend* backend, std::unique_ptr<DeviceBlock> block)
+      : backend_(backend), block_(std::move(block)) {}
+  std::byte* data() override { return block_->data(); }
+  size_t bytes() const override { return block_->bytes(); }
+  void Write(size_t offset, std::span<const std::byte> bytes) override {
+    MOEPOOL_CHECK(offset <= block_->bytes() && bytes.size() <= block_->bytes() - offset);
+    backend_->CopyIn(block_->data() + offset, bytes);
+  }
+
+ private:
+  CudaBackend* const backend_;
+  const std::unique_ptr<DeviceBlock> block_;
+};
+
+absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr<Device> device,
+                                                                 const CudaOptions& options) {
+  const DeviceMemoryInfo memory = device->Memory();
+  if (options.memory_limit_bytes > memory.total_bytes) {
+    return absl::InvalidArgumentError(StrCat("device memory is limited to ", options.memory_limit_bytes,
+                                             " bytes, ", device->Description(), " has ", memory.total_bytes));
+  }
+  const uint64_t unlimited = memory.free_bytes - std::min(kMargin, memory.free_bytes / 8);
+  const uint64_t limit = options.memory_limit_bytes > 0 ? options.memory_limit_bytes : unlimited;
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit));
+  if (options.self_check) MOEPOOL_RETURN_IF_ERROR(CheckBits(backend.get()));
+  return backend;
+}
+
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes)
+    : device_(std::move(device)),
+      budget_(limit_bytes),
+      copies_(device_.get()),
+      context_(device_.get()),
+      trunk_(MakeCudaTrunkOps(&context_)),
+      experts_(MakeCudaExpertOps(&context_)) {}
+
+CudaBackend::~CudaBackend() = default;
+
+bool CudaBackend::Supports(Op, DType) const { return true; }  // every operation, every type of dtype.h
+
+void CudaBackend::CopyIn(std::byte* to, std::span<const std::byte> bytes) {
+  MutexLock lock(&copy_mutex_);
+  while (!bytes.empty()) {
+    const size_t n = std::min(bytes.size(), kCopyBytes);
+    std::byte* const staged = copies_.Get(std::min(bytes.size(), kCopyBytes));
+    std::memcpy(staged, bytes.data(), n);
+    device_->Copy(to, staged, n);
+    device_->Synchronize();
+    bytes = bytes.subspan(n);
+    to += n;
+  }
+}
+
+absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(size_t bytes) {
+  MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<DeviceBlock> block,
+                           DeviceBlock::Create(device_.get(), &budget_, DeviceBudget::Role::kBuffers, bytes));
+  device_->Zero(block->data(), bytes);
+  return std::make_unique<CudaBuffer>(this, std::move(block));
+}
+
+absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Load(const MatrixView& weights, const WeightKey&) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (weights.rows > kMost || weights.cols > kMost) {
+    return absl::InvalidArgumentError(StrCat("a matrix of ", weights.rows, " x ", weights.cols,
+                                             "; a GPU takes up to ", kMost, " rows and columns"));
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(const PackedMatrix packed, Pack(weights));
+  MOEPOOL_ASSIGN_OR_RETURN(
+      std::unique_ptr<DeviceBlock> block,
+      DeviceBlock::Create(device_.get(), &budget_, DeviceBudget::Role::kWeights, packed.bytes()));
+  CopyIn(block->data(), {reinterpret_cast<const std::byte*>(packed.weights.data), packed.bytes()});
+  DeviceWeights on_device;
+  on_device.data = reinterpret_cast<const uint8_t*>(block->data());
+  on_device.group_bytes = packed.weights.group_bytes;
+  on_device.rows = static_cast<int32_t>(packed.rows);
+  on_device.cols = static_cast<int32_t>(packed.cols);
+  on_device.blocks = static_cast<int32_t>(packed.weights.blocks);
+  on_device.first_sub_block = static_cast<int32_t>(packed.weights.first_sub_block);
+  on_device.dtype = packed.dtype;
+  return std::make_unique<CudaMatrix>(on_device, std::move(block));
+}
+
+}  // namespace moepool

@@ -1,0 +1,121 @@
+// See cuda_context.h.
+#include "common/backend/cuda/cuda_context.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "common/base/rounding.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+
+namespace moepool {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kSmallestChunk = size_t{1} << 20;
+
+std::byte* OrDie(absl::StatusOr<std::byte*> memory) {
+  if (memory.ok()) return *memory;
+  std::fprintf(stderr, "working memory of the device: %s\n", std::string(memory.status().message()).c_str());
+  std::abort();
+}
+
+}  // namespace
+
+std::byte* DeviceScratch::Get(size_t bytes) {
+  if (bytes <= bytes_) return data_;
+  device_->Free(data_);
+  data_ = nullptr;
+  data_ = OrDie(device_->Allocate(bytes));
+  bytes_ = bytes;
+  return data_;
+}
+
+std::byte* HostScratch::Get(size_t bytes) {
+  if (bytes <= bytes_) return data_;
+  device_->FreeHost(data_);
+  data_ = nullptr;
+  data_ = OrDie(device_->AllocateHost(bytes));
+  bytes_ = bytes;
+  return data_;
+}
+
+CudaContext::~CudaContext() {
+  device_.Synchronize();
+  for (const Chunk& chunk : chunks_) device_.FreeHost(chunk.data);
+}
+
+std::byte* CudaContext::Stage(size_t bytes) {
+  const size_t size = RoundUp<size_t>(bytes, kAlignment);
+  if (chunks_.empty() || chunks_.back().bytes - used_ < size) {
+    const size_t chunk = std::max(size, chunks_.empty() ? kSmallestChunk : 2 * chunks_.back().bytes);
+    chunks_.push_back({OrDie(device_.AllocateHost(chunk)), chunk});
+    used_ = 0;
+  }
+  std::byte* const staged = chunks_.back().data + used_;
+  used_ += size;
+  return staged;
+}
+
+DeviceFaults CudaContext::Report(RowFaults faults) {
+  if (faults.empty()) return nullptr;
+  auto* const from = reinterpret_cast<uint8_t*>(Stage(faults.size()));
+  std::memset(from, 0, faults.size());
+  reported_.push_back({faults, from});
+  return from;
+}
+
+void CudaContext::Settle() {
+  device_.Synchronize();
+  for (const Reported& reported : reported_) {
+    for (size_t i = 0; i < reported.to.size(); ++i) {
+      if (reported.from[i] != 0) reported.to[i] = 1;
+    }
+  }
+  reported_.clear();
+  // The last chunk is the largest, and serves alone from here on.
+  for (; chunks_.size() > 1; chunks_.erase(chunks_.begin())) device_.FreeHost(chunks_.front().data);
+  used_ = 0;
+}
+
+void CudaContext::Fetch(std::span<Fetched> wanted, HostScratch* scratch) {
+  size_t bytes = 0;
+  for (const Fetched& fetched : wanted) bytes += RoundUp<size_t>(fetched.bytes, kAlignment);
+  std::byte* host = scratch->Get(bytes);
+  for (Fetched& fetched : wanted) {
+    fetched.host = host;
+    if (fetched.bytes > 0) device_.Copy(host, fetched.device, fetched.bytes);
+    host += RoundUp<size_t>(fetched.bytes, kAlignment);
+  }
+  Settle();
+}
+
+size_t Upload::Add(const void* bytes, size_t count) {
+  const size_t place = bytes_;
+  if (count > 0) pieces_.push_back({bytes, count, place});
+  bytes_ += RoundUp<size_t>(count, kAlignment);
+  return place;
+}
+
+size_t Upload::AddRows(std::span<const float* const> rows, size_t cols) {
+  const size_t place = bytes_;
+  const size_t row_bytes = cols * sizeof(float);
+  for (size_t i = 0; i < rows.size(); ++i) pieces_.push_back({rows[i], row_bytes, place + i * row_bytes});
+  bytes_ += RoundUp<size_t>(rows.size() * row_bytes, kAlignment);
+  return place;
+}
+
+void Upload::Send(CudaContext* context, DeviceScratch* to) {
+  base_ = to->Get(bytes_);
+  if (bytes_ > 0) {
+    std::byte* const staged = context->Stage(bytes_);
+    for (const Piece& piece : pieces_) std::memcpy(staged + piece.place, piece.bytes, piece.count);
+    context->device().Copy(base_, staged, bytes_);
+  }
+  pieces_.clear();
+  bytes_ = 0;
+}
+
+}  // namespace moepool

@@ -1,0 +1,203 @@
+// ExpertOps on a GPU. The host sorts the pairs by expert and cuts them into tiles; two launches make h and
+// the leaves of all experts, a third adds the leaves. Nothing waits for the host.
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/backend/cuda/cuda_backend.h"
+#include "common/backend/expert_pairs.h"
+#include "common/base/rounding.h"
+#include "common/base/status_macros.h"
+#include "common/base/trace.h"
+#include "common/kernels/kernels.h"
+
+namespace moepool {
+namespace {
+
+constexpr int32_t kFewPairs = 8;    // of an expert: one tile of the kernels' columns
+constexpr int32_t kManyPairs = 32;  // that share a reading of the weights
+
+const DeviceWeights& WeightsOf(const std::unique_ptr<Matrix>& matrix) {
+  return static_cast<const CudaMatrix&>(*matrix).weights();
+}
+bool Plain(const DeviceWeights& w) { return !Info(w.dtype).quantized; }
+
+class CudaExpertOps final : public ExpertOps {
+ public:
+  explicit CudaExpertOps(CudaContext* context)
+      : context_(*context),
+        uploaded_(&context->device()),
+        hidden_(&context->device()),
+        leaves_(&context->device()),
+        fetched_(&context->device()) {}
+
+  void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+           RowFaults faults) override;
+
+  void Fetch(std::span<Fetched> wanted) override {
+    MutexLock lock(&context_.mutex());
+    context_.Fetch(wanted, &fetched_);
+  }
+
+ private:
+  // Tiles by whether the weights of a launch are plain.
+  struct Tiles {
+    std::vector<ExpertTile> of[2];
+    int32_t most_pairs = 0;
+    void Add(bool plain, ExpertTile run, int32_t pairs_a_tile);
+  };
+
+  void PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x);
+  void* Stream() { return context_.device().Stream(); }
+
+  CudaContext& context_;
+  ExpertPairs pairs_;
+  std::vector<DeviceExpert> used_;  // that have pairs and weights
+  std::vector<ExpertTile> empty_;   // runs of pairs whose expert's slice is empty
+  Tiles up_;
+  Tiles down_;
+  int32_t max_ffn_ = 0;
+  Upload upload_;
+  DeviceScratch uploaded_;
+  DeviceScratch hidden_;  // h and pair faults
+  DeviceScratch leaves_;
+  HostScratch fetched_;
+};
+
+void CudaExpertOps::Tiles::Add(bool plain, ExpertTile run, int32_t pairs_a_tile) {
+  for (int32_t begin = run.begin; begin < run.end; begin += pairs_a_tile) {
+    of[plain].push_back({run.expert, begin, std::min(run.end, begin + pairs_a_tile)});
+  }
+}
+
+void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x) {
+  used_.clear();
+  empty_.clear();
+  for (Tiles* tiles : {&up_, &down_}) {
+    tiles->of[0].clear();
+    tiles->of[1].clear();
+  }
+  max_ffn_ = 0;
+  int32_t most = 0;
+  for (size_t e = 0; e < experts.size(); ++e) {
+    most = std::max(most, pairs_.expert_begin[e + 1] - pairs_.expert_begin[e]);
+  }
+  const int32_t pairs_a_tile = most <= kFewPairs ? kFewPairs : kManyPairs;
+  up_.most_pairs = down_.most_pairs = pairs_a_tile;
+  for (size_t e = 0; e < experts.size(); ++e) {
+    ExpertTile run = {static_cast<int32_t>(used_.size()), pairs_.expert_begin[e], pairs_.expert_begin[e + 1]};
+    if (run.begin == run.end) continue;
+    MOEPOOL_CHECK(experts[e] != nullptr);
+    if (experts[e]->down == nullptr) {
+      empty_.push_back(run);
+      continue;
+    }
+    const DeviceExpert expert = {WeightsOf(experts[e]->gate), WeightsOf(experts[e]->up),
+                                 WeightsOf(experts[e]->down)};
+    MOEPOOL_CHECK(expert.gate.cols == x.cols && expert.up.cols == x.cols && expert.down.rows == x.cols);
+    MOEPOOL_CHECK(expert.up.rows == expert.gate.rows && expert.down.cols == expert.gate.rows);
+    const bool plain = Plain(expert.gate);
+    MOEPOOL_CHECK(plain == Plain(expert.up));
+    MOEPOOL_CHECK(plain ? x.f32 != nullptr : x.q != nullptr && x.scale != nullptr);
+    used_.push_back(expert);
+    max_ffn_ = std::max(max_ffn_, expert.gate.rows);
+    up_.Add(plain, run, pairs_a_tile);
+    down_.Add(Plain(expert.down), run, pairs_a_tile);
+  }
+}
+
+void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+                        RowFaults faults) {
+  if (batch.parts.empty()) return;
+  MutexLock lock(&context_.mutex());
+  const TraceSpan span("queue experts");
+  pairs_.Plan(experts.size(), batch);
+  PlanTiles(experts, batch.x);
+  const size_t pairs = static_cast<size_t>(pairs_.part_slot.back());
+  const size_t cols = static_cast<size_t>(batch.x.cols);
+  const size_t elements = static_cast<size_t>(batch.x.rows) * cols;
+
+  const bool quantized_rows = !up_.of[0].empty();
+  const bool plain_rows = !up_.of[1].empty();
+  size_t q = 0;
+  size_t scale = 0;
+  size_t f32 = 0;
+  if (batch.host_rows && quantized_rows) {
+    q = upload_.Add(batch.x.q, elements);
+    scale = upload_.Add(batch.x.scale, elements / kQuantBlock * sizeof(float));
+  }
+  if (batch.host_rows && plain_rows) f32 = upload_.Add(batch.x.f32, elements * sizeof(float));
+  const size_t used = upload_.Add(used_);
+  const size_t row = upload_.Add(pairs_.row);
+  const size_t weight = upload_.Add(pairs_.weight);
+  const size_t slot_pair = upload_.Add(pairs_.slot_pair);
+  const size_t part_slot = upload_.Add(pairs_.part_slot);
+  const size_t adds = upload_.Add(pairs_.adds);
+  const size_t part_adds = upload_.Add(pairs_.part_adds);
+  const size_t up_tiles[2] = {upload_.Add(up_.of[0]), upload_.Add(up_.of[1])};
+  const size_t down_tiles[2] = {upload_.Add(down_.of[0]), upload_.Add(down_.of[1])};
+  upload_.Send(&context_, &uploaded_);
+
+  ExpertsArgs args;
+  args.experts = upload_.At<const DeviceExpert>(used);
+  args.max_ffn = max_ffn_;
+  args.padded = RoundUp(max_ffn_, int32_t{kQuantBlock});
+  args.hidden = batch.x.cols;
+  args.x = {batch.x.f32, batch.x.q, batch.x.scale};
+  if (batch.host_rows) {
+    args.x = {upload_.At<float>(f32), upload_.At<int8_t>(q), upload_.At<float>(scale)};
+  }
+  args.pair_row = upload_.At<const int32_t>(row);
+  args.pair_weight = upload_.At<const float>(weight);
+
+  const size_t padded = static_cast<size_t>(args.padded);
+  const size_t h_q = RoundUp<size_t>(pairs, 256);  // after the pairs' faults
+  const size_t h_scale = h_q + RoundUp<size_t>(pairs * padded, 256);
+  const size_t h_f32 = h_scale + RoundUp<size_t>(pairs * padded / kQuantBlock * sizeof(float), 256);
+  const bool plain_h = !down_.of[1].empty();
+  std::byte* const hidden = hidden_.Get(h_f32 + (plain_h ? pairs * padded * sizeof(float) : 0));
+  args.pair_fault = reinterpret_cast<uint8_t*>(hidden);
+  args.h = {reinterpret_cast<float*>(hidden + h_f32), reinterpret_cast<int8_t*>(hidden + h_q),
+            reinterpret_cast<float*>(hidden + h_scale)};
+  args.leaves = reinterpret_cast<float*>(leaves_.Get(pairs * cols * sizeof(float)));
+  context_.device().Zero(args.pair_fault, pairs);
+  for (const ExpertTile& run : empty_) {
+    context_.device().Zero(args.leaves + static_cast<size_t>(run.begin) * cols,
+                           static_cast<size_t>(run.end - run.begin) * cols * sizeof(float));
+  }
+
+  const auto launch = [&](const Tiles& tiles, const size_t(&places)[2], bool ExpertsArgs::*plain,
+                          void (*kernel)(const ExpertsArgs&, void*)) {
+    args.tile_pairs = tiles.most_pairs;
+    for (const int kind : {0, 1}) {
+      args.*plain = kind == 1;
+      args.tiles = upload_.At<const ExpertTile>(places[kind]);
+      args.tile_count = static_cast<int32_t>(tiles.of[kind].size());
+      if (args.tile_count > 0) kernel(args, Stream());
+    }
+  };
+  launch(up_, up_tiles, &ExpertsArgs::plain_up, context_.kernels().expert_hidden);
+  launch(down_, down_tiles, &ExpertsArgs::plain_down, context_.kernels().expert_leaves);
+
+  LeavesArgs leaves;
+  leaves.leaves = args.leaves;
+  leaves.pair_fault = args.pair_fault;
+  leaves.slot_pair = upload_.At<const int32_t>(slot_pair);
+  leaves.part_begin = upload_.At<const int32_t>(part_slot);
+  leaves.adds = upload_.At<const PlannedAdd>(adds);
+  leaves.part_adds = upload_.At<const AddRange>(part_adds);
+  leaves.parts = static_cast<int32_t>(batch.parts.size());
+  leaves.cols = batch.x.cols;
+  leaves.out = out;
+  leaves.faults = context_.Report(faults.subspan(0, batch.parts.size()));
+  context_.kernels().add_leaves(leaves, Stream());
+}
+
+}  // namespace
+
+std::unique_ptr<ExpertOps> MakeCudaExpertOps(CudaContext* context) {
+  return std::make_unique<CudaExpertOps>(context);
+}
+
+}  // namespace moepool

@@ -1,0 +1,141 @@
+// TrunkOps on a GPU.
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/backend/cuda/cuda_attention.h"
+#include "common/backend/cuda/cuda_backend.h"
+#include "common/base/status_macros.h"
+#include "common/tensor/matrix_view.h"
+
+namespace moepool {
+namespace {
+
+RowForms RowsOf(const Activations& x) { return {x.f32, x.q, x.scale}; }
+
+const DeviceWeights& WeightsOf(const Matrix& matrix) {
+  return static_cast<const CudaMatrix&>(matrix).weights();
+}
+
+class CudaTrunkOps final : public TrunkOps {
+ public:
+  explicit CudaTrunkOps(CudaContext* context)
+      : context_(*context),
+        attention_(context),
+        uploaded_(&context->device()),
+        fetched_(&context->device()) {}
+
+  void Embed(const MatrixView& table, std::span<const int32_t> ids, float* x) override {
+    MutexLock lock(&context_.mutex());
+    const size_t bytes = ids.size() * static_cast<size_t>(table.cols) * sizeof(float);
+    auto* const rows = reinterpret_cast<float*>(context_.Stage(bytes));
+    for (size_t i = 0; i < ids.size(); ++i) DequantizeRow(table, ids[i], rows + i * table.cols);
+    context_.device().Copy(x, rows, bytes);
+  }
+
+  void Norm(const NormWeights& norm, const float* x, Activations* y, RowFaults faults) override {
+    MutexLock lock(&context_.mutex());
+    NormArgs args;
+    args.kind = norm.kind;
+    args.weight = norm.weight;
+    args.bias = norm.bias;
+    args.eps = norm.eps;
+    args.x = x;
+    args.y = RowsOf(*y);
+    args.rows = y->rows;
+    args.cols = y->cols;
+    args.faults = context_.Report(faults.subspan(0, static_cast<size_t>(y->rows)));
+    context_.kernels().norm(args, Stream());
+  }
+
+  void Quantize(Activations* y, RowFaults faults) override {
+    MutexLock lock(&context_.mutex());
+    QuantizeArgs args;
+    args.y = RowsOf(*y);
+    args.rows = y->rows;
+    args.cols = y->cols;
+    args.faults = context_.Report(faults.subspan(0, static_cast<size_t>(y->rows)));
+    context_.kernels().quantize(args, Stream());
+  }
+
+  void MatMuls(std::span<const Product> products, const Activations& x) override {
+    MutexLock lock(&context_.mutex());
+    for (const bool quantized : {true, false}) {
+      ProductsArgs args;
+      args.x = RowsOf(x);
+      args.rows = x.rows;
+      for (const Product& product : products) {
+        const DeviceWeights& w = WeightsOf(*product.w);
+        if (Info(w.dtype).quantized != quantized) continue;
+        MOEPOOL_CHECK(w.cols == x.cols);
+        MOEPOOL_CHECK(x.rows == 0 || (quantized ? x.q != nullptr && x.scale != nullptr : x.f32 != nullptr));
+        args.product[args.products++] = {w, product.bias, product.add, product.y, product.stride};
+        if (args.products == kMaxProducts) Launch(quantized, &args);
+      }
+      if (args.products > 0) Launch(quantized, &args);
+    }
+  }
+
+  void Attention(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
+                 float* out) override {
+    MutexLock lock(&context_.mutex());
+    attention_.Run(shape, batch, kv, qkv, out);
+  }
+
+  void Combine(const CombineBatch& batch, float* residual) override {
+    MutexLock lock(&context_.mutex());
+    const size_t parts = upload_.AddRows(batch.parts, static_cast<size_t>(batch.hidden));
+    const size_t adds = upload_.Add(batch.adds);
+    const size_t rows = upload_.Add(batch.rows);
+    upload_.Send(&context_, &uploaded_);
+    CombineArgs args;
+    args.parts = upload_.At<float>(parts);
+    args.adds = upload_.At<const PlannedAdd>(adds);
+    args.rows = upload_.At<const CombineRow>(rows);
+    args.shared = batch.shared;
+    args.residual = residual;
+    args.count = static_cast<int32_t>(batch.rows.size());
+    args.cols = static_cast<int32_t>(batch.hidden);
+    context_.kernels().combine(args, Stream());
+  }
+
+  void Gather(std::span<const int32_t> rows, int64_t cols, float* x) override {
+    MutexLock lock(&context_.mutex());
+    const size_t place = upload_.Add(rows);
+    upload_.Send(&context_, &uploaded_);
+    GatherArgs args;
+    args.x = x;
+    args.rows = upload_.At<const int32_t>(place);
+    args.count = static_cast<int32_t>(rows.size());
+    args.cols = static_cast<int32_t>(cols);
+    context_.kernels().gather(args, Stream());
+  }
+
+  void Fetch(std::span<Fetched> wanted) override {
+    MutexLock lock(&context_.mutex());
+    context_.Fetch(wanted, &fetched_);
+  }
+
+ private:
+  void* Stream() { return context_.device().Stream(); }
+
+  void Launch(bool quantized, ProductsArgs* args) {
+    (quantized ? context_.kernels().quantized_products : context_.kernels().plain_products)(*args, Stream());
+    args->products = 0;
+  }
+
+  CudaContext& context_;
+  CudaAttention attention_;
+  Upload upload_;
+  DeviceScratch uploaded_;
+  HostScratch fetched_;
+};
+
+}  // namespace
+
+std::unique_ptr<TrunkOps> MakeCudaTrunkOps(CudaContext* context) {
+  return std::make_unique<CudaTrunkOps>(context);
+}
+
+}  // namespace moepool

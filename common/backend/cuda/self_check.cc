@@ -1,0 +1,212 @@
+// See self_check.h.
+#include "common/backend/cuda/self_check.h"
+
+#include <bit>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/backend/cpu/cpu_backend.h"
+#include "common/base/status_macros.h"
+#include "common/base/str.h"
+#include "common/kernels/kernels.h"
+#include "common/tensor/quantize.h"
+
+namespace moepool {
+namespace {
+
+constexpr int kRows = 3;
+constexpr int kHidden = 256;  // a super-block of the K-quants
+constexpr int kFfn = 256;
+
+// Values of a spread of magnitudes, the same at each start.
+class Values {
+ public:
+  std::vector<float> Take(size_t n, float magnitude) {
+    std::vector<float> values(n);
+    for (float& v : values) {
+      state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+      const auto bits = static_cast<int32_t>(state_ >> 40) - (1 << 23);
+      v = static_cast<float>(bits) * 0x1p-23f * magnitude;
+    }
+    return values;
+  }
+
+ private:
+  uint64_t state_ = 20261129;
+};
+
+// One backend with what its operations need. Operations are those of a layer, each from the outputs of those
+// before it.
+class Run {
+ public:
+  explicit Run(Backend* backend) : backend_(*backend) {}
+
+  // Of each step its name and output, in order.
+  struct Output {
+    std::string name;
+    std::vector<uint8_t> bytes;
+  };
+  absl::StatusOr<std::vector<Output>> All();
+
+ private:
+  absl::StatusOr<float*> Upload(const std::vector<float>& values);
+  absl::StatusOr<Activations> MakeActivations(int rows, int cols);
+  absl::StatusOr<std::unique_ptr<Matrix>> Load(DType dtype, int rows, int cols);
+  void Keep(std::string name, const void* device, size_t bytes);
+  absl::Status Rows();
+  absl::Status Products();
+  absl::Status Experts(DType dtype);
+  absl::Status Attention(KvType type);
+
+  Backend& backend_;
+  Values values_;
+  std::vector<std::unique_ptr<Buffer>> buffers_;
+  Activations x_;
+  std::vector<Output> outputs_;
+};
+
+absl::StatusOr<float*> Run::Upload(const std::vector<float>& values) {
+  MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, backend_.Allocate(values.size() * sizeof(float)));
+  buffer->Write(0, std::as_bytes(std::span(values)));
+  buffers_.push_back(std::move(buffer));
+  return buffers_.back()->f32();
+}
+
+absl::StatusOr<Activations> Run::MakeActivations(int rows, int cols) {
+  const size_t n = static_cast<size_t>(rows) * static_cast<size_t>(cols);
+  Activations a;
+  a.rows = rows;
+  a.cols = cols;
+  MOEPOOL_ASSIGN_OR_RETURN(a.f32, Upload(std::vector<float>(n)));
+  MOEPOOL_ASSIGN_OR_RETURN(float* q, Upload(std::vector<float>(n / sizeof(float))));
+  a.q = reinterpret_cast<int8_t*>(q);
+  MOEPOOL_ASSIGN_OR_RETURN(a.scale, Upload(std::vector<float>(n / kQuantBlock)));
+  return a;
+}
+
+absl::StatusOr<std::unique_ptr<Matrix>> Run::Load(DType dtype, int rows, int cols) {
+  const std::vector<float> values = values_.Take(static_cast<size_t>(rows) * cols, 0.05f);
+  const int64_t row_bytes = RowBytes(dtype, cols);
+  std::vector<std::byte> file(static_cast<size_t>(rows * row_bytes));
+  for (int r = 0; r < rows; ++r) {
+    QuantizeRow(dtype, values.data() + r * cols, cols, file.data() + r * row_bytes);
+  }
+  return backend_.Load({dtype, rows, cols, file.data(), row_bytes, 0}, {});
+}
+
+void Run::Keep(std::string name, const void* device, size_t bytes) {
+  Fetched fetched = {device, bytes};
+  backend_.Trunk().Fetch({&fetched, 1});
+  const auto* const begin = static_cast<const uint8_t*>(fetched.host);
+  outputs_.push_back({std::move(name), {begin, begin + bytes}});
+}
+
+absl::Status Run::Rows() {
+  MOEPOOL_ASSIGN_OR_RETURN(float* const in, Upload(values_.Take(kRows * kHidden, 3)));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const weight, Upload(values_.Take(kHidden, 1)));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const bias, Upload(values_.Take(kHidden, 1)));
+  MOEPOOL_ASSIGN_OR_RETURN(x_, MakeActivations(kRows, kHidden));
+  std::vector<uint8_t> faults(kRows);
+  for (const NormKind kind : {NormKind::kLayer, NormKind::kRms}) {
+    backend_.Trunk().Norm({kind, weight, bias, 1e-5f}, in, &x_, faults);
+    const std::string name = kind == NormKind::kRms ? "RMS norm" : "layer norm";
+    Keep(name, x_.f32, kRows * kHidden * sizeof(float));
+    Keep(name + ", scales", x_.scale, kRows * kHidden / kQuantBlock * sizeof(float));
+    Keep(name + ", codes", x_.q, kRows * kHidden);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run::Products() {
+  MOEPOOL_ASSIGN_OR_RETURN(float* const y, Upload(std::vector<float>(kRows * kFfn)));
+  for (int i = 0; i < kDTypeCount; ++i) {
+    const DType dtype = static_cast<DType>(i);
+    MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Matrix> w, Load(dtype, kFfn, kHidden));
+    backend_.Trunk().MatMul(*w, x_, nullptr, nullptr, y, kFfn);
+    Keep(StrCat("product with ", Info(dtype).name), y, kRows * kFfn * sizeof(float));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run::Experts(DType dtype) {
+  ExpertWeights experts[2];
+  for (ExpertWeights& expert : experts) {
+    MOEPOOL_ASSIGN_OR_RETURN(expert.gate, Load(dtype, kFfn, kHidden));
+    MOEPOOL_ASSIGN_OR_RETURN(expert.up, Load(dtype, kFfn, kHidden));
+    MOEPOOL_ASSIGN_OR_RETURN(expert.down, Load(dtype, kHidden, kFfn));
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(float* const out, Upload(std::vector<float>(kRows * kHidden)));
+  const ExpertWeights* const loaded[] = {&experts[0], &experts[1]};
+  const std::vector<ExpertEntry> entries = {{0, 0.75f}, {1, 0.25f}, {1, 1.0f}, {0, 0.3f}, {1, 0.7f}};
+  const std::vector<ExpertPart> parts = {{0, 0, 2}, {1, 2, 3}, {2, 3, 5}};
+  std::vector<uint8_t> faults(kRows);
+  backend_.Experts().Run(loaded, {.x = x_, .parts = parts, .entries = entries}, out, faults);
+  Keep(StrCat("experts in ", Info(dtype).name), out, kRows * kHidden * sizeof(float));
+  return absl::OkStatus();
+}
+
+// Three rows that end in the second split, of which the cache's first holds zeros.
+absl::Status Run::Attention(KvType type) {
+  AttentionShape shape;
+  shape.heads = 4;
+  shape.kv_heads = 2;
+  shape.head_dim = 64;
+  shape.rope_dims = 64;
+  const int32_t positions[kRows] = {kAttentionSplit - 1, kAttentionSplit, kAttentionSplit + 1};
+  std::vector<int32_t> table(kAttentionSplit / kKvBlockTokens + 1);
+  for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
+  const int32_t* const tables[kRows] = {table.data(), table.data(), table.data()};
+  const std::vector<float> cos = values_.Take(kRows * 32, 1);
+  const std::vector<float> sin = values_.Take(kRows * 32, 1);
+  const size_t bytes = table.size() * shape.kv_heads * KvHeadBlockBytes(type, shape.head_dim);
+  std::byte* cache[2];
+  for (std::byte*& half : cache) {
+    MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, backend_.Allocate(bytes));
+    half = buffer->data();
+    buffers_.push_back(std::move(buffer));
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(float* const qkv, Upload(values_.Take(kRows * 8 * 64, 1)));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const out, Upload(std::vector<float>(kRows * 4 * 64)));
+  const AttentionBatch batch = {kRows, positions, tables, cos.data(), sin.data()};
+  backend_.Trunk().Attention(shape, batch, {type, cache[0], cache[1]}, qkv, out);
+  const std::string name = StrCat("attention over a cache of type ", static_cast<int>(type));
+  Keep(name, out, kRows * 4 * 64 * sizeof(float));
+  Keep(name + ", keys", cache[0], bytes);
+  Keep(name + ", values", cache[1], bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Run::Output>> Run::All() {
+  MOEPOOL_RETURN_IF_ERROR(Rows());
+  MOEPOOL_RETURN_IF_ERROR(Products());
+  for (const DType dtype : {DType::kQ4_K, DType::kF16}) MOEPOOL_RETURN_IF_ERROR(Experts(dtype));
+  for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
+    MOEPOOL_RETURN_IF_ERROR(Attention(type));
+  }
+  return std::move(outputs_);
+}
+
+}  // namespace
+
+absl::Status CheckBits(Backend* backend) {
+  CpuBackend cpu(ScalarKernels(), 1, {});
+  MOEPOOL_ASSIGN_OR_RETURN(const std::vector<Run::Output> expected, Run(&cpu).All());
+  MOEPOOL_ASSIGN_OR_RETURN(const std::vector<Run::Output> got, Run(backend).All());
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const std::vector<uint8_t>& want = expected[i].bytes;
+    const std::vector<uint8_t>& have = got[i].bytes;
+    for (size_t at = 0; at < want.size(); ++at) {
+      if (want[at] == have[at]) continue;
+      return absl::FailedPreconditionError(StrCat(backend->Name(), " backend: ", expected[i].name,
+                                                  " differs from the CPU's at byte ", at, ": ", have[at],
+                                                  " rather than ", want[at]));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace moepool

@@ -1,0 +1,205 @@
+// The experts' feed-forward: gate, up and activation in one kernel, h quantised as it leaves; then down,
+// times the pair's weight, into a leaf a pair. All tiles of all experts in one launch each.
+#include "common/kernels/cuda/launches.h"
+#include "common/kernels/cuda/products.cuh"
+#include "common/kernels/cuda/rows.cuh"
+
+namespace moepool {
+namespace {
+
+constexpr int kHiddenWarps = kQuantColumns / kGroup;  // a block of threads makes one quantised block of h
+constexpr int kLeafWarps = 4;
+constexpr int kManyTiles = 4;
+
+SIMT_DEVICE float SiluMul(float gate, float up) { return simt::Divide(gate, 1.0f + DeviceExp(-gate)) * up; }
+
+SIMT_DEVICE bool IsQuantized(const DeviceWeights& w) {
+  return w.dtype != DType::kF32 && w.dtype != DType::kF16 && w.dtype != DType::kBF16;
+}
+
+SIMT_DEVICE int GroupsOf(const DeviceWeights& w) { return (w.rows + kGroup - 1) / kGroup; }
+
+// Tokens [first, first + most) of a tile, which has as many as it has pairs.
+SIMT_DEVICE Tokens TileTokens(const ExpertTile& tile, int first, int most) {
+  Tokens tokens;
+  const int left = tile.end - tile.begin - first;
+  tokens.count = left < most ? left : most;
+  return tokens;
+}
+
+// Keeps 32 columns of h [tokens, 32] of pairs from `pair` on: thread = column within a warp, a warp a token.
+SIMT_DEVICE void KeepHidden(const ExpertsArgs& args, const DeviceExpert& expert, const float* h, int stride,
+                            int pair, int count, int block) {
+  const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
+  const int warps = static_cast<int>(blockDim.x) / simt::kWarp;
+  for (int token = static_cast<int>(threadIdx.x) / simt::kWarp; token < count; token += warps) {
+    const float y = h[token * stride + lane];
+    const int64_t row = pair + token;
+    if (!IsQuantized(expert.down)) {
+      args.h.f32[row * args.padded + block * kQuantColumns + lane] = y;
+      continue;
+    }
+    const int64_t at = row * (args.padded / kQuantColumns) + block;
+    const bool finite = QuantizeLanes(y, lane, args.h.q + at * kQuantColumns, args.h.scale + at);
+    if (!finite && lane == 0) args.pair_fault[row] = 1;
+  }
+}
+
+// A block of threads: 32 columns of h of kTiles * 8 pairs; a warp has 16 of the columns.
+template <int kTiles>
+SIMT_KERNEL QuantizedHidden(SIMT_ARGS ExpertsArgs args) {
+  constexpr int kTokens = kTiles * kTileTokens;
+  SIMT_SHARED(float, h, kTokens* kQuantColumns);
+  const int warp = static_cast<int>(threadIdx.x) / simt::kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
+  const ExpertTile tile = args.tiles[blockIdx.y];
+  const DeviceExpert& expert = args.experts[tile.expert];
+  const int block = static_cast<int>(blockIdx.x);
+  const int group = block * kHiddenWarps + warp;
+  if (block * kHiddenWarps >= GroupsOf(expert.gate)) return;
+  for (int first = 0; first < tile.end - tile.begin; first += kTokens) {
+    Tokens tokens = TileTokens(tile, first, kTokens);
+    tokens.x = args.x;
+    tokens.cols = args.hidden;
+    tokens.index = args.pair_row + tile.begin + first;
+    float gate[kTiles][4];
+    float up[kTiles][4];
+    const bool there = group < GroupsOf(expert.gate);
+    if (there) {
+      MultiplyGroup<kTiles>(expert.gate, group, tokens, gate);
+      MultiplyGroup<kTiles>(expert.up, group, tokens, up);
+    }
+    SIMT_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      SIMT_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int token = kTileTokens * n + 2 * (lane % 4) + i % 2;
+        const int column = warp * kGroup + lane / 4 + 8 * (i / 2);
+        h[token * kQuantColumns + column] = there ? SiluMul(gate[n][i], up[n][i]) : 0.0f;
+      }
+    }
+    simt::SyncThreads();
+    KeepHidden(args, expert, h, kQuantColumns, tile.begin + first, tokens.count, block);
+    simt::SyncThreads();
+  }
+}
+
+SIMT_KERNEL PlainHidden(SIMT_ARGS ExpertsArgs args) {
+  SIMT_SHARED(float, shared, kPlainTileFloats);
+  SIMT_SHARED(float, h, kPlainTokens* kQuantColumns);
+  const ExpertTile tile = args.tiles[blockIdx.y];
+  const DeviceExpert& expert = args.experts[tile.expert];
+  const int block = static_cast<int>(blockIdx.x);
+  const int thread = static_cast<int>(threadIdx.x);
+  const PlainTiles tiles = {shared, shared + kPlainColumns * kGroup};
+  if (block * kHiddenWarps >= GroupsOf(expert.gate)) return;
+  for (int first = 0; first < tile.end - tile.begin; first += kPlainTokens) {
+    Tokens tokens = TileTokens(tile, first, kPlainTokens);
+    tokens.x = args.x;
+    tokens.cols = args.hidden;
+    tokens.index = args.pair_row + tile.begin + first;
+    for (int half = 0; half < kHiddenWarps; ++half) {
+      const int group = block * kHiddenWarps + half;
+      float y = 0;
+      if (group < GroupsOf(expert.gate)) {
+        const float gate = MultiplyPlainGroup(expert.gate, group, tokens, tiles);
+        y = SiluMul(gate, MultiplyPlainGroup(expert.up, group, tokens, tiles));
+      }
+      h[thread / kGroup * kQuantColumns + half * kGroup + thread % kGroup] = y;
+    }
+    simt::SyncThreads();
+    KeepHidden(args, expert, h, kQuantColumns, tile.begin + first, tokens.count, block);
+    simt::SyncThreads();
+  }
+}
+
+SIMT_DEVICE void KeepLeaf(const ExpertsArgs& args, int pair, int row, float sum) {
+  if (row < args.hidden)
+    args.leaves[static_cast<int64_t>(pair) * args.hidden + row] = sum * args.pair_weight[pair];
+}
+
+// A warp: 16 rows of the leaves of a tile.
+template <int kTiles>
+SIMT_KERNEL QuantizedLeaves(SIMT_ARGS ExpertsArgs args) {
+  constexpr int kTokens = kTiles * kTileTokens;
+  const int warp = static_cast<int>(threadIdx.x) / simt::kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
+  const ExpertTile tile = args.tiles[blockIdx.y];
+  const DeviceWeights& down = args.experts[tile.expert].down;
+  const int group = static_cast<int>(blockIdx.x) * kLeafWarps + warp;
+  if (group >= GroupsOf(down)) return;
+  for (int first = 0; first < tile.end - tile.begin; first += kTokens) {
+    Tokens tokens = TileTokens(tile, first, kTokens);
+    tokens.x = args.h;
+    tokens.cols = args.padded;
+    tokens.first = tile.begin + first;
+    float acc[kTiles][4];
+    MultiplyGroup<kTiles>(down, group, tokens, acc);
+    SIMT_UNROLL
+    for (int n = 0; n < kTiles; ++n) {
+      SIMT_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int token = kTileTokens * n + 2 * (lane % 4) + i % 2;
+        if (token >= tokens.count) continue;
+        KeepLeaf(args, tokens.first + token, kGroup * group + lane / 4 + 8 * (i / 2), acc[n][i]);
+      }
+    }
+  }
+}
+
+SIMT_KERNEL PlainLeaves(SIMT_ARGS ExpertsArgs args) {
+  SIMT_SHARED(float, shared, kPlainTileFloats);
+  const ExpertTile tile = args.tiles[blockIdx.y];
+  const DeviceWeights& down = args.experts[tile.expert].down;
+  const int group = static_cast<int>(blockIdx.x);
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int first = 0; first < tile.end - tile.begin; first += kPlainTokens) {
+    Tokens tokens = TileTokens(tile, first, kPlainTokens);
+    tokens.x = args.h;
+    tokens.cols = args.padded;
+    tokens.first = tile.begin + first;
+    const float sum = MultiplyPlainGroup(down, group, tokens, {shared, shared + kPlainColumns * kGroup});
+    const int token = thread / kGroup;
+    if (token < tokens.count) KeepLeaf(args, tokens.first + token, kGroup * group + thread % kGroup, sum);
+  }
+}
+
+uint32_t Ratio(int n, int each) { return static_cast<uint32_t>((n + each - 1) / each); }
+
+}  // namespace
+
+namespace SIMT_TARGET {
+
+void LaunchExpertHidden(const ExpertsArgs& args, void* stream) {
+  if (args.tile_count == 0) return;
+  simt::LaunchShape shape;
+  shape.grid_x = Ratio(args.max_ffn, kQuantColumns);
+  shape.grid_y = static_cast<uint32_t>(args.tile_count);
+  if (args.plain_up) {
+    shape.threads = kPlainThreads;
+    simt::Start(PlainHidden, shape, stream, args);
+    return;
+  }
+  shape.threads = kHiddenWarps * simt::kWarp;
+  simt::Start(args.tile_pairs <= kTileTokens ? QuantizedHidden<1> : QuantizedHidden<kManyTiles>, shape,
+              stream, args);
+}
+
+void LaunchExpertLeaves(const ExpertsArgs& args, void* stream) {
+  if (args.tile_count == 0) return;
+  simt::LaunchShape shape;
+  shape.grid_y = static_cast<uint32_t>(args.tile_count);
+  if (args.plain_down) {
+    shape.grid_x = Ratio(args.hidden, kGroup);
+    shape.threads = kPlainThreads;
+    simt::Start(PlainLeaves, shape, stream, args);
+    return;
+  }
+  shape.grid_x = Ratio(Ratio(args.hidden, kGroup), kLeafWarps);
+  shape.threads = kLeafWarps * simt::kWarp;
+  simt::Start(args.tile_pairs <= kTileTokens ? QuantizedLeaves<1> : QuantizedLeaves<kManyTiles>, shape,
+              stream, args);
+}
+
+}  // namespace SIMT_TARGET
+}  // namespace moepool

@@ -1,0 +1,20 @@
+// The launches by name, each defined in its .cu file and gathered by cuda_kernels.cu.
+#pragma once
+
+#include "common/kernels/cuda/cuda_kernels.h"
+#include "common/kernels/cuda/simt.h"
+
+namespace moepool::SIMT_TARGET {
+
+void LaunchNorm(const NormArgs& args, void* stream);
+void LaunchQuantize(const QuantizeArgs& args, void* stream);
+void LaunchQuantizedProducts(const ProductsArgs& args, void* stream);
+void LaunchPlainProducts(const ProductsArgs& args, void* stream);
+void LaunchGather(const GatherArgs& args, void* stream);
+void LaunchCombine(const CombineArgs& args, void* stream);
+void LaunchExpertHidden(const ExpertsArgs& args, void* stream);
+void LaunchExpertLeaves(const ExpertsArgs& args, void* stream);
+void LaunchAddLeaves(const LeavesArgs& args, void* stream);
+const AttentionKernels& Attention();
+
+}  // namespace moepool::SIMT_TARGET

@@ -1,0 +1,42 @@
+// Whole models through the CUDA backend, as trunk, as workers and as both: the logits are the CPU's. One
+// binary has the emulated device (emulated_cuda.cc), one a GPU (tests/gpu/gpu_cuda.cc).
+#include "tests/determinism/cuda_test.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+namespace moepool {
+namespace {
+
+class CudaModelTest : public ::testing::TestWithParam<std::pair<std::string, SynthSpec>> {};
+
+TEST_P(CudaModelTest, LogitsAreTheCpus) {
+  const auto model = MakeModel(GetParam().second);
+  const std::vector<SequenceRequest> requests = CudaRequests();
+  const std::vector<TransportCase> transports = CoreTransportCases();
+  std::map<KvType, LogitHashes> seen;
+  for (const KvType type : KvTypes(model->Config())) {
+    SCOPED_TRACE(static_cast<int>(type));
+    Scenario scenario;
+    scenario.kv_type = type;
+    scenario.workers = 2;
+    const LogitHashes expected = RunScenario(model, requests, scenario, transports);
+    ASSERT_GT(expected.size(), requests.size());
+    scenario.step_tokens = 64;  // the longer prompts come in pieces
+    scenario.make_trunk = MakeCuda;
+    if (type == KvType::kF16) EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    scenario.make_worker = MakeCuda;
+    EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    scenario.make_trunk = {};
+    if (type == KvType::kF16) EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    seen[type] = expected;
+  }
+  EXPECT_NE(seen[KvType::kF16], seen[KvType::kF32]);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaModelTest, ::testing::ValuesIn(ScenarioModels()),
+                         [](const auto& info) { return info.param.first; });
+
+}  // namespace
+}  // namespace moepool

@@ -1,0 +1,10 @@
+// The machine's GPU.
+#include "tests/determinism/cuda_test.h"
+
+namespace moepool {
+
+std::unique_ptr<Backend> MakeCuda() { return MakeBackend({.backend = "cuda"}).value(); }
+
+std::vector<SequenceRequest> CudaRequests() { return ScenarioRequests(); }
+
+}  // namespace moepool

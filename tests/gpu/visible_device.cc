@@ -1,0 +1,46 @@
+// See visible_device.h.
+#include "tests/gpu/visible_device.h"
+
+#include <cstdlib>
+#include <string>
+#include <utility>
+
+#include "common/backend/cuda/cuda_device.h"
+
+namespace moepool {
+namespace {
+
+class VisibleDevice final : public Device {
+ public:
+  explicit VisibleDevice(std::unique_ptr<Device> gpu) : gpu_(std::move(gpu)) {}
+  std::string Description() const override { return gpu_->Description(); }
+  const CudaKernels& Kernels() const override { return gpu_->Kernels(); }
+  DeviceMemoryInfo Memory() const override { return gpu_->Memory(); }
+  absl::StatusOr<std::byte*> Allocate(size_t bytes) override { return gpu_->AllocateHost(bytes); }
+  void Free(std::byte* memory) override { gpu_->FreeHost(memory); }
+  absl::StatusOr<std::byte*> AllocateHost(size_t bytes) override { return gpu_->AllocateHost(bytes); }
+  void FreeHost(std::byte* memory) override { gpu_->FreeHost(memory); }
+  void* Stream() override { return gpu_->Stream(); }
+  void Copy(void* to, const void* from, size_t bytes) override {
+    gpu_->Copy(to, from, bytes);
+    gpu_->Synchronize();
+  }
+  void Zero(void* memory, size_t bytes) override {
+    gpu_->Zero(memory, bytes);
+    gpu_->Synchronize();
+  }
+  void Synchronize() override { gpu_->Synchronize(); }
+
+ private:
+  const std::unique_ptr<Device> gpu_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> MakeVisibleDevice() {
+  setenv("CUDA_LAUNCH_BLOCKING", "1",
+         1);  // read when CUDA starts: a launch returns when the kernel has ended
+  return std::make_unique<VisibleDevice>(MakeCudaDevice(0).value());
+}
+
+}  // namespace moepool
