@@ -42,7 +42,7 @@ constexpr int kHeadDim = 128;
 
 struct Flags {
   std::string isa = "auto";
-  std::vector<std::string> types = {"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "F16", "F32"};
+  std::vector<std::string> types = {"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "MXFP4", "F16", "F32"};
   std::vector<int> rows = {1, 2, 4, 8, 16, 64, 256};
   std::vector<int> threads;
   std::vector<int> contexts = {512, 4096};

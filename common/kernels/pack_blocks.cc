@@ -4,6 +4,7 @@
 #include "common/kernels/pack_blocks.h"
 
 #include <cstddef>
+#include <cstdlib>
 
 namespace moepool {
 namespace {
@@ -40,6 +41,30 @@ bool PutScaleAndMin(const Source& from, int offset, uint8_t* plane) {
 // Two bytes at `offset` of each row's block into a plane [16][2].
 void PutBytePairs(const Source& from, int offset, uint8_t* plane) {
   for (int lane = 0; lane < from.rows; ++lane) std::memcpy(plane + 2 * lane, from.Row(lane) + offset, 2);
+}
+
+// Whether the weights of an MXFP4 block are finite: 255 is NaN, and 253 and 254 take values past f32, as
+// value * 2^(e - 128) < 2^128 has to hold.
+bool Mxfp4IsFinite(const uint8_t* block) {
+  const int e = block[0];
+  if (e < 253) return true;
+  if (e == 255) return false;
+  const int end = e == 253 ? 8 : 4;
+  for (int i = 1; i <= 16; ++i) {
+    if (std::abs(kMxfp4Values[block[i] & 15]) >= end || std::abs(kMxfp4Values[block[i] >> 4]) >= end)
+      return false;
+  }
+  return true;
+}
+
+// The E8M0 scale of each row's block into a plane [16].
+bool PutExponents(const Source& from, uint8_t* plane) {
+  bool finite = true;
+  for (int lane = 0; lane < from.rows; ++lane) {
+    plane[lane] = from.Row(lane)[0];
+    finite &= Mxfp4IsFinite(from.Row(lane));
+  }
+  return finite;
 }
 
 // --- Codes of 16 rows: word [quad][lane] holds 4 columns, a byte each ---
@@ -270,6 +295,8 @@ BlockParts Parts(DType dtype) {
     case DType::kQ4_0:
     case DType::kIQ4_NL:
       return {256, 32, 0};
+    case DType::kMXFP4:
+      return {256, 16, 0};
     case DType::kQ4_1:
       return {256, 64, 0};
     case DType::kQ5_0:
@@ -300,6 +327,9 @@ bool PackBlocks(DType dtype, const uint8_t* block, int64_t stride_bytes, int row
     case DType::kIQ4_NL:
       PutFourBits(from, 2, to.codes);
       return PutHalves(from, 0, to.scales);
+    case DType::kMXFP4:
+      PutFourBits(from, 1, to.codes);
+      return PutExponents(from, to.scales);
     case DType::kQ5_0:
       PutFiveBits(from, 2, to.codes);
       return PutHalves(from, 0, to.scales);

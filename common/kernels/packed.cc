@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "common/base/aligned_bytes.h"
@@ -21,13 +22,19 @@ bool ElementFinite(DType dtype, const uint8_t* p) {
   return (LoadLittle16(top) & 0x7f80) != 0x7f80;
 }
 
-absl::Status NotFinite(const MatrixView& view, int64_t row, int64_t col) {
-  return absl::DataLossError(StrCat(Info(view.dtype).name, " matrix of ", view.rows, " x ", view.cols,
-                                    ": the scale at row ", row, ", column ", col, " is not finite"));
-}
-
 const uint8_t* RowData(const MatrixView& view, int64_t row) {
   return reinterpret_cast<const uint8_t*>(view.data) + row * view.row_stride_bytes;
+}
+
+absl::Status NotFinite(const MatrixView& view, int64_t row, int64_t col) {
+  const DTypeInfo& info = Info(view.dtype);
+  std::string what = "is not finite";
+  if (view.dtype == DType::kMXFP4) {
+    const int scale = RowData(view, row)[col / info.block_cols * info.block_bytes];
+    what = StrCat("is E8M0 ", scale, scale == 255 ? ", NaN" : ", with which its weights are not finite");
+  }
+  return absl::DataLossError(StrCat(info.name, " matrix of ", view.rows, " x ", view.cols,
+                                    ": the scale at row ", row, ", column ", col, " ", what));
 }
 
 // Rows [row, row + rows) as [column][16]. Whether all are finite.

@@ -51,6 +51,8 @@ uint32_t FileType(const SynthSpec& spec) {  // general.file_type, which llama.cp
       return 25;
     case DType::kBF16:
       return 32;
+    case DType::kMXFP4:
+      return 38;
   }
   return 0;
 }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -26,6 +27,7 @@ constexpr float kDeviationQ4_K = 48.37f * 4.610f;     // scales 32 to 63 times -
 constexpr float kDeviationQ5_K = 48.37f * 9.233f;     // scales 32 to 63 times -15.5 to 15.5
 constexpr float kDeviationQ6_K = 97.17f * 18.48f;     // scales 64 to 127 of either sign times -32 to 31
 constexpr float kDeviationIQ4_NL = 67.44f * kJitter;  // the 16 values
+constexpr float kDeviationMXFP4 = 2.926f;             // the 16 values, halved; scales have no jitter
 constexpr float kUniformDeviation = 0.57735f;         // of [-1, 1)
 
 // The finaliser of splitmix64: a bijection in which every bit of the result depends on every bit of x.
@@ -117,6 +119,17 @@ void BlockIQ4_NL(const Words& words, uint64_t block, float deviation, uint8_t* o
   const uint64_t word = words.At(3 * block);
   PutHalf(Signed(deviation / kDeviationIQ4_NL * Jitter(word), word), out);
   words.Copy(3 * block + 1, 2, out + 2);
+}
+
+// Scales are powers of two: the one below the scale wanted or the one above, so often that their mean square
+// is that of the scale wanted.
+void BlockMXFP4(const Words& words, uint64_t block, float deviation, uint8_t* out) {
+  const float scale = deviation / kDeviationMXFP4;
+  const int power = std::clamp(std::ilogb(scale), -127, 124);
+  const float above = std::ldexp(scale, -power);  // 1 to 2
+  const bool next = 0.5f + 0.5f * Uniform(words.At(3 * block)) < (above * above - 1) / 3;
+  out[0] = static_cast<uint8_t>(127 + power + (next ? 1 : 0));
+  words.Copy(3 * block + 1, 2, out + 1);
 }
 
 void BlockQ8_0(const Words& words, uint64_t block, float deviation, uint8_t* out) {
@@ -257,6 +270,8 @@ void FillBlocks(const SynthTensor& tensor, uint64_t seed, int64_t first_block, i
       return Repeat<BlockQ6_K>(words, dtype, deviation, first, count, bytes);
     case DType::kIQ4_NL:
       return Repeat<BlockIQ4_NL>(words, dtype, deviation, first, count, bytes);
+    case DType::kMXFP4:
+      return Repeat<BlockMXFP4>(words, dtype, deviation, first, count, bytes);
   }
 }
 

@@ -69,6 +69,16 @@ void GroupIQ4_NL(const uint8_t* block, float* out) {
   for (int c = 0; c < 32; ++c) out[c] = d * static_cast<float>(kIq4NlValues[Nibble(block + 2, c)]);
 }
 
+// E8M0 scale | nibbles as in Q4_0.  w = scale value(q) / 2. Exact while it is within f32: value(q) has 3
+// bits, and the least scale is 2^-127, so that w is a multiple of 2^-128. A scale of 2^126 or more, which
+// quantisers of floats do not write, takes the larger codes to infinity.
+void GroupMXFP4(const uint8_t* block, float* out) {
+  const float scale = E8m0ToFloat(block[0]);
+  for (int c = 0; c < 32; ++c) {
+    out[c] = scale * (0.5f * static_cast<float>(kMxfp4Values[Nibble(block + 1, c)]));
+  }
+}
+
 // d f16 | 32 int8.  w = d q
 void GroupQ8_0(const uint8_t* block, float* out) {
   const float d = LoadHalf(block);
@@ -207,6 +217,9 @@ void DequantizeRow(const MatrixView& view, int64_t row, float* out) {
         break;
       case DType::kIQ4_NL:
         GroupIQ4_NL(block, out + c);
+        break;
+      case DType::kMXFP4:
+        GroupMXFP4(block, out + c);
         break;
       case DType::kQ2_K:
         GroupQ2_K(block, group, out + c);

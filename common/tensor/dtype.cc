@@ -25,6 +25,7 @@ constexpr std::array<DTypeInfo, kDTypeCount> kTable = {{
     {"Q5_K", 13, 256, 176, true},
     {"Q6_K", 14, 256, 210, true},
     {"IQ4_NL", 20, 32, 18, true},
+    {"MXFP4", 39, 32, 17, true},
 }};
 
 struct GgmlName {
@@ -35,7 +36,7 @@ struct GgmlName {
 constexpr GgmlName kUnsupported[] = {
     {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
     {21, "IQ3_S"}, {22, "IQ2_S"}, {23, "IQ4_XS"},  {24, "I8"},     {25, "I16"},     {26, "I32"},
-    {27, "I64"},   {28, "F64"},   {29, "IQ1_M"},   {34, "TQ1_0"},  {35, "TQ2_0"},   {39, "MXFP4"},
+    {27, "I64"},   {28, "F64"},   {29, "IQ1_M"},   {34, "TQ1_0"},  {35, "TQ2_0"},   {40, "NVFP4"},
 };
 
 }  // namespace

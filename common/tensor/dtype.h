@@ -25,12 +25,17 @@ enum class DType : uint8_t {
   kQ5_K,
   kQ6_K,
   kIQ4_NL,
+  kMXFP4,
 };
-inline constexpr int kDTypeCount = 14;
+inline constexpr int kDTypeCount = 15;
 
 // IQ4_NL: what a 4-bit code stands for, in units of the block's scale.
 inline constexpr int8_t kIq4NlValues[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                             1,    13,   25,  38,  53,  69,  89,  113};
+
+// MXFP4 (OCP Microscaling Formats 1.0): twice what a 4-bit code (E2M1) stands for, in units of the block's
+// scale, which is a power of two (E8m0ToFloat).
+inline constexpr int8_t kMxfp4Values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 struct DTypeInfo {
   std::string_view name;  // "Q4_1"

@@ -1,4 +1,4 @@
-// 16-bit floats in software: exact on every machine, whatever instructions it has.
+// Floats of 16 bits and powers of two of 8 in software: exact on every machine, whatever instructions it has.
 #pragma once
 
 #include <bit>
@@ -47,6 +47,12 @@ constexpr uint16_t FloatToBFloat16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+// E8M0, the scale of an MXFP4 block: 2^(code - 127), exact (0 is subnormal); 255 is NaN.
+constexpr float E8m0ToFloat(uint8_t code) {
+  if (code == 255) return std::bit_cast<float>(0x7fc00000u);
+  return std::bit_cast<float>(code == 0 ? 0x00400000u : static_cast<uint32_t>(code) << 23);
 }
 
 }  // namespace moepool

@@ -3,6 +3,7 @@
 #include "common/tensor/quantize.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -74,17 +75,31 @@ void BlockQ5_1(const float* x, uint8_t* out) {
   PutFiveBits(codes, out + 4, out + 8);
 }
 
-void BlockIQ4_NL(const float* x, uint8_t* out) {
-  const float d = StoreHalf(Extreme(x, 32) / kIq4NlValues[0], out);
-  const auto nearest = [d](float value) {
+// Nibbles of the codes whose values [16], times d, lie nearest; of two as near, the lower code.
+void PutNearest(const float* x, float d, const int8_t* values, uint8_t* nibbles) {
+  const auto nearest = [d, values](float value) {
     int best = 0;
     for (int code = 1; code < 16; ++code) {
-      const auto error = [&](int c) { return std::fabs(value - d * static_cast<float>(kIq4NlValues[c])); };
+      const auto error = [&](int c) { return std::fabs(value - d * static_cast<float>(values[c])); };
       if (error(code) < error(best)) best = code;
     }
     return best;
   };
-  for (int i = 0; i < 16; ++i) out[2 + i] = static_cast<uint8_t>(nearest(x[i]) | nearest(x[i + 16]) << 4);
+  for (int i = 0; i < 16; ++i) nibbles[i] = static_cast<uint8_t>(nearest(x[i]) | nearest(x[i + 16]) << 4);
+}
+
+void BlockIQ4_NL(const float* x, uint8_t* out) {
+  const float d = StoreHalf(Extreme(x, 32) / kIq4NlValues[0], out);
+  PutNearest(x, d, kIq4NlValues, out + 2);
+}
+
+// The scale as the format's paper has it: 2^(k - 2) where the largest magnitude is within [2^k, 2^(k + 1)),
+// so that it is 4 to 8 units, of which those above 6 become 6. The exponent field of a float is k + 127. No
+// float gives a scale above 252.
+void BlockMXFP4(const float* x, uint8_t* out) {
+  const int field = static_cast<int>(std::bit_cast<uint32_t>(std::fabs(Extreme(x, 32))) >> 23);
+  out[0] = static_cast<uint8_t>(std::max(field - 2, 0));
+  PutNearest(x, 0.5f * E8m0ToFloat(out[0]), kMxfp4Values, out + 1);
 }
 
 void BlockQ8_0(const float* x, uint8_t* out) {
@@ -269,6 +284,9 @@ void QuantizeRow(DType dtype, const float* row, int64_t cols, std::byte* out) {
         break;
       case DType::kIQ4_NL:
         BlockIQ4_NL(x, bytes);
+        break;
+      case DType::kMXFP4:
+        BlockMXFP4(x, bytes);
         break;
       case DType::kQ2_K:
         BlockQ2_K(x, bytes);

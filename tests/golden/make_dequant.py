@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/dequant.bin: blocks of every type with their values by the reference of the gguf package.
 
-Usage: make_dequant.py OUTPUT        (needs: pip install gguf numpy)
+Usage: make_dequant.py OUTPUT        (needs: pip install gguf numpy; made with gguf 0.19.0, numpy 2.4.6)
 
 Layout, little-endian: "DQ01", then for each type: ggml type u32, columns u32, rows u32, the blocks, the values as f32.
 The blocks are random bytes with sound scales, so that every code and every packing of scales occurs.
@@ -20,8 +20,11 @@ TYPES = {
     T.Q4_K: (512, [0, 2]), T.Q6_K: (512, [208]),
     T.Q5_0: (96, [0]), T.Q5_1: (96, [0, 2]), T.IQ4_NL: (96, [0]),
     T.Q2_K: (512, [80, 82]), T.Q3_K: (512, [108]), T.Q5_K: (512, [0, 2]),
+    T.MXFP4: (160, []),
 }
 ROWS = 3
+# The E8M0 bytes of the blocks of MXFP4: those of subnormal scales, the largest whose weights are all finite.
+EXPONENTS = [0, 1, 2, 3, 100, 119, 120, 121, 122, 123, 124, 127, 200, 251, 252]
 
 
 def blocks_of(kind, columns, scales, rng):
@@ -37,6 +40,8 @@ def blocks_of(kind, columns, scales, rng):
     for at in scales:
         half = (rng.standard_normal(len(blocks)) * 0.01).astype(np.float16)
         blocks[:, at:at + 2] = half.view(np.uint8).reshape(-1, 2)
+    if kind == T.MXFP4:
+        blocks[:, 0] = EXPONENTS
     return blocks.reshape(ROWS, -1)
 
 

@@ -135,7 +135,7 @@ constexpr KernelTable kAvx2Table = {
      QuantizedMatMul<Avx2Q4_1>, QuantizedMatMul<Avx2Q5_0>, QuantizedMatMul<Avx2Q5_1>,
      QuantizedMatMul<Avx2Q8_0>, QuantizedMatMul<Avx2Q2_K>, QuantizedMatMul<Avx2Q3_K>,
      QuantizedMatMul<Avx2Q4_K>, QuantizedMatMul<Avx2Q5_K>, QuantizedMatMul<Avx2Q6_K>,
-     QuantizedMatMul<Avx2IQ4_NL>},
+     QuantizedMatMul<Avx2IQ4_NL>, QuantizedMatMul<Avx2MXFP4>},
     Avx2Quantize,
     Avx2ActivationBlocks,
     Avx2Norm,

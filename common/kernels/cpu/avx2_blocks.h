@@ -6,10 +6,26 @@
 namespace moepool {
 namespace {
 
+// Scales of rows 8 h to 8 h + 7.
+struct Avx2HalfScales {
+  static constexpr int kBytes = 32;
+  static __m256 Load8(const uint8_t* scales, int h) { return LoadHalf8(scales + 16 * h); }
+};
+// As HalvedE8m0().
+struct Avx2E8m0Scales {
+  static constexpr int kBytes = 16;
+  static __m256 Load8(const uint8_t* scales, int h) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(scales + 8 * h));
+    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes), 23);
+    const __m256i least = _mm256_set1_epi32(0x00400000);
+    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_max_epi32(bits, least)), _mm256_set1_ps(0.5f));
+  }
+};
+
 // Codes stand for code - kOffset.
-template <typename Codes, int kOffset>
+template <typename Codes, int kOffset, typename ScalesOf = Avx2HalfScales>
 struct Avx2Scaled {
-  static constexpr int kCodes = Codes::kBytes, kScales = 32, kSupers = 0;
+  static constexpr int kCodes = Codes::kBytes, kScales = ScalesOf::kBytes, kSupers = 0;
   template <int T>
   static void Step(const BlockBytes& w, const TileRows<T>& x, int64_t b, FloatTile<T>* f) {
     IntTile<T> ints;
@@ -19,12 +35,13 @@ struct Avx2Scaled {
       ints.sum[t][0] = _mm256_add_epi32(ints.sum[t][0], offset);
       ints.sum[t][1] = _mm256_add_epi32(ints.sum[t][1], offset);
     }
-    for (int h = 0; h < 2; ++h) AddScaled(ints, h, LoadHalf8(w.scales + 16 * h), x, b, f);
+    for (int h = 0; h < 2; ++h) AddScaled(ints, h, ScalesOf::Load8(w.scales, h), x, b, f);
   }
 };
 
 using Avx2Q4_0 = Avx2Scaled<NibbleCodes, 8>;
 using Avx2Q5_0 = Avx2Scaled<FiveBitCodes, 16>;
+using Avx2MXFP4 = Avx2Scaled<OffsetE2m1Codes, 12, Avx2E8m0Scales>;
 
 template <typename Codes>
 struct Avx2ScaledWithMin {

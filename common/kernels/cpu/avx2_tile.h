@@ -115,6 +115,46 @@ inline void DotFiveBits(const uint8_t* codes, const TileRows<T>& x, int64_t b, I
   }
 }
 
+// The same for what MXFP4's codes stand for, plus 12: 0 to 24, which VPSHUFB looks up. 4 pairs of at most
+// 2 * 24 * 127 are 24384, 8 would saturate: hence two passes.
+template <int T>
+inline void DotOffsetE2m1(const uint8_t* codes, const TileRows<T>& x, int64_t b, IntTile<T>* out) {
+  const __m256i table = _mm256_add_epi8(
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kMxfp4Values))),
+      _mm256_set1_epi8(12));
+  const __m256i mask = _mm256_set1_epi8(15);
+  const __m256i ones = _mm256_set1_epi16(1);
+  for (int t = 0; t < T; ++t) out->sum[t][0] = out->sum[t][1] = _mm256_setzero_si256();
+#pragma GCC unroll 1  // as above
+  for (int pass = 0; pass < 2; ++pass) {
+    __m256i sum[T][2];
+    for (int t = 0; t < T; ++t) sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+#pragma GCC unroll 1
+    for (int v = 2 * pass; v < 2 * pass + 2; ++v) {
+      const __m256i c0 = Load32(codes + 64 * v);
+      const __m256i c1 = Load32(codes + 64 * v + 32);
+      const __m256i low0 = _mm256_shuffle_epi8(table, _mm256_and_si256(c0, mask));
+      const __m256i low1 = _mm256_shuffle_epi8(table, _mm256_and_si256(c1, mask));
+      const __m256i high0 = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(c0, 4), mask));
+      const __m256i high1 = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(c1, 4), mask));
+      for (int t = 0; t < T; ++t) {
+        const int8_t* const q = x.row[t][b].q + 4 * v;
+        const __m256i xl = Broadcast4(q);
+        sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low0, xl));
+        sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(low1, xl));
+        const __m256i xh = Broadcast4(q + 16);
+        sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(high0, xh));
+        sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(high1, xh));
+      }
+    }
+    for (int t = 0; t < T; ++t) {
+      for (int h = 0; h < 2; ++h) {
+        out->sum[t][h] = _mm256_add_epi32(out->sum[t][h], _mm256_madd_epi16(sum[t][h], ones));
+      }
+    }
+  }
+}
+
 // The products of the formats: Dot(codes, x, b, out) is the sum over 32 columns of code * x.
 struct NibbleCodes {
   static constexpr int kBytes = 256;
@@ -128,6 +168,13 @@ struct FiveBitCodes {
   template <int T>
   static void Dot(const uint8_t* codes, const TileRows<T>& x, int64_t b, IntTile<T>* out) {
     DotFiveBits(codes, x, b, out);
+  }
+};
+struct OffsetE2m1Codes {
+  static constexpr int kBytes = 256;
+  template <int T>
+  static void Dot(const uint8_t* codes, const TileRows<T>& x, int64_t b, IntTile<T>* out) {
+    DotOffsetE2m1(codes, x, b, out);
   }
 };
 

@@ -108,17 +108,21 @@ struct OffsetByteCodes {
   }
 };
 
-// The values of IQ4_NL plus 128.
-struct OffsetNonLinearCodes {
+// Nibbles as what kValues has for them, plus kOffset: unsigned.
+template <const int8_t (&kValues)[16], int kOffset>
+struct LookedUpCodes {
   static constexpr int kBytes = 256;
   template <int v>
   static QuadPair Pair(const uint8_t* codes) {
-    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kIq4NlValues));
-    const __m512i table = _mm512_xor_si512(_mm512_broadcast_i32x4(values), _mm512_set1_epi8(-128));
+    const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kValues));
+    const __m512i table =
+        _mm512_add_epi8(_mm512_broadcast_i32x4(values), _mm512_set1_epi8(static_cast<char>(kOffset)));
     const QuadPair nibbles = NibbleCodes::Pair<v>(codes);
     return {_mm512_shuffle_epi8(table, nibbles.low), _mm512_shuffle_epi8(table, nibbles.high)};
   }
 };
+using OffsetNonLinearCodes = LookedUpCodes<kIq4NlValues, 128>;
+using OffsetE2m1Codes = LookedUpCodes<kMxfp4Values, 16>;
 
 }  // namespace
 }  // namespace moepool

@@ -22,16 +22,30 @@ inline __m512 AddScaled(__m512 acc, __m512 sum, __m512 scale, const ActivationBl
   return _mm512_fmadd_ps(sum, _mm512_mul_ps(scale, _mm512_set1_ps(x.scale)), acc);
 }
 
-// One f16 scale; codes stand for code - 2^kOffsetBits.
-template <typename CodesOf, int kOffsetBits>
+struct VnniHalfPlane {
+  static constexpr int kBytes = 32;
+  static __m512 Load16(const uint8_t* scales) { return LoadHalf16(scales); }
+};
+// As HalvedE8m0().
+struct VnniE8m0Plane {
+  static constexpr int kBytes = 16;
+  static __m512 Load16(const uint8_t* scales) {
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+    const __m512i bits = _mm512_max_epi32(_mm512_slli_epi32(bytes, 23), _mm512_set1_epi32(0x00400000));
+    return _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0.5f));
+  }
+};
+
+// One scale; codes stand for code - 2^kOffsetBits.
+template <typename CodesOf, int kOffsetBits, typename Plane = VnniHalfPlane>
 struct Vnni1Scale {
   using Codes = CodesOf;
-  static constexpr int kCodes = Codes::kBytes, kScales = 32, kSupers = 0;
+  static constexpr int kCodes = Codes::kBytes, kScales = Plane::kBytes, kSupers = 0;
   static constexpr bool kHalves = false;
   struct Scales {
     __m512 d;
   };
-  static Scales Load(const BlockBytes& w) { return {LoadHalf16(w.scales)}; }
+  static Scales Load(const BlockBytes& w) { return {Plane::Load16(w.scales)}; }
   static __m512i Start(const ActivationBlock& x) {
     return _mm512_slli_epi32(_mm512_set1_epi32(x.neg_sum), kOffsetBits);
   }
@@ -43,6 +57,7 @@ using VnniQ4_0 = Vnni1Scale<NibbleCodes, 3>;
 using VnniQ5_0 = Vnni1Scale<FiveBitCodes, 4>;
 using VnniQ8_0 = Vnni1Scale<OffsetByteCodes, 7>;
 using VnniIQ4_NL = Vnni1Scale<OffsetNonLinearCodes, 7>;
+using VnniMXFP4 = Vnni1Scale<OffsetE2m1Codes, 4, VnniE8m0Plane>;
 
 struct ScaleAndMin {
   __m512 scale;

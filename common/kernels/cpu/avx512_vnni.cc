@@ -22,6 +22,7 @@ constexpr KernelTable Table() {
   set(DType::kQ5_K, VnniMatMul<VnniQ5_K>);
   set(DType::kQ6_K, VnniMatMul<VnniQ6_K>);
   set(DType::kIQ4_NL, VnniMatMul<VnniIQ4_NL>);
+  set(DType::kMXFP4, VnniMatMul<VnniMXFP4>);
   return table;
 }
 

@@ -63,6 +63,12 @@ inline uint16_t F32ToF16(float x) {
   return static_cast<uint16_t>(sign | ((magnitude - (uint32_t{112} << 23) + 0xfff + odd) >> 13));
 }
 
+// 2^(e - 128), half of what the E8M0 scale e of an MXFP4 block stands for; subnormal for 0 and 1. e < 255.
+inline float HalvedE8m0(uint32_t e) {
+  const uint32_t bits = e << 23;  // 0 in place of 2^-127, which is subnormal
+  return BitsFloat(bits > 0x00400000 ? bits : 0x00400000) * 0.5f;
+}
+
 inline bool Finite(float x) { return (FloatBits(x) & 0x7fffffff) < 0x7f800000; }
 
 // VMAXPS: b where the two do not compare.

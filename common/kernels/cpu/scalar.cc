@@ -80,7 +80,7 @@ constexpr KernelTable kTable = {
     {MatMulPlain<64, WeightF32>, MatMulPlain<32, Half>, MatMulPlain<32, WeightBF16>, MatMulQuantized<Q4_0>,
      MatMulQuantized<Q4_1>, MatMulQuantized<Q5_0>, MatMulQuantized<Q5_1>, MatMulQuantized<Q8_0>,
      MatMulQuantized<Q2_K>, MatMulQuantized<Q3_K>, MatMulQuantized<Q4_K>, MatMulQuantized<Q5_K>,
-     MatMulQuantized<Q6_K>, MatMulQuantized<IQ4_NL>},
+     MatMulQuantized<Q6_K>, MatMulQuantized<IQ4_NL>, MatMulQuantized<MXFP4>},
     QuantizeRow,
     ActivationBlocks,
     Norm,

@@ -31,6 +31,7 @@ int SixBits(const uint8_t* codes, int lane, int col) {
   return Nibble(codes, lane, col) | Pair(codes + 256, lane, col) << 4;
 }
 int NonLinear(const uint8_t* codes, int lane, int col) { return kIq4NlValues[Nibble(codes, lane, col)]; }
+int DoubledE2m1(const uint8_t* codes, int lane, int col) { return kMxfp4Values[Nibble(codes, lane, col)]; }
 int Byte(const uint8_t* codes, int lane, int col) {
   return static_cast<int8_t>(codes[64 * (col / 4) + 4 * lane + col % 4]);
 }
@@ -43,6 +44,7 @@ struct BlockTerm {
 };
 
 float Half(const uint8_t* plane, int lane) { return F16ToF32(LoadU16(plane + 2 * lane)); }
+float PowerOfTwo(const uint8_t* plane, int lane) { return HalvedE8m0(plane[lane]); }
 
 template <typename Code>
 int32_t Dot(const BlockTerm& t, int begin, int end, int offset, const Code& code) {
@@ -52,18 +54,20 @@ int32_t Dot(const BlockTerm& t, int begin, int end, int offset, const Code& code
 }
 
 // d per block:  acc = fma(float(sum of code x), d d_x, acc)
-template <int (*kCode)(const uint8_t*, int, int), int kOffset, int kBytes>
+template <int (*kCode)(const uint8_t*, int, int), int kOffset, int kBytes,
+          float (*kScale)(const uint8_t*, int) = Half, int kScaleBytes = 32>
 struct Scaled {
-  static constexpr int kCodes = kBytes, kScales = 32, kSupers = 0;
+  static constexpr int kCodes = kBytes, kScales = kScaleBytes, kSupers = 0;
   static float Step(const BlockTerm& t, float acc) {
     const int32_t sum = Dot(t, 0, 32, kOffset, kCode);
-    return __builtin_fmaf(static_cast<float>(sum), Half(t.w.scales, t.lane) * t.x.scale, acc);
+    return __builtin_fmaf(static_cast<float>(sum), kScale(t.w.scales, t.lane) * t.x.scale, acc);
   }
 };
 using Q8_0 = Scaled<Byte, 0, 512>;
 using Q4_0 = Scaled<Nibble, 8, 256>;
 using Q5_0 = Scaled<FiveBits, 16, 320>;
 using IQ4_NL = Scaled<NonLinear, 0, 256>;
+using MXFP4 = Scaled<DoubledE2m1, 0, 256, PowerOfTwo, 16>;
 
 // d and m per block:  then acc = fma(m, d_x sum of x, acc)
 template <int (*kCode)(const uint8_t*, int, int), int kBytes>

@@ -127,6 +127,8 @@ TEST_P(ExpertOpsTest, EqualsTheSumByHand) {
                          {DType::kIQ4_NL, DType::kQ5_0, DType::kQ5_1, 160},
                          {DType::kQ5_1, DType::kIQ4_NL, DType::kQ2_K, 256},
                          {DType::kQ2_K, DType::kQ3_K, DType::kQ5_K, 512},
+                         {DType::kMXFP4, DType::kMXFP4, DType::kMXFP4, 96},
+                         {DType::kQ8_0, DType::kMXFP4, DType::kIQ4_NL, 160},
                          {DType::kQ5_K, DType::kQ2_K, DType::kQ3_K, 256}}) {
     const Experts experts(backend_.get(), 13, t.ffn, t.gate, t.up, t.down, {4, 9});
     const Experts reference(reference_.get(), 13, t.ffn, t.gate, t.up, t.down, {4, 9});

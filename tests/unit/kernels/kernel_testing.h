@@ -92,6 +92,19 @@ inline uint16_t RandomScale(Scales kind, std::mt19937_64& rng) {
   return 0;
 }
 
+// The same for MXFP4, whose scales are bytes; the largest with which every code is finite.
+inline uint8_t RandomExponent(Scales kind, std::mt19937_64& rng) {
+  switch (kind) {
+    case Scales::kOrdinary:
+      return static_cast<uint8_t>(118 + rng() % 5);  // up to 2^-5
+    case Scales::kTiny:
+      return static_cast<uint8_t>(rng() % 3);  // two subnormals, and the least that is none
+    case Scales::kHuge:
+      return 252;
+  }
+  return 0;
+}
+
 // Where the f16 scales (and minima) lie in a block of a quantised type.
 inline std::vector<size_t> ScaleOffsets(DType dtype) {
   switch (dtype) {
@@ -106,9 +119,26 @@ inline std::vector<size_t> ScaleOffsets(DType dtype) {
       return {108};
     case DType::kQ6_K:
       return {208};
+    case DType::kMXFP4:
+      return {};  // a byte, 2^(e - 127): RandomExponent
     default:
       return {0};
   }
+}
+
+// Where a block of any type has a value that has to be finite: what PutNotFinite writes to.
+inline std::vector<size_t> FiniteOffsets(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kMXFP4 ? std::vector<size_t>{0} : ScaleOffsets(dtype);
+}
+inline void PutNotFinite(DType dtype, size_t offset, std::byte* block) {
+  if (dtype == DType::kMXFP4) {
+    block[offset] = std::byte{255};  // NaN
+    return;
+  }
+  const bool wide = dtype == DType::kF32 || dtype == DType::kBF16;
+  const size_t top = offset + (dtype == DType::kF32 ? 2 : 0);
+  block[top] = std::byte{0x80};
+  block[top + 1] = wide ? std::byte{0x7f} : std::byte{0x7c};
 }
 
 // The largest |scale code * code| of a quantised type, and no less than its largest minimum.
@@ -136,6 +166,8 @@ inline double LargestCode(DType dtype) {
       return 128 * 32;
     case DType::kIQ4_NL:
       return 127;
+    case DType::kMXFP4:
+      return 6;
     case DType::kF32:
     case DType::kF16:
     case DType::kBF16:
@@ -144,9 +176,10 @@ inline double LargestCode(DType dtype) {
   return 1;
 }
 
-inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0,  DType::kQ4_1,
-                                      DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K,  DType::kQ3_K,
-                                      DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL};
+inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,    DType::kBF16, DType::kQ4_0,
+                                      DType::kQ4_1, DType::kQ5_0,   DType::kQ5_1, DType::kQ8_0,
+                                      DType::kQ2_K, DType::kQ3_K,   DType::kQ4_K, DType::kQ5_K,
+                                      DType::kQ6_K, DType::kIQ4_NL, DType::kMXFP4};
 static_assert(std::size(kAllTypes) == kDTypeCount);
 
 // col_begin and cols are those of the view; rows in the file reach to the next block.
@@ -178,6 +211,9 @@ inline RandomWeights MakeWeights(DType dtype, int64_t rows, int64_t col_begin, i
         break;
       case DType::kBF16:
         put(block, FloatToBFloat16(HalfToFloat(RandomScale(scales, rng))));
+        break;
+      case DType::kMXFP4:
+        *block = static_cast<std::byte>(RandomExponent(scales, rng));
         break;
       default:
         for (size_t offset : ScaleOffsets(dtype)) put(block + offset, RandomScale(scales, rng));

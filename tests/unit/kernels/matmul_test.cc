@@ -183,18 +183,100 @@ TEST_P(MatMulTest, PaddedRowsAreZero) {
 }
 
 TEST_P(MatMulTest, PackRefusesScalesThatAreNotFinite) {
-  const DTypeInfo& info = Info(GetParam());
-  const bool wide = GetParam() == DType::kF32 || GetParam() == DType::kBF16;
-  const std::vector<size_t> offsets =
-      GetParam() == DType::kF32 ? std::vector<size_t>{2} : ScaleOffsets(GetParam());
-  for (const size_t at : offsets) {
+  for (const size_t at : FiniteOffsets(GetParam())) {
     RandomWeights w = MakeWeights(GetParam(), 3, 0, 256, Scales::kOrdinary, Codes::kRandom, kTestSeed);
-    std::byte* const block = w.bytes.data() + w.bytes.size() - info.block_bytes;  // the last of the last row
-    block[at] = std::byte{0x80};
-    block[at + 1] = wide ? std::byte{0x7f} : std::byte{0x7c};
+    // The last block of the last row.
+    PutNotFinite(GetParam(), at, w.bytes.data() + w.bytes.size() - Info(GetParam()).block_bytes);
     const auto packed = Pack(w.view);
     EXPECT_EQ(packed.status().code(), absl::StatusCode::kDataLoss) << at;
     EXPECT_NE(std::string(packed.status().message()).find("row 2"), std::string::npos) << packed.status();
+  }
+}
+
+// One block in each of `rows` rows, all codes of row r being codes[r].
+std::vector<std::byte> Mxfp4Blocks(const std::vector<int>& scales, const std::vector<int>& codes) {
+  std::vector<std::byte> bytes;
+  for (size_t row = 0; row < scales.size(); ++row) {
+    bytes.push_back(static_cast<std::byte>(scales[row]));
+    bytes.insert(bytes.end(), 16, static_cast<std::byte>(codes[row] * 0x11));
+  }
+  return bytes;
+}
+MatrixView Mxfp4View(const std::vector<std::byte>& blocks) {
+  return {DType::kMXFP4, static_cast<int64_t>(blocks.size() / 17), 32, blocks.data(), 17, 0};
+}
+
+// Products with one column of 1 are the weights themselves, subnormal scales included, in every instruction
+// set; the value is that of the formats' definition, computed in f64.
+TEST(Mxfp4Test, EveryScaleAndCodeIsExact) {
+  const double magnitudes[8] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  std::vector<int> scales, codes;
+  for (int e = 0; e <= 252; ++e) {
+    for (int code = 0; code < 16; ++code) scales.push_back(e), codes.push_back(code);
+  }
+  const std::vector<std::byte> blocks = Mxfp4Blocks(scales, codes);
+  auto packed = Pack(Mxfp4View(blocks));
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  for (const KernelTable* table : tables) {
+    for (const int column : {0, 5, 17, 31}) {
+      Rows x(1, 32, kTestSeed);
+      std::fill(x.q.begin(), x.q.end(), int8_t{0});
+      x.q[static_cast<size_t>(column)] = 1;
+      x.scale[0] = 1;
+      x.FillBlocks();
+      const std::vector<float> y = Multiply(*table, *packed, x);
+      for (size_t row = 0; row < scales.size(); ++row) {
+        const double value = std::ldexp(magnitudes[codes[row] & 7], scales[row] - 127);
+        ASSERT_EQ(double{y[row]}, codes[row] < 8 ? value : -value)
+            << table->name << ", E8M0 " << scales[row] << ", code " << codes[row];
+      }
+    }
+  }
+}
+
+// d d_x is subnormal and rounded, in every instruction set alike.
+TEST(Mxfp4Test, FactorsBelowTheLeastNormalAreRoundedAlike) {
+  std::vector<int> scales, codes;
+  for (int e = 0; e <= 40; ++e) scales.push_back(e), codes.push_back(1 + e % 15);
+  const std::vector<std::byte> blocks = Mxfp4Blocks(scales, codes);
+  auto packed = Pack(Mxfp4View(blocks));
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  Rows x(3, 32, kTestSeed);
+  x.scale = {0x1.234568p-10f, 0x1.fffffep-20f, 0x1.8p-22f};
+  x.FillBlocks();
+  const std::vector<float> scalar = Multiply(*ScalarKernels(), *packed, x);
+  int subnormal = 0;
+  for (const float y : scalar) subnormal += std::fpclassify(y) == FP_SUBNORMAL;
+  EXPECT_GT(subnormal, 20);
+  for (const KernelTable* table : SimdTables()) {
+    EXPECT_TRUE(SameFloats(scalar, Multiply(*table, *packed, x))) << table->name;
+  }
+}
+
+// 255 is NaN; with 253 and 254 the weights decide.
+TEST(Mxfp4Test, PackRefusesScalesByNameWhoseWeightsAreNotFinite) {
+  const auto pack = [](int scale, int code) {
+    const std::vector<std::byte> blocks = Mxfp4Blocks({120, 121, scale, 122}, {1, 2, code, 3});
+    return Pack(Mxfp4View(blocks)).status();
+  };
+  for (int code = 0; code < 16; ++code) {
+    const absl::Status nan = pack(255, code);
+    EXPECT_EQ(nan.code(), absl::StatusCode::kDataLoss) << code;
+    EXPECT_EQ(std::string(nan.message()),
+              "MXFP4 matrix of 4 x 32: the scale at row 2, column 0 is E8M0 255, NaN");
+    EXPECT_TRUE(pack(252, code).ok()) << code;
+    for (const int scale : {253, 254}) {
+      const double magnitude = std::ldexp(std::abs(kMxfp4Values[code]), scale - 128);
+      const absl::Status status = pack(scale, code);
+      EXPECT_EQ(status.ok(), magnitude < 0x1p128) << scale << " " << code;
+      if (!status.ok()) {
+        EXPECT_EQ(std::string(status.message()),
+                  "MXFP4 matrix of 4 x 32: the scale at row 2, column 0 is E8M0 " + std::to_string(scale) +
+                      ", with which its weights are not finite");
+      }
+    }
   }
 }
 
@@ -213,7 +295,7 @@ TEST(PackTest, IsAlignedAndNearlyAsSmallAsTheFile) {
   const std::pair<DType, double> bits[] = {
       {DType::kQ4_0, 4.5},   {DType::kQ4_1, 5},      {DType::kQ5_0, 5.5},    {DType::kQ5_1, 6},
       {DType::kQ8_0, 8.5},   {DType::kQ2_K, 2.625},  {DType::kQ3_K, 3.5625}, {DType::kQ4_K, 4.625},
-      {DType::kQ5_K, 5.625}, {DType::kQ6_K, 6.5625}, {DType::kIQ4_NL, 4.5}};
+      {DType::kQ5_K, 5.625}, {DType::kQ6_K, 6.5625}, {DType::kIQ4_NL, 4.5},  {DType::kMXFP4, 4.25}};
   for (auto [dtype, expected] : bits) {
     const RandomWeights w = MakeWeights(dtype, 16, 0, 1024, Scales::kOrdinary, Codes::kRandom, kTestSeed);
     auto packed = Pack(w.view);

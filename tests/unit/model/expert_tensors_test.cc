@@ -108,6 +108,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, DenseSlices,
                                            Shape{DType::kQ2_K, 256, 768}, Shape{DType::kQ3_K, 256, 1280},
                                            Shape{DType::kQ5_K, 256, 768}, Shape{DType::kQ5_0, 64, 544},
                                            Shape{DType::kQ5_1, 64, 160}, Shape{DType::kIQ4_NL, 64, 544},
+                                           Shape{DType::kMXFP4, 64, 544},
                                            Shape{DType::kQ4_1, 64, 544},  // 17: one slice of two
                                            Shape{DType::kQ8_0, 32, 96},   // 3: most slices are empty
                                            Shape{DType::kF16, 40, 1000},  // the last slice is short

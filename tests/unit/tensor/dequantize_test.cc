@@ -2,6 +2,7 @@
 // rows.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -79,6 +80,15 @@ TEST(Dequantize, WindowsBeginInsideSuperBlocks) {
       }
     }
   }
+}
+
+// Not in the golden file, whose reference reads 255 as 2^128.
+TEST(Dequantize, AnMxfp4ScaleOf255IsNan) {
+  std::vector<std::byte> block(17, std::byte{0x21});
+  block[0] = std::byte{255};
+  float out[32];
+  DequantizeRow({DType::kMXFP4, 1, 32, block.data(), 17, 0}, 0, out);
+  for (const float value : out) EXPECT_TRUE(std::isnan(value));
 }
 
 TEST(Dequantize, RowsMayStandApart) {

@@ -17,6 +17,8 @@ TEST(DType, NamesAndNumbersLeadBack) {
   }
   EXPECT_EQ(*DTypeFromName("q4_k"), DType::kQ4_K);
   EXPECT_EQ(*DTypeFromName("iq4_nl"), DType::kIQ4_NL);
+  EXPECT_EQ(*DTypeFromName("mxfp4"), DType::kMXFP4);
+  EXPECT_EQ(*DTypeFromGgml(39), DType::kMXFP4);
   EXPECT_THAT(DTypeNames(), ::testing::StartsWith("F32, F16, BF16, Q4_0, "));
 }
 
@@ -27,6 +29,7 @@ TEST(DType, RowBytes) {
   EXPECT_EQ(RowBytes(DType::kQ3_K, 512), 220);
   EXPECT_EQ(RowBytes(DType::kQ4_K, 512), 288);
   EXPECT_EQ(RowBytes(DType::kQ6_K, 256), 210);
+  EXPECT_EQ(RowBytes(DType::kMXFP4, 64), 34);
 }
 
 TEST(DType, ErrorsNameWhatWasAskedFor) {

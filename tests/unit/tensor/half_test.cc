@@ -1,4 +1,4 @@
-// Both conversions against the definition of the formats, over all 16-bit values.
+// Both conversions against the definition of the formats, over all 16-bit values; powers of two in 8 bits.
 #include "common/tensor/half.h"
 
 #include <gtest/gtest.h>
@@ -71,6 +71,13 @@ TEST(BFloat16, RoundTripAndNearestEven) {
   EXPECT_EQ(FloatToBFloat16(-kInfinity), 0xff80);
   // A NaN whose payload lies in the dropped bits must not become an infinity.
   EXPECT_TRUE(std::isnan(BFloat16ToFloat(FloatToBFloat16(std::bit_cast<float>(0x7f800001u)))));
+}
+
+TEST(E8m0, EveryCodeIsItsPowerOfTwo) {
+  for (int code = 0; code < 255; ++code) {
+    EXPECT_EQ(double{E8m0ToFloat(static_cast<uint8_t>(code))}, std::ldexp(1.0, code - 127)) << code;
+  }
+  EXPECT_TRUE(std::isnan(E8m0ToFloat(255)));
 }
 
 }  // namespace
