@@ -1,5 +1,6 @@
-// ExpertOps on a GPU. The host sorts the pairs by expert and cuts them into tiles; two launches make h and
-// the leaves of all experts, a third adds the leaves. Nothing waits for the host.
+// ExpertOps on a GPU. The host sorts the pairs by expert and cuts them into tiles. One launch makes h of all
+// experts; where few pairs share an expert a second makes the parts, otherwise a second makes the leaves and
+// a third adds them. Nothing waits for the host.
 #include <algorithm>
 #include <memory>
 #include <span>
@@ -17,6 +18,8 @@ namespace {
 
 constexpr int32_t kFewPairs = 8;    // of an expert: one tile of the kernels' columns
 constexpr int32_t kManyPairs = 32;  // that share a reading of the weights
+// Pairs of an expert, on average, up to which its weights may be read for each anew.
+constexpr size_t kPairsReadAgain = 2;
 
 const DeviceWeights& WeightsOf(const std::unique_ptr<Matrix>& matrix) {
   return static_cast<const CudaMatrix&>(*matrix).weights();
@@ -48,13 +51,16 @@ class CudaExpertOps final : public ExpertOps {
     void Add(bool plain, ExpertTile run, int32_t pairs_a_tile);
   };
 
+  // Whether parts are to be made straight from h.
+  bool Fused(size_t pairs) const;
   void PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x);
   void* Stream() { return context_.device().Stream(); }
 
   CudaContext& context_;
   ExpertPairs pairs_;
-  std::vector<DeviceExpert> used_;  // that have pairs and weights
-  std::vector<ExpertTile> empty_;   // runs of pairs whose expert's slice is empty
+  std::vector<DeviceExpert> used_;    // that have pairs and weights
+  std::vector<int32_t> pair_expert_;  // [pairs] in used_; -1: its slice is empty
+  std::vector<ExpertTile> empty_;     // runs of pairs whose expert's slice is empty
   Tiles up_;
   Tiles down_;
   int32_t max_ffn_ = 0;
@@ -73,6 +79,7 @@ void CudaExpertOps::Tiles::Add(bool plain, ExpertTile run, int32_t pairs_a_tile)
 
 void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x) {
   used_.clear();
+  pair_expert_.clear();
   empty_.clear();
   for (Tiles* tiles : {&up_, &down_}) {
     tiles->of[0].clear();
@@ -89,7 +96,10 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
     ExpertTile run = {static_cast<int32_t>(used_.size()), pairs_.expert_begin[e], pairs_.expert_begin[e + 1]};
     if (run.begin == run.end) continue;
     MOEPOOL_CHECK(experts[e] != nullptr);
-    if (experts[e]->down == nullptr) {
+    const bool empty = experts[e]->down == nullptr;
+    pair_expert_.insert(pair_expert_.end(), static_cast<size_t>(run.end - run.begin),
+                        empty ? -1 : run.expert);
+    if (empty) {
       empty_.push_back(run);
       continue;
     }
@@ -105,6 +115,15 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
     up_.Add(plain, run, pairs_a_tile);
     down_.Add(Plain(expert.down), run, pairs_a_tile);
   }
+}
+
+bool CudaExpertOps::Fused(size_t pairs) const {
+  if (!down_.of[1].empty() || pairs > kPairsReadAgain * used_.size()) return false;
+  int32_t most = 0;
+  for (size_t p = 0; p + 1 < pairs_.part_slot.size(); ++p) {
+    most = std::max(most, pairs_.part_slot[p + 1] - pairs_.part_slot[p]);
+  }
+  return most <= kMaxFusedSlots;
 }
 
 void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
@@ -132,6 +151,7 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
   const size_t row = upload_.Add(pairs_.row);
   const size_t weight = upload_.Add(pairs_.weight);
   const size_t slot_pair = upload_.Add(pairs_.slot_pair);
+  const size_t pair_expert = upload_.Add(pair_expert_);
   const size_t part_slot = upload_.Add(pairs_.part_slot);
   const size_t adds = upload_.Add(pairs_.adds);
   const size_t part_adds = upload_.Add(pairs_.part_adds);
@@ -160,12 +180,7 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
   args.pair_fault = reinterpret_cast<uint8_t*>(hidden);
   args.h = {reinterpret_cast<float*>(hidden + h_f32), reinterpret_cast<int8_t*>(hidden + h_q),
             reinterpret_cast<float*>(hidden + h_scale)};
-  args.leaves = reinterpret_cast<float*>(leaves_.Get(pairs * cols * sizeof(float)));
   context_.device().Zero(args.pair_fault, pairs);
-  for (const ExpertTile& run : empty_) {
-    context_.device().Zero(args.leaves + static_cast<size_t>(run.begin) * cols,
-                           static_cast<size_t>(run.end - run.begin) * cols * sizeof(float));
-  }
 
   const auto launch = [&](const Tiles& tiles, const size_t(&places)[2], bool ExpertsArgs::*plain,
                           void (*kernel)(const ExpertsArgs&, void*)) {
@@ -178,10 +193,7 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
     }
   };
   launch(up_, up_tiles, &ExpertsArgs::plain_up, context_.kernels().expert_hidden);
-  launch(down_, down_tiles, &ExpertsArgs::plain_down, context_.kernels().expert_leaves);
-
   LeavesArgs leaves;
-  leaves.leaves = args.leaves;
   leaves.pair_fault = args.pair_fault;
   leaves.slot_pair = upload_.At<const int32_t>(slot_pair);
   leaves.part_begin = upload_.At<const int32_t>(part_slot);
@@ -191,6 +203,16 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
   leaves.cols = batch.x.cols;
   leaves.out = out;
   leaves.faults = context_.Report(faults.subspan(0, batch.parts.size()));
+  if (Fused(pairs)) {
+    context_.kernels().expert_parts({args, upload_.At<const int32_t>(pair_expert), leaves}, Stream());
+    return;
+  }
+  args.leaves = leaves.leaves = reinterpret_cast<float*>(leaves_.Get(pairs * cols * sizeof(float)));
+  for (const ExpertTile& run : empty_) {
+    context_.device().Zero(args.leaves + static_cast<size_t>(run.begin) * cols,
+                           static_cast<size_t>(run.end - run.begin) * cols * sizeof(float));
+  }
+  launch(down_, down_tiles, &ExpertsArgs::plain_down, context_.kernels().expert_leaves);
   context_.kernels().add_leaves(leaves, Stream());
 }
 

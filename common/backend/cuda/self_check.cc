@@ -218,7 +218,7 @@ absl::StatusOr<std::vector<Run::Output>> Run::All() {
   MOEPOOL_RETURN_IF_ERROR(Residual());
   MOEPOOL_RETURN_IF_ERROR(Products());
   for (const DType dtype : {DType::kQ4_K, DType::kF16}) {
-    for (const int rows : {kFew, kRows}) MOEPOOL_RETURN_IF_ERROR(Experts(dtype, rows));
+    for (const int rows : {1, kFew, kRows}) MOEPOOL_RETURN_IF_ERROR(Experts(dtype, rows));
   }
   for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
     MOEPOOL_RETURN_IF_ERROR(Attention(type));

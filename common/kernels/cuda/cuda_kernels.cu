@@ -16,6 +16,7 @@ const CudaKernels& Kernels() {
       .expert_hidden = LaunchExpertHidden,
       .expert_leaves = LaunchExpertLeaves,
       .add_leaves = LaunchAddLeaves,
+      .expert_parts = LaunchExpertParts,
       .attention = {ProjectKv, Attend, MergeSplits},
   };
   return kernels;

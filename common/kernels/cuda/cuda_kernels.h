@@ -132,6 +132,16 @@ struct LeavesArgs {
   DeviceFaults faults = nullptr;
 };
 
+inline constexpr int kMaxFusedSlots = 16;  // leaves of a part
+
+// Parts straight from h, where few pairs share an expert: leaves stay in shared memory. Down is quantised of
+// all experts.
+struct PartsArgs {
+  ExpertsArgs experts;                   // without tiles
+  const int32_t* pair_expert = nullptr;  // [pairs] in experts.experts
+  LeavesArgs parts;                      // without leaves; of at most kMaxFusedSlots slots each
+};
+
 struct CudaKernels {
   void (*norm)(const NormArgs& args, void* stream);
   void (*quantize)(const QuantizeArgs& args, void* stream);
@@ -143,6 +153,8 @@ struct CudaKernels {
   void (*expert_hidden)(const ExpertsArgs& args, void* stream);
   void (*expert_leaves)(const ExpertsArgs& args, void* stream);
   void (*add_leaves)(const LeavesArgs& args, void* stream);
+  // The last two in one.
+  void (*expert_parts)(const PartsArgs& args, void* stream);
   AttentionKernels attention;
 };
 

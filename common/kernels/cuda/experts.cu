@@ -147,6 +147,53 @@ SIMT_KERNEL QuantizedLeaves(SIMT_ARGS ExpertsArgs args) {
   }
 }
 
+// A block of threads: 16 rows of a part. Its warps take the leaves in turn, which then are added along the
+// tree.
+SIMT_KERNEL QuantizedParts(SIMT_ARGS PartsArgs args) {
+  SIMT_SHARED(float, leaves, kMaxFusedSlots* kGroup);
+  const ExpertsArgs& experts = args.experts;
+  const LeavesArgs& parts = args.parts;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / simt::kWarp;
+  const int lane = thread % simt::kWarp;
+  const int group = static_cast<int>(blockIdx.x);
+  const int part = static_cast<int>(blockIdx.y);
+  const int slots = parts.part_begin[part + 1] - parts.part_begin[part];
+  const int32_t* const pairs = parts.slot_pair + parts.part_begin[part];
+  for (int slot = warp; slot < slots; slot += kLeafWarps) {
+    const int pair = pairs[slot];
+    const int expert = args.pair_expert[pair];
+    float acc[1][4] = {{0, 0, 0, 0}};
+    if (expert >= 0) {  // otherwise its slice is empty
+      Tokens tokens;
+      tokens.x = experts.h;
+      tokens.cols = experts.padded;
+      tokens.first = pair;
+      tokens.count = 1;
+      MultiplyGroup<1>(experts.experts[expert].down, group, tokens, acc);
+    }
+    if (lane % 4 == 0) {  // of token 0
+      SIMT_UNROLL
+      for (int r = 0; r < 2; ++r) {
+        leaves[slot * kGroup + lane / 4 + 8 * r] = acc[0][2 * r] * experts.pair_weight[pair];
+      }
+    }
+  }
+  simt::SyncThreads();
+  const int row = kGroup * group + thread;
+  if (thread >= kGroup || row >= parts.cols) return;
+  const AddRange range = parts.part_adds[part];
+  for (int i = range.begin; i < range.end; ++i) {
+    const PlannedAdd add = parts.adds[i];
+    leaves[add.dst * kGroup + thread] += leaves[add.src * kGroup + thread];
+  }
+  const float sum = leaves[thread];
+  parts.out[static_cast<int64_t>(part) * parts.cols + row] = sum;
+  bool finite = IsFinite(sum);
+  for (int i = 0; i < slots; ++i) finite = finite && parts.pair_fault[pairs[i]] == 0;
+  if (!finite && parts.faults != nullptr) parts.faults[part] = 1;
+}
+
 SIMT_KERNEL PlainLeaves(SIMT_ARGS ExpertsArgs args) {
   SIMT_SHARED(float, shared, kPlainTileFloats);
   const ExpertTile tile = args.tiles[blockIdx.y];
@@ -199,6 +246,15 @@ void LaunchExpertLeaves(const ExpertsArgs& args, void* stream) {
   shape.threads = kLeafWarps * simt::kWarp;
   simt::Start(args.tile_pairs <= kTileTokens ? QuantizedLeaves<1> : QuantizedLeaves<kManyTiles>, shape,
               stream, args);
+}
+
+void LaunchExpertParts(const PartsArgs& args, void* stream) {
+  if (args.parts.parts == 0) return;
+  simt::LaunchShape shape;
+  shape.grid_x = Ratio(args.experts.hidden, kGroup);
+  shape.grid_y = static_cast<uint32_t>(args.parts.parts);
+  shape.threads = kLeafWarps * simt::kWarp;
+  simt::Start(QuantizedParts, shape, stream, args);
 }
 
 }  // namespace SIMT_TARGET

@@ -15,5 +15,6 @@ void LaunchCombine(const CombineArgs& args, void* stream);
 void LaunchExpertHidden(const ExpertsArgs& args, void* stream);
 void LaunchExpertLeaves(const ExpertsArgs& args, void* stream);
 void LaunchAddLeaves(const LeavesArgs& args, void* stream);
+void LaunchExpertParts(const PartsArgs& args, void* stream);
 
 }  // namespace moepool::SIMT_TARGET

@@ -27,6 +27,9 @@ kernel_mutant(products halves_swapped formats.cuh "raw->scale[r][0] = static_cas
 kernel_mutant(experts hidden_kept_before_it_is_there experts.cu
   "there ? SiluMul(gate[n][i], up[n][i]) : 0.0f;\n      }\n    }\n    simt::SyncThreads();" "there ? SiluMul(gate[n][i], up[n][i]) : 0.0f;\n      }\n    }")
 kernel_mutant(experts leaf_of_the_next_weight experts.cu "sum * args.pair_weight[pair]" "sum * args.pair_weight[pair ^ 1]")
+kernel_mutant(experts leaves_added_before_they_are_there experts.cu
+  "  simt::SyncThreads();\n  const int row = kGroup * group + thread;" "  const int row = kGroup * group + thread;")
+kernel_mutant(experts part_without_its_last_leaf experts.cu "i < range.end" "i + 1 < range.end")
 file(CONFIGURE OUTPUT kernel_mutants.inc CONTENT "${kernel_mutant_lines}" @ONLY)
 moepool_test(cuda_mutants_test SRCS kernel_mutants_test.cc ${kernel_mutants} DEPS moepool_emulated_device moepool_backend)
 target_include_directories(cuda_mutants_test PRIVATE ${CMAKE_CURRENT_BINARY_DIR})

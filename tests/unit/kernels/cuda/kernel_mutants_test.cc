@@ -28,6 +28,7 @@
   namespace moepool::name {                           \
   void LaunchExpertHidden(const ExpertsArgs&, void*); \
   void LaunchExpertLeaves(const ExpertsArgs&, void*); \
+  void LaunchExpertParts(const PartsArgs&, void*);    \
   }
 #include "kernel_mutants.inc"
 #undef ROWS_MUTANT
@@ -68,6 +69,7 @@ std::vector<Mutant> Mutants() {
     CudaKernels& kernels = add(#name);                \
     kernels.expert_hidden = name::LaunchExpertHidden; \
     kernels.expert_leaves = name::LaunchExpertLeaves; \
+    kernels.expert_parts = name::LaunchExpertParts;   \
   }
 #include "kernel_mutants.inc"
   return mutants;
@@ -89,7 +91,7 @@ TEST(CudaMutantsTest, TheCheckAtTheStartPassesTheKernels) {
 
 TEST(CudaMutantsTest, TheCheckAtTheStartShowsEveryFault) {
   const std::vector<Mutant> mutants = Mutants();
-  EXPECT_EQ(mutants.size(), 15u);
+  EXPECT_EQ(mutants.size(), 17u);
   for (const Mutant& mutant : mutants) {
     const absl::Status status = Check(mutant.kernels);
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << mutant.name << ": " << status;
