@@ -1,5 +1,5 @@
 // The launches of attention; those of attention_attend.cuh, of which there are many, are compiled apart.
-#include "common/kernels/cuda/attention_launches.h"
+#include "common/kernels/cuda/attention_launches.cuh"
 #include "common/kernels/cuda/attention_merge.cuh"
 #include "common/kernels/cuda/attention_project.cuh"
 

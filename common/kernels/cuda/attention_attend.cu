@@ -1,6 +1,6 @@
 // See attention_attend.cuh.
 #include "common/kernels/cuda/attention_attend.cuh"
-#include "common/kernels/cuda/attention_launches.h"
+#include "common/kernels/cuda/attention_launches.cuh"
 
 namespace moepool::SIMT_TARGET {
 namespace {

@@ -1,5 +1,5 @@
 // The table of launches.
-#include "common/kernels/cuda/attention_launches.h"
+#include "common/kernels/cuda/attention_launches.cuh"
 #include "common/kernels/cuda/cuda_kernels.h"
 #include "common/kernels/cuda/launches.h"
 

@@ -40,7 +40,7 @@ TEST(AttentionPlanTest, EverySplitOfEveryRowIsOneUnits) {
   std::mt19937_64 rng(kTestSeed);
   const auto upto = [&](int n) { return static_cast<int>(rng() % static_cast<uint64_t>(n)); };
   AttentionPlan plan;  // whose memory is used again
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 60; ++round) {
     const int ratio = 1 + upto(40);
     AttentionShape shape = MakeShape(ratio * (1 + upto(16)), 1, upto(2) == 0 ? 64 : 6);
     shape.kv_heads = shape.heads / ratio;

@@ -37,37 +37,35 @@ TEST_P(CudaAttentionTypesTest, DecodeIsTheCpus) {
   for (int dim : {32, 64, 80, 96, 128, 256}) {
     if (!Takes(dim)) continue;
     for (int ratio : {1, 4, 7}) {
-      Scenario s = {MakeShape(2 * ratio, 2, dim), GetParam(), {{0, 1}, {15, 16}, {300, 301}, {511, 512}}};
-      if (dim <= 64) s.sequences.push_back({1093, 1094});
+      Scenario s = {MakeShape(2 * ratio, 2, dim), GetParam(), {{0, 1}, {15, 16}, {511, 512}}};
+      if (dim == 64) s.sequences.push_back({1093, 1094});
       ASSERT_NO_FATAL_FAILURE(ExpectSame(s));
     }
   }
 }
 
 TEST_P(CudaAttentionTypesTest, PrefillIsTheCpus) {
-  for (int dim : {32, 80, 128}) {
-    if (!Takes(dim)) continue;
-    for (int ratio : {1, 4, 7}) {
+  for (const auto& [dim, ratio] : {std::pair{32, 1}, {32, 7}, {80, 4}, {128, 4}, {256, 1}}) {
+    if (Takes(dim)) {
       ASSERT_NO_FATAL_FAILURE(
-          ExpectSame({MakeShape(ratio, 1, dim), GetParam(), {{0, 21}, {250, 291}, {16, 17}, {520, 531}}}));
+          ExpectSame({MakeShape(ratio, 1, dim), GetParam(), {{0, 10}, {250, 270}, {16, 17}, {520, 524}}}));
     }
   }
 }
 
 TEST_P(CudaAttentionTypesTest, HeadSizesAndRatiosOfEveryKind) {
-  for (int dim : {2, 6, 20, 100, 512}) {
+  for (int dim : {2, 20, 100, 512}) {
     if (!Takes(dim)) continue;
-    for (int ratio : {1, 3, 9, 16, 35}) {
-      if (dim == 512 && ratio > 9) continue;
-      ASSERT_NO_FATAL_FAILURE(
-          ExpectSame({MakeShape(2 * ratio, 2, dim), GetParam(), {{260, 261}, {10, 14}, {255, 258}}}));
+    for (int ratio : {1, 3, 9, 35}) {
+      if (dim == 512 && ratio != 3) continue;
+      ASSERT_NO_FATAL_FAILURE(ExpectSame({MakeShape(2 * ratio, 2, dim), GetParam(), {{10, 14}, {255, 258}}}));
     }
   }
 }
 
 TEST_P(CudaAttentionTypesTest, WindowsAreTheCpus) {
-  for (int window : {1, 16, 17, 256, 257, 300, 4096}) {
-    Scenario s = {MakeShape(8, 2, 32), GetParam(), {{530, 531}, {250, 275}, {0, 20}, {700, 717}}};
+  for (int window : {1, 17, 256, 300, 4096}) {
+    Scenario s = {MakeShape(8, 2, 32), GetParam(), {{530, 531}, {250, 262}, {520, 523}}};
     s.shape.window = window;
     ASSERT_NO_FATAL_FAILURE(ExpectSame(s));
   }
@@ -88,8 +86,8 @@ TEST_P(CudaAttentionTypesTest, RotationsAndNormsAreTheCpus) {
 }
 
 // Many KV heads and rows: the splits of a block of rows are one thread block's, one after another.
-TEST_P(CudaAttentionTypesTest, ALargePrefillIsTheCpus) {
-  ASSERT_NO_FATAL_FAILURE(ExpectSame({MakeShape(64, 64, 32), GetParam(), {{200, 330}}}));
+TEST_F(CudaAttentionTest, ALargePrefillIsTheCpus) {
+  ASSERT_NO_FATAL_FAILURE(ExpectSame({MakeShape(256, 256, 4), KvType::kF16, {{250, 260}}}));
 }
 
 // Where partial results have no room, splits are merged one after another.
@@ -175,7 +173,7 @@ TEST_F(CudaAttentionTest, AnUnusableNormIsTheCpus) {
 TEST_F(CudaAttentionTest, RandomStepsAreTheCpus) {
   std::mt19937_64 rng(kTestSeed);
   const auto upto = [&](int n) { return static_cast<int>(rng() % static_cast<uint64_t>(n)); };
-  for (int round = 0; round < 30; ++round) {
+  for (int round = 0; round < 12; ++round) {
     const int kv_heads = 1 + upto(3);
     Scenario s = {MakeShape(kv_heads * (1 + upto(9)), kv_heads, 32 * (1 + upto(3))),
                   static_cast<KvType>(upto(3)),
@@ -186,7 +184,7 @@ TEST_F(CudaAttentionTest, RandomStepsAreTheCpus) {
     s.shape.qk_norm = static_cast<QkNorm>(upto(3));
     s.shape.window = upto(2) * (1 + upto(600));
     for (int i = upto(4); i >= 0; --i) {
-      const int begin = upto(2) * upto(800);
+      const int begin = upto(2) * upto(600);
       s.sequences.push_back({begin, begin + 1 + upto(2) * upto(24)});
     }
     ASSERT_NO_FATAL_FAILURE(ExpectSame(s));
