@@ -17,6 +17,7 @@ const CudaKernels& Kernels() {
       .expert_leaves = LaunchExpertLeaves,
       .add_leaves = LaunchAddLeaves,
       .attention = {ProjectKv, Attend, MergeSplits},
+      .probes = {.read = LaunchReadProbe, .multiply = LaunchMultiplyProbe},
   };
   return kernels;
 }

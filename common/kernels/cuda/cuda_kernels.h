@@ -8,6 +8,7 @@
 #include "common/backend/backend.h"
 #include "common/backend/expert_pairs.h"
 #include "common/kernels/cuda/attention_args.h"
+#include "common/kernels/cuda/probe_args.h"
 
 namespace moepool {
 
@@ -144,6 +145,7 @@ struct CudaKernels {
   void (*expert_leaves)(const ExpertsArgs& args, void* stream);
   void (*add_leaves)(const LeavesArgs& args, void* stream);
   AttentionKernels attention;
+  ProbeKernels probes;
 };
 
 // Of the device where this build has CUDA (common/kernels/cuda, compiled by nvcc), and of the emulation where

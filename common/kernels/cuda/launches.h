@@ -15,5 +15,7 @@ void LaunchCombine(const CombineArgs& args, void* stream);
 void LaunchExpertHidden(const ExpertsArgs& args, void* stream);
 void LaunchExpertLeaves(const ExpertsArgs& args, void* stream);
 void LaunchAddLeaves(const LeavesArgs& args, void* stream);
+void LaunchReadProbe(const ReadProbeArgs& args, void* stream);
+void LaunchMultiplyProbe(const MultiplyProbeArgs& args, void* stream);
 
 }  // namespace moepool::SIMT_TARGET
