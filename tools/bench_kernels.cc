@@ -1,5 +1,5 @@
-// `moepool bench kernels`: products and attention of one instruction set, each beside what the machine gives
-// at most.
+// `moepool bench kernels`: products and attention of one instruction set, or of a GPU (bench_gpu.h), each
+// beside what the machine gives at most.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -12,6 +12,7 @@
 
 #include "CLI/CLI.hpp"
 #include "common/backend/backend.h"
+#include "common/backend/cuda/cuda_backend.h"
 #include "common/base/aligned_bytes.h"
 #include "common/base/config.h"
 #include "common/base/processors.h"
@@ -22,6 +23,7 @@
 #include "common/tensor/quantize.h"
 #include "nlohmann/json.hpp"
 #include "tools/bench.h"
+#include "tools/bench_gpu.h"
 #include "tools/bench_limits.h"
 
 namespace moepool {
@@ -41,6 +43,8 @@ constexpr int kKvHeads = 4;
 constexpr int kHeadDim = 128;
 
 struct Flags {
+  std::string backend = "cpu";
+  int device = 0;
   std::string isa = "auto";
   std::vector<std::string> types = {"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "MXFP4", "F16", "F32"};
   std::vector<int> rows = {1, 2, 4, 8, 16, 64, 256};
@@ -253,7 +257,28 @@ absl::StatusOr<json> KernelBench::Attention(KvType type, const char* name, int c
               {"of_read", of_read},    {"gflops", gflops},    {"of_compute", of_compute}};
 }
 
+absl::Status RunOnGpu(const Flags& flags) {
+  MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
+                           MakeBackend({.backend = "cuda", .device = flags.device}));
+  GpuBenchOptions options;
+  options.types = flags.types;
+  options.rows = flags.rows;
+  options.contexts = flags.contexts;
+  options.seconds = flags.seconds;
+  Device* const device = &static_cast<CudaBackend*>(backend.get())->device();
+  const auto note = [&](const std::string& line) {
+    std::fprintf(flags.json ? stderr : stdout, "%s\n", line.c_str());
+    std::fflush(flags.json ? stderr : stdout);
+  };
+  MOEPOOL_ASSIGN_OR_RETURN(json whole, BenchGpu(options, backend.get(), device, note));
+  whole["bench"] = "kernels";
+  whole["version"] = kVersion;
+  if (flags.json) std::puts(whole.dump(2).c_str());
+  return absl::OkStatus();
+}
+
 absl::Status Run(Flags flags) {
+  if (flags.backend == "cuda") return RunOnGpu(flags);
   const KernelTable* kernels = AvailableKernels().back();
   if (flags.isa != "auto") {
     MOEPOOL_RETURN_IF_ERROR(MakeBackend({"cpu", flags.isa, 1}).status());
@@ -293,6 +318,12 @@ void AddBenchKernelsCommand(CLI::App* app, CommandRunner* run) {
   CLI::App* command = app->add_subcommand(
       "kernels", "products and attention beside the machine's limits, which it measures first");
   auto flags = std::make_shared<Flags>();
+  command->add_option("--backend", flags->backend, "cpu, or cuda: experts too, and no --isa and --threads")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--device", flags->device, "cuda: which of the machine's GPUs, counted from 0")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
   command->add_option("--isa", flags->isa, "auto, scalar, avx2, avx512 or avx512vnni")->capture_default_str();
   command->add_option("--types", flags->types, StrCat("of weights: ", DTypeNames()))
       ->delimiter(',')

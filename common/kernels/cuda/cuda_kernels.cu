@@ -18,6 +18,7 @@ const CudaKernels& Kernels() {
       .add_leaves = LaunchAddLeaves,
       .expert_parts = LaunchExpertParts,
       .attention = {ProjectKv, Attend, MergeSplits},
+      .probes = {.read = LaunchReadProbe, .multiply = LaunchMultiplyProbe},
   };
   return kernels;
 }

@@ -8,6 +8,7 @@
 #include "common/backend/backend.h"
 #include "common/backend/expert_pairs.h"
 #include "common/kernels/cuda/attention_args.h"
+#include "common/kernels/cuda/probe_args.h"
 
 namespace moepool {
 
@@ -156,6 +157,7 @@ struct CudaKernels {
   // The last two in one.
   void (*expert_parts)(const PartsArgs& args, void* stream);
   AttentionKernels attention;
+  ProbeKernels probes;
 };
 
 // Of the device where this build has CUDA (common/kernels/cuda, compiled by nvcc), and of the emulation where

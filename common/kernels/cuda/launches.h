@@ -16,5 +16,7 @@ void LaunchExpertHidden(const ExpertsArgs& args, void* stream);
 void LaunchExpertLeaves(const ExpertsArgs& args, void* stream);
 void LaunchAddLeaves(const LeavesArgs& args, void* stream);
 void LaunchExpertParts(const PartsArgs& args, void* stream);
+void LaunchReadProbe(const ReadProbeArgs& args, void* stream);
+void LaunchMultiplyProbe(const MultiplyProbeArgs& args, void* stream);
 
 }  // namespace moepool::SIMT_TARGET
