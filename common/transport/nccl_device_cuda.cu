@@ -85,13 +85,13 @@ class CudaNcclDevice final : public NcclDevice {
     buffer.bytes = bytes;
     const std::string what = absl::StrCat("staging of ", bytes, " bytes");
     void* memory = nullptr;
-    absl::Status status = Checked(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), what.c_str());
-    if (!status.ok()) return status;
+    const absl::Status host = Checked(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), what.c_str());
+    if (!host.ok()) return host;
     buffer.host = static_cast<uint8_t*>(memory);
-    status = Checked(cudaMalloc(&memory, bytes), what.c_str());
-    if (!status.ok()) {
+    const absl::Status device = Checked(cudaMalloc(&memory, bytes), what.c_str());
+    if (!device.ok()) {
       cudaFreeHost(buffer.host);
-      return status;
+      return device;
     }
     buffer.device = static_cast<uint8_t*>(memory);
     return buffer;
