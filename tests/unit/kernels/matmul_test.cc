@@ -236,6 +236,29 @@ TEST(Mxfp4Test, EveryScaleAndCodeIsExact) {
   }
 }
 
+// A block of one code and of codes of 127 or -127: nothing saturates on the way to the largest sums.
+TEST(Mxfp4Test, LargestSumsAreExact) {
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  std::vector<int> scales, codes;
+  for (int code = 0; code < 16; ++code) scales.push_back(128), codes.push_back(code);
+  const std::vector<std::byte> blocks = Mxfp4Blocks(scales, codes);
+  auto packed = Pack(Mxfp4View(blocks));
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  for (const KernelTable* table : tables) {
+    for (const int q : {-127, 127}) {
+      Rows x(5, 32, kTestSeed);
+      std::fill(x.q.begin(), x.q.end(), static_cast<int8_t>(q));
+      std::fill(x.scale.begin(), x.scale.end(), 1.0f);
+      x.FillBlocks();
+      const std::vector<float> y = Multiply(*table, *packed, x);
+      for (size_t i = 0; i < y.size(); ++i) {
+        ASSERT_EQ(y[i], static_cast<float>(32 * q * kMxfp4Values[i % 16])) << table->name << ", " << i;
+      }
+    }
+  }
+}
+
 // d d_x is subnormal and rounded, in every instruction set alike.
 TEST(Mxfp4Test, FactorsBelowTheLeastNormalAreRoundedAlike) {
   std::vector<int> scales, codes;
