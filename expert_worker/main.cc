@@ -70,6 +70,13 @@ void AddFlags(CLI::App* app, Flags* flags) {
          "margin")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
+  app->add_option(
+         "--pinned-memory", flags->backend.pinned_memory_bytes,
+         "Of the cuda backend: page-locked memory of the host for experts that do not fit the GPU, in "
+         "bytes or as 20GiB; the most recently used of them have copies on the GPU, in a quarter of its "
+         "memory")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->capture_default_str();
   AddWeightFlags(app, &flags->weights);
   app->add_option("--transport", flags->transport,
                   "auto, shm (shared memory, one host), nccl (GPU to GPU) or grpc")

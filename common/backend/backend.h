@@ -274,6 +274,8 @@ struct BackendOptions {
   int threads = 0;               // cpu: 0 is one a core
   // cuda: most that is taken of the device's memory; 0: what is free at the start, less a margin.
   uint64_t device_memory_bytes = 0;
+  // cuda: page-locked memory of the host for experts that do not fit the device.
+  uint64_t pinned_memory_bytes = 0;
   WeightOptions weights = {};
   int device = 0;  // cuda: of the machine's GPUs, counted from 0
 };

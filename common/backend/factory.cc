@@ -55,6 +55,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const Backend
   const std::string name = (*device)->Description();
   CudaOptions cuda_options;
   cuda_options.memory_limit_bytes = options.device_memory_bytes;
+  cuda_options.pinned_limit_bytes = options.pinned_memory_bytes;
   absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
       CudaBackend::Create(*std::move(device), cuda_options);
   if (backend.ok()) {
@@ -99,6 +100,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
   if (!kernels.ok()) return kernels.status();
   absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCudaIfWanted(options);
   if (!cuda.ok() || *cuda != nullptr) return cuda;
+  if (options.pinned_memory_bytes != 0) {
+    return absl::FailedPreconditionError(StrCat("pinned-memory ", options.pinned_memory_bytes,
+                                                ": the backend is cpu, whose memory is the host's"));
+  }
   if (options.device_memory_bytes != 0) {
     return absl::FailedPreconditionError(StrCat("device-memory ", options.device_memory_bytes,
                                                 ": the backend is cpu, which has no memory of a device"));

@@ -19,14 +19,20 @@ constexpr size_t kCopyBytes = size_t{8} << 20;  // to the device at once
 // less.
 constexpr uint64_t kMargin = uint64_t{512} << 20;
 
+// Of the limit, where experts may lie in memory of the host: one byte in as many is for copies of them.
+constexpr uint64_t kCopiesShare = 4;
+
 }  // namespace
 
 absl::Status DeviceBudget::Take(Role role, uint64_t bytes) {
   MutexLock lock(&mutex_);
-  if (bytes > limit_ - std::min(limit_, weights_ + buffers_)) {
+  const uint64_t weights = Used(Role::kWeights);
+  const uint64_t buffers = Used(Role::kBuffers);
+  const uint64_t copies = Used(Role::kCopies);
+  if (bytes > limit_ - std::min(limit_, weights + buffers + copies)) {
     return absl::ResourceExhaustedError(StrCat(bytes, " bytes of device memory asked for; of ", limit_,
-                                               " that may be used, weights hold ", weights_, " and buffers ",
-                                               buffers_));
+                                               " that may be used, weights hold ", weights, ", buffers ",
+                                               buffers, " and copies of experts ", copies));
   }
   Used(role) += bytes;
   return absl::OkStatus();
@@ -48,6 +54,22 @@ absl::StatusOr<std::unique_ptr<DeviceBlock>> DeviceBlock::Create(Device* device,
 DeviceBlock::~DeviceBlock() {
   device_->Free(data_);
   budget_->Return(role_, bytes_);
+}
+
+absl::StatusOr<std::unique_ptr<PinnedBlock>> PinnedBlock::Create(Device* device, DeviceBudget* budget,
+                                                                 size_t bytes) {
+  if (absl::Status taken = budget->Take(DeviceBudget::Role::kWeights, bytes); !taken.ok()) {
+    return absl::ResourceExhaustedError(
+        StrCat(bytes, " bytes of page-locked memory asked for, of which ", budget->limit(), " may be used"));
+  }
+  std::unique_ptr<PinnedBlock> block(new PinnedBlock(device, budget, bytes));
+  MOEPOOL_ASSIGN_OR_RETURN(block->data_, device->AllocateHost(std::max<size_t>(bytes, 1)));
+  return block;
+}
+
+PinnedBlock::~PinnedBlock() {
+  device_->FreeHost(data_);
+  budget_->Return(DeviceBudget::Role::kWeights, bytes_);
 }
 
 class CudaBuffer final : public Buffer {
@@ -75,20 +97,39 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr
   }
   const uint64_t unlimited = memory.free_bytes - std::min(kMargin, memory.free_bytes / 8);
   const uint64_t limit = options.memory_limit_bytes > 0 ? options.memory_limit_bytes : unlimited;
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit, options.pinned_limit_bytes));
+  if (options.pinned_limit_bytes > 0) {
+    const size_t bytes = limit / kCopiesShare;
+    MOEPOOL_ASSIGN_OR_RETURN(
+        backend->cache_memory_,
+        DeviceBlock::Create(backend->device_.get(), &backend->budget_, DeviceBudget::Role::kCopies, bytes));
+    backend->cache_ =
+        std::make_unique<ExpertCache>(backend->device_.get(), backend->cache_memory_->data(), bytes);
+  }
+  backend->experts_ = MakeCudaExpertOps(&backend->context_, backend->cache_.get());
   if (options.self_check) MOEPOOL_RETURN_IF_ERROR(CheckBits(backend.get()));
   return backend;
 }
 
-CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes)
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, uint64_t pinned_limit_bytes)
     : device_(std::move(device)),
       budget_(limit_bytes),
+      pinned_budget_(pinned_limit_bytes),
       copies_(device_.get()),
       context_(device_.get()),
-      trunk_(MakeCudaTrunkOps(&context_)),
-      experts_(MakeCudaExpertOps(&context_)) {}
+      trunk_(MakeCudaTrunkOps(&context_)) {}
 
 CudaBackend::~CudaBackend() = default;
+
+GpuFacts CudaBackend::Gpu() const {
+  const uint64_t copies = cache_memory_ != nullptr ? cache_memory_->bytes() : 0;
+  return {device_->PciBusId(), budget_.limit() - copies + pinned_budget_.limit()};
+}
+
+ExpertCacheStats CudaBackend::cache_stats() {
+  MutexLock lock(&context_.mutex());
+  return cache_ != nullptr ? cache_->stats() : ExpertCacheStats();
+}
 
 bool CudaBackend::Supports(Op, DType) const { return true; }  // every operation, every type of dtype.h
 
@@ -119,19 +160,30 @@ absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Load(const MatrixView& weig
                                              "; a GPU takes up to ", kMost, " rows and columns"));
   }
   MOEPOOL_ASSIGN_OR_RETURN(const PackedMatrix packed, Pack(weights));
-  MOEPOOL_ASSIGN_OR_RETURN(
-      std::unique_ptr<DeviceBlock> block,
-      DeviceBlock::Create(device_.get(), &budget_, DeviceBudget::Role::kWeights, packed.bytes()));
-  CopyIn(block->data(), {reinterpret_cast<const std::byte*>(packed.weights.data), packed.bytes()});
+  const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(packed.weights.data),
+                                         packed.bytes());
+  absl::StatusOr<std::unique_ptr<DeviceBlock>> block =
+      DeviceBlock::Create(device_.get(), &budget_, DeviceBudget::Role::kWeights, bytes.size());
+  std::unique_ptr<PinnedBlock> pinned;
+  if (block.ok()) {
+    CopyIn((*block)->data(), bytes);
+  } else if (absl::IsResourceExhausted(block.status()) && cache_ != nullptr) {
+    MOEPOOL_ASSIGN_OR_RETURN(pinned, PinnedBlock::Create(device_.get(), &pinned_budget_, bytes.size()));
+    std::ranges::copy(bytes, pinned->data());
+  } else {
+    return block.status();
+  }
   DeviceWeights on_device;
-  on_device.data = reinterpret_cast<const uint8_t*>(block->data());
+  on_device.data = reinterpret_cast<const uint8_t*>(pinned != nullptr ? pinned->data() : (*block)->data());
   on_device.group_bytes = packed.weights.group_bytes;
   on_device.rows = static_cast<int32_t>(packed.rows);
   on_device.cols = static_cast<int32_t>(packed.cols);
   on_device.blocks = static_cast<int32_t>(packed.weights.blocks);
   on_device.first_sub_block = static_cast<int32_t>(packed.weights.first_sub_block);
   on_device.dtype = packed.dtype;
-  return std::make_unique<CudaMatrix>(on_device, std::move(block));
+  const uint64_t id = next_id_.fetch_add(1, std::memory_order_relaxed);
+  if (pinned != nullptr) return std::make_unique<CudaMatrix>(on_device, id, std::move(pinned));
+  return std::make_unique<CudaMatrix>(on_device, id, *std::move(block));
 }
 
 }  // namespace moepool

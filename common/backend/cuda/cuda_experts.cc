@@ -26,10 +26,20 @@ const DeviceWeights& WeightsOf(const std::unique_ptr<Matrix>& matrix) {
 }
 bool Plain(const DeviceWeights& w) { return !Info(w.dtype).quantized; }
 
+// Whether all of it lies in memory of the host: an expert is copied to the device as a whole. A matrix or two
+// that lie there are read where they are.
+bool Pinned(const ExpertWeights& expert) {
+  for (const std::unique_ptr<Matrix>* matrix : {&expert.gate, &expert.up, &expert.down}) {
+    if (!static_cast<const CudaMatrix&>(**matrix).pinned()) return false;
+  }
+  return true;
+}
+
 class CudaExpertOps final : public ExpertOps {
  public:
-  explicit CudaExpertOps(CudaContext* context)
+  CudaExpertOps(CudaContext* context, ExpertCache* cache)
       : context_(*context),
+        cache_(cache),
         uploaded_(&context->device()),
         hidden_(&context->device()),
         leaves_(&context->device()),
@@ -53,10 +63,13 @@ class CudaExpertOps final : public ExpertOps {
 
   // Whether parts are to be made straight from h.
   bool Fused(size_t pairs) const;
+  // Where kernels are to read it.
+  DeviceExpert Locate(const ExpertWeights& expert);
   void PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x);
   void* Stream() { return context_.device().Stream(); }
 
   CudaContext& context_;
+  ExpertCache* const cache_;
   ExpertPairs pairs_;
   std::vector<DeviceExpert> used_;    // that have pairs and weights
   std::vector<int32_t> pair_expert_;  // [pairs] in used_; -1: its slice is empty
@@ -103,8 +116,7 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
       empty_.push_back(run);
       continue;
     }
-    const DeviceExpert expert = {WeightsOf(experts[e]->gate), WeightsOf(experts[e]->up),
-                                 WeightsOf(experts[e]->down)};
+    const DeviceExpert expert = Locate(*experts[e]);
     MOEPOOL_CHECK(expert.gate.cols == x.cols && expert.up.cols == x.cols && expert.down.rows == x.cols);
     MOEPOOL_CHECK(expert.up.rows == expert.gate.rows && expert.down.cols == expert.gate.rows);
     const bool plain = Plain(expert.gate);
@@ -115,6 +127,12 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
     up_.Add(plain, run, pairs_a_tile);
     down_.Add(Plain(expert.down), run, pairs_a_tile);
   }
+}
+
+DeviceExpert CudaExpertOps::Locate(const ExpertWeights& expert) {
+  const DeviceExpert at = {WeightsOf(expert.gate), WeightsOf(expert.up), WeightsOf(expert.down)};
+  if (cache_ == nullptr || !Pinned(expert)) return at;
+  return cache_->Place(static_cast<const CudaMatrix&>(*expert.gate).id(), at);
 }
 
 bool CudaExpertOps::Fused(size_t pairs) const {
@@ -132,6 +150,7 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
   MutexLock lock(&context_.mutex());
   const TraceSpan span("queue experts");
   pairs_.Plan(experts.size(), batch);
+  if (cache_ != nullptr) cache_->Begin();
   PlanTiles(experts, batch.x);
   const size_t pairs = static_cast<size_t>(pairs_.part_slot.back());
   const size_t cols = static_cast<size_t>(batch.x.cols);
@@ -218,8 +237,8 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
 
 }  // namespace
 
-std::unique_ptr<ExpertOps> MakeCudaExpertOps(CudaContext* context) {
-  return std::make_unique<CudaExpertOps>(context);
+std::unique_ptr<ExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertCache* cache) {
+  return std::make_unique<CudaExpertOps>(context, cache);
 }
 
 }  // namespace moepool

@@ -1,5 +1,5 @@
 // Copies of the kernels with one fault each (kernel_mutants.cmake), every one of which the check at the start
-// must show, and what else the backend does with a device that is not as it should be.
+// must show.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -97,40 +97,6 @@ TEST(CudaMutantsTest, TheCheckAtTheStartShowsEveryFault) {
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << mutant.name << ": " << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("differs from the CPU's at byte ")) << mutant.name;
   }
-}
-
-TEST(CudaBackendTest, MemoryIsShortWithTheBytesOfEachRole) {
-  EmulatedDeviceOptions device;
-  device.memory_bytes = 1000000;
-  CudaOptions options;
-  options.memory_limit_bytes = 900000;
-  options.self_check = false;
-  auto backend =
-      CudaBackend::Create(std::make_unique<DeviceOfKernels>(emulated::Kernels(), device), options).value();
-  EXPECT_EQ(backend->Gpu().memory_bytes, 900000u);
-  const auto buffer = backend->Allocate(500000).value();
-  const std::vector<float> values(100 * 320);
-  const MatrixView view = {DType::kF32, 100, 320, reinterpret_cast<const std::byte*>(values.data()), 1280, 0};
-  const auto matrix = backend->Load(view, {}).value();
-  EXPECT_EQ(matrix->bytes(), 112u * 320 * 4);
-  const absl::Status status = backend->Allocate(300000).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(std::string(status.message()),
-            "300000 bytes of device memory asked for; of 900000 that may be used, weights hold 143360 and "
-            "buffers 500000");
-  EXPECT_TRUE(backend->Allocate(250000).ok());  // what was refused holds nothing
-}
-
-TEST(CudaBackendTest, ALimitAboveTheDevicesMemoryIsRefused) {
-  EmulatedDeviceOptions device;
-  device.memory_bytes = 1000000;
-  CudaOptions options;
-  options.memory_limit_bytes = 1000001;
-  const absl::Status status =
-      CudaBackend::Create(std::make_unique<DeviceOfKernels>(emulated::Kernels(), device), options).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(std::string(status.message()),
-            "device memory is limited to 1000001 bytes, emulated device has 1000000");
 }
 
 }  // namespace
