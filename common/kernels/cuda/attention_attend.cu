@@ -16,10 +16,10 @@ void StartAttend(const AttendArgs& args, void* stream) {
 
 template <KvType type>
 void AttendTo(const AttendArgs& args, void* stream) {
-  if constexpr (type != KvType::kQ8_0) {
-    if (args.head_dim % 4 != 0) return StartAttend<NarrowShape<type, 2, kNarrowQueries>>(args, stream);
-  }
   if (args.queries > kNarrowQueries) return StartAttend<WideShape<type>>(args, stream);
+  if constexpr (type != KvType::kQ8_0) {
+    if (args.head_dim % 8 != 0) return StartAttend<NarrowShape<type, 2, kNarrowQueries>>(args, stream);
+  }
   if (args.queries > 4) return StartAttend<NarrowShape<type, 4, kNarrowQueries>>(args, stream);
   if (args.queries > 1) return StartAttend<NarrowShape<type, 4, 4>>(args, stream);
   StartAttend<NarrowShape<type, 4, 1>>(args, stream);

@@ -31,8 +31,8 @@ struct AttendShape {
   static constexpr int value_queries = value_queries_;
   static constexpr int value_keys = value_keys_;
   static constexpr int key_threads = kAttentionSplit / keys;
-  // Dimensions of K under way at once. Two codes are few bytes, so that more of them must be.
-  static constexpr int step = type == KvType::kQ8_0 && keys == 2 ? 2 * vec : vec;
+  // Dimensions of K that are under way at once; they divide head_dim. The fewer bytes, the more of them.
+  static constexpr int step = vec == 4 && keys * kKvElementBytes<type> <= 4 ? 2 * vec : vec;
   // Several warps read the same K and V, which are in the first cache only while the warps are near each
   // other.
   static constexpr bool together = threads > key_threads;
@@ -40,9 +40,12 @@ struct AttendShape {
   static_assert(kKvBlockTokens % keys == 0 && kKvBlockTokens % value_keys == 0 && value_keys % 4 == 0);
 };
 
-// Decode: memory sets the pace, and 128 threads with 4 bytes of K each keep enough of it under way.
+// Decode: memory sets the pace. With four queries of 128 dimensions in F16, 4 KiB of K or of V are under way,
+// so that three thread blocks of a multiprocessor have the 6 to 15 KiB that its share of the bandwidth needs
+// at 500 ns. With eight, registers are left for half as much of V.
 template <KvType type, int vec, int queries>
-using NarrowShape = AttendShape<type, vec, 128, 2, queries, queries, (queries + 3) / 4, 8>;
+using NarrowShape = AttendShape<type, vec, 128, 2, queries, queries, (queries + 3) / 4,
+                                (type == KvType::kF32 || queries > 4 ? 8 : 16)>;
 // Prefill: tiles of 8 x 4 scores and 4 x 4 accumulators, so that arithmetic does.
 template <KvType type>
 using WideShape = AttendShape<type, 4, 256, 8, 4, kWideQueries, 4, 4>;
