@@ -73,6 +73,7 @@ class GpuBench {
   Device& device_;
   const std::function<void(const std::string&)>& note_;
   Limits limits_;
+  uint64_t steps_ = 0;  // of attention, which no two steps of a backend share
 };
 
 double GpuBench::Seconds(absl::FunctionRef<void()> call) {
@@ -263,7 +264,8 @@ absl::Status GpuBench::Attention(KvType type, const char* name, int context, int
   AttentionBatch batch = {rows, position.data(), tables.data(), cos.data(), sin.data()};
   int64_t call = 0;
   const double seconds = Seconds([&] {
-    batch.step = static_cast<uint64_t>(call / kCallsBeforeWaiting) + 1;
+    if (call % kCallsBeforeWaiting == 0) ++steps_;
+    batch.step = steps_;
     const int64_t offset = call++ % layers * half;
     backend_.Trunk().Attention(shape, batch, {type, k + offset, v + offset}, qkv.f32, out.f32);
   });
