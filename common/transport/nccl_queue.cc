@@ -10,6 +10,7 @@
 #include "common/base/awake_wait.h"
 #include "common/base/status_macros.h"
 #include "common/transport/reply_inbox.h"
+#include "common/transport/unshared_status.h"
 
 namespace moepool {
 namespace {
@@ -79,7 +80,7 @@ void NcclPair::Receive(std::shared_ptr<const NcclBuffer> buffer, size_t bytes, D
 
 void NcclPair::Close(const absl::Status& cause) {
   MutexLock lock(&queue_->mutex_);
-  if (state_->loss.ok()) state_->loss = cause;
+  if (state_->loss.ok()) state_->loss = UnsharedStatus(cause);
   queue_->changed_.NotifyAll();
 }
 
@@ -260,7 +261,7 @@ std::vector<std::shared_ptr<NcclPair::State>> NcclQueue::NextGroup() {
     std::erase(flying_, pair);
     // Nobody changes either any more.
     const std::function<void(const absl::Status&)> tell = std::move(pair->lost);
-    const absl::Status cause = pair->loss;
+    const absl::Status cause = UnsharedStatus(pair->loss);
     Retire(std::move(pair));
     if (tell != nullptr) tell(cause);
   }

@@ -11,6 +11,7 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/transport/nccl_transport.h"
+#include "common/transport/unshared_status.h"
 
 namespace moepool {
 namespace {
@@ -61,7 +62,8 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
       {
         MutexLock lock(&mutex_);
         while (loss_.ok() && dispatches_.empty()) changed_.Wait(&mutex_);
-        if (!loss_.ok()) return loss_;  // what a router wrote before it went is wanted by nobody
+        if (!loss_.ok())
+          return UnsharedStatus(loss_);  // what a router wrote before it went is wanted by nobody
         frame = std::move(dispatches_.front());
         dispatches_.pop_front();
         --ahead_;
@@ -76,16 +78,16 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
 
   absl::Status status() const {
     MutexLock lock(&mutex_);
-    return loss_;
+    return UnsharedStatus(loss_);
   }
 
   void Fail(const absl::Status& cause) {
     absl::Status loss;
     {
       MutexLock lock(&mutex_);
-      if (loss_.ok()) loss_ = cause;
-      loss = loss_;
-      if (pair_ != nullptr) pair_->Close(loss_);
+      if (loss_.ok()) loss_ = UnsharedStatus(cause);
+      loss = UnsharedStatus(loss_);
+      if (pair_ != nullptr) pair_->Close(loss);
       changed_.NotifyAll();
     }
     control_->Close(loss);
@@ -101,7 +103,7 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
         return absl::DeadlineExceededError(absl::StrCat("NCCL: the router did not ", what, " in time"));
       }
     }
-    return loss_;
+    return UnsharedStatus(loss_);
   }
 
   absl::Status Write(const FramePieces& frame) {
@@ -115,7 +117,7 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
       while (loss_.ok() && staged_bytes_ != 0 && staged_bytes_ + frame.bytes() > options_.ring_bytes) {
         changed_.Wait(&mutex_);
       }
-      MOEPOOL_RETURN_IF_ERROR(loss_);
+      if (!loss_.ok()) return UnsharedStatus(loss_);
     }
     MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(frame.bytes()));
     std::copy(frame.head.begin(), frame.head.end(), buffer->host);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
+#include "common/transport/unshared_status.h"
 
 namespace moepool {
 
@@ -40,7 +41,7 @@ FrameBytes CopyFrame(const FramePieces& pieces) {
 absl::Status ReplyInbox::Begin(uint64_t dispatch_id, absl::Time deadline) {
   MutexLock lock(&mutex_);
   for (;;) {
-    if (!loss_.ok()) return loss_;
+    if (!loss_.ok()) return UnsharedStatus(loss_);
     if (open_.contains(dispatch_id)) {
       return absl::InvalidArgumentError(absl::StrCat("dispatch ", dispatch_id, " is open already"));
     }
@@ -61,7 +62,7 @@ absl::Status ReplyInbox::Deliver(FrameBytes frame) {
     return status();
   }
   MutexLock lock(&mutex_);
-  if (!loss_.ok()) return loss_;
+  if (!loss_.ok()) return UnsharedStatus(loss_);
   const auto it = open_.find(header->dispatch_id);
   if (it == open_.end()) {
     ++dropped_;
@@ -72,7 +73,7 @@ absl::Status ReplyInbox::Deliver(FrameBytes frame) {
         absl::UnavailableError(absl::StrCat("worker sent more replies than were read: ", queued_bytes_, " + ",
                                             frame.bytes.size(), " bytes, limit ", options_.max_queued_bytes));
     changed_.NotifyAll();
-    return loss_;
+    return UnsharedStatus(loss_);
   }
   queued_bytes_ += frame.bytes.size();
   it->second.frames.push_back(std::move(frame));
@@ -81,7 +82,7 @@ absl::Status ReplyInbox::Deliver(FrameBytes frame) {
 }
 
 absl::StatusOr<bool> ReplyInbox::TryReceiveLocked(uint64_t dispatch_id, FrameBytes* frame) {
-  if (!loss_.ok()) return loss_;
+  if (!loss_.ok()) return UnsharedStatus(loss_);
   const auto it = open_.find(dispatch_id);
   if (it == open_.end()) {
     return absl::InvalidArgumentError(absl::StrCat("dispatch ", dispatch_id, " is not open"));
@@ -136,7 +137,7 @@ bool ReplyInbox::lost() const {
 
 absl::Status ReplyInbox::status() const {
   MutexLock lock(&mutex_);
-  return loss_;
+  return UnsharedStatus(loss_);
 }
 
 uint64_t ReplyInbox::dropped() const {

@@ -7,6 +7,7 @@
 
 #include "common/base/mutex.h"
 #include "common/transport/reply_inbox.h"
+#include "common/transport/unshared_status.h"
 
 namespace moepool {
 namespace {
@@ -58,7 +59,7 @@ class ControlStandIn final : public NcclControl {
     std::copy(payload.head.begin(), payload.head.end(), data + sizeof(header));
     std::copy(payload.tail.begin(), payload.tail.end(), data + sizeof(header) + payload.head.size());
     MutexLock lock(&link_->mutex);
-    if (link_->ends[end_].closed) return link_->ends[end_].cause;
+    if (link_->ends[end_].closed) return UnsharedStatus(link_->ends[end_].cause);
     if (link_->ends[end_].silent) return absl::OkStatus();
     Link::End& peer = link_->ends[1 - end_];
     peer.bytes += message.bytes.size();
@@ -71,7 +72,7 @@ class ControlStandIn final : public NcclControl {
     MutexLock lock(&link_->mutex);
     const Link::End& own = link_->ends[end_];
     while (!own.closed && link_->ends[1 - end_].bytes >= kRoomBytes) link_->changed.Wait(&link_->mutex);
-    return own.closed ? own.cause : absl::OkStatus();
+    return UnsharedStatus(own.cause);
   }
 
   void Close(const absl::Status& cause) override {
@@ -90,7 +91,7 @@ class ControlStandIn final : public NcclControl {
         Link::End& own = link->ends[end];
         while (!own.closed && own.messages.empty()) link->changed.Wait(&link->mutex);
         if (own.closed) {
-          cause = own.cause;
+          cause = UnsharedStatus(own.cause);
         } else {
           message = std::move(own.messages.front());
           own.messages.pop_front();
