@@ -238,7 +238,7 @@ inline constexpr std::string_view kNumericClass = "cpu-1";
 // The GPU that a backend computes on.
 struct GpuFacts {
   std::string pci_bus_id;     // "0000:01:00.0"; empty: it computes on none
-  uint64_t memory_bytes = 0;  // of it that weights may take; 0: not known
+  uint64_t memory_bytes = 0;  // of it that this process may take; 0: not known
 };
 
 class Backend {
