@@ -23,6 +23,7 @@
 #include "common/rpc/readiness_watcher.h"
 #include "common/rpc/rpc_server.h"
 #include "common/transport/host_id.h"
+#include "common/transport/nccl_open.h"
 #include "expert_worker/worker.h"
 #include "expert_worker/worker_metrics.h"
 #include "nlohmann/json.hpp"
@@ -70,8 +71,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   AddWeightFlags(app, &flags->weights);
-  app->add_option("--transport", flags->transport, "auto, shm (shared memory, one host) or grpc")
-      ->check(CLI::IsMember({"auto", "shm", "grpc"}))
+  app->add_option("--transport", flags->transport,
+                  "auto, shm (shared memory, one host), nccl (GPU to GPU) or grpc")
+      ->check(CLI::IsMember({"auto", "shm", "nccl", "grpc"}))
       ->capture_default_str();
   app->add_option("--shm-dir", flags->shm_directory,
                   "The router's --shm-dir as it is mounted here; empty: an abstract socket")
@@ -97,6 +99,24 @@ void AddFlags(CLI::App* app, Flags* flags) {
 int Fail(int code, const absl::Status& status) {
   std::fprintf(stderr, "moepool-expert-worker: %s\n", std::string(status.message()).c_str());
   return code;
+}
+
+// NCCL where the transport is left open; an error where it was asked for by name and cannot be had here.
+absl::Status OpenNccl(const Flags& flags, const Backend& backend, WorkerOptions* options) {
+  if (options->transport != TransportChoice::kAuto && options->transport != TransportChoice::kNccl) {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::shared_ptr<NcclQueue>> queue = OpenNcclQueue(backend.Name(), flags.backend.device);
+  if (queue.ok()) {
+    options->nccl = *std::move(queue);
+    return absl::OkStatus();
+  }
+  options->no_nccl = std::string(ToStd(queue.status().message()));
+  if (options->transport == TransportChoice::kNccl) {
+    return absl::InvalidArgumentError(StrCat("--transport nccl: ", options->no_nccl));
+  }
+  if (backend.Name() == "cuda") Log(LogLevel::kInfo, "no NCCL", {{"cause", options->no_nccl}});
+  return absl::OkStatus();
 }
 
 int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
@@ -134,8 +154,12 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   WorkerOptions options;
   options.router = router.ToString();
   options.transport = flags.transport == "shm"    ? TransportChoice::kSharedMemory
+                      : flags.transport == "nccl" ? TransportChoice::kNccl
                       : flags.transport == "grpc" ? TransportChoice::kGrpc
                                                   : TransportChoice::kAuto;
+  if (const absl::Status status = OpenNccl(flags, **backend, &options); !status.ok()) {
+    return Fail(kExitBadFlags, status);
+  }
   options.shm_directory = flags.shm_directory;
   options.load_threads = flags.backend.threads;
   options.drain_limit = absl::Seconds(flags.drain_timeout_s);

@@ -38,8 +38,14 @@ class WorkerImpl final : public Worker {
     std::minstd_rand random(static_cast<uint32_t>(getpid()));
     absl::Duration backoff = options_.min_backoff;
     for (;;) {
-      auto session = std::make_shared<WorkerSession>(options_, channels, Describe(), store_, executor_,
-                                                     &loader_, on_ready_);
+      WorkerOptions options = options_;
+      if (absl::Now() < nccl_after_) {
+        options.nccl = nullptr;
+        options.no_nccl = StrCat("it was lost ", options_.nccl_attempts, " times one after another");
+      }
+      auto session =
+          std::make_shared<WorkerSession>(options, channels, MakeHello(options, digest_, *backend_, *store_),
+                                          store_, executor_, &loader_, on_ready_);
       {
         MutexLock lock(&mutex_);
         if (draining_) return absl::OkStatus();
@@ -48,6 +54,7 @@ class WorkerImpl final : public Worker {
       const bool reached = AwaitConnection(channels.control.get());
       const absl::Status end = session->Run();
       loader_.Cancel();  // epochs of another membership mean nothing
+      JudgeNccl(session->nccl_since());
       MutexLock lock(&mutex_);
       session_ = nullptr;
       if (draining_) return absl::OkStatus();
@@ -104,7 +111,17 @@ class WorkerImpl final : public Worker {
     return draining_;
   }
 
-  experts::v1::Hello Describe() const { return MakeHello(options_, digest_, *backend_, *store_); }
+  // After a membership in which NCCL carried since `since`, or not at all.
+  void JudgeNccl(absl::Time since) {
+    if (since == absl::InfiniteFuture()) return;
+    nccl_losses_ = absl::Now() - since < options_.nccl_trial ? nccl_losses_ + 1 : 0;
+    if (nccl_losses_ < options_.nccl_attempts || options_.transport == TransportChoice::kNccl) return;
+    nccl_losses_ = 0;
+    nccl_after_ = absl::Now() + options_.nccl_pause;
+    Log(LogLevel::kWarning, "NCCL does not last, gRPC takes its place",
+        {{"losses", options_.nccl_attempts},
+         {"until_tried_again_s", absl::ToDoubleSeconds(options_.nccl_pause)}});
+  }
 
   void Loaded(uint64_t epoch, const absl::Status& status) {
     std::shared_ptr<WorkerSession> session;
@@ -121,6 +138,8 @@ class WorkerImpl final : public Worker {
   ExpertStore* const store_;
   Executor* const executor_;
   const OnReady on_ready_;
+  int nccl_losses_ = 0;  // one after another; of Run's thread
+  absl::Time nccl_after_ = absl::InfinitePast();
   mutable Mutex mutex_;
   CondVar changed_;
   bool draining_ GUARDED_BY(mutex_) = false;

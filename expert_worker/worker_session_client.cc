@@ -12,6 +12,7 @@
 #include "common/base/str.h"
 #include "common/rpc/gpu_convert.h"
 #include "common/rpc/rpc_status.h"
+#include "common/transport/grpc_nccl_control.h"
 #include "common/transport/host_id.h"
 #include "common/transport/pool_protocol.h"
 
@@ -19,6 +20,14 @@ namespace moepool {
 namespace {
 
 constexpr absl::Duration kConnectLimit = absl::Seconds(10);
+constexpr absl::Duration kNcclConnectLimit = absl::Seconds(15);  // the router's, too
+
+// Routers that know no other transport take an empty name for this.
+constexpr std::string_view kSharedMemoryName = "shm";
+
+bool Takes(TransportChoice choice, TransportChoice transport) {
+  return choice == TransportChoice::kAuto || choice == transport;
+}
 
 }  // namespace
 
@@ -32,8 +41,11 @@ experts::v1::Hello MakeHello(const WorkerOptions& options, const ModelDigest& di
   hello.set_numeric_class(backend.NumericClass());
   hello.set_memory_limit_bytes(store.memory_limit_bytes());
   hello.set_host_id(HostId(options.shm_directory));
-  hello.set_accepts_shared_memory(options.transport != TransportChoice::kGrpc);
-  hello.set_accepts_grpc(options.transport != TransportChoice::kSharedMemory);
+  hello.set_accepts_shared_memory(Takes(options.transport, TransportChoice::kSharedMemory));
+  hello.set_accepts_grpc(Takes(options.transport, TransportChoice::kGrpc));
+  if (Takes(options.transport, TransportChoice::kNccl) && options.nccl != nullptr) {
+    hello.set_nccl_version(static_cast<uint32_t>(options.nccl->api().Version()));
+  }
   hello.set_pid(static_cast<uint32_t>(getpid()));
   return hello;
 }
@@ -65,6 +77,7 @@ absl::Status WorkerSession::Run() {
     ended_ = true;
     changed_.NotifyAll();
     if (shared_memory_ != nullptr) shared_memory_->Stop();
+    if (nccl_ != nullptr) nccl_->Stop();
     if (grpc_ != nullptr) grpc_->Stop();
   }
   if (exchange_.joinable()) exchange_.join();
@@ -181,24 +194,48 @@ void WorkerSession::Heartbeats(absl::Duration period) {
   End(absl::DeadlineExceededError("not released within the drain's limit"));
 }
 
+// Shared memory goes before NCCL, which on one host would cross two GPUs' memories for nothing; NCCL before
+// gRPC. What cannot be had leaves its place to the next, but where it was asked for by name.
 void WorkerSession::ServeExchange(const experts::v1::Welcome& welcome) {
-  absl::Status status;
-  if (options_.transport != TransportChoice::kGrpc && !welcome.shared_memory_socket().empty()) {
-    bool connected = false;
-    status = ServeSharedMemory(welcome, &connected);
-    if (connected) return End(status);
-    Log(LogLevel::kInfo, "shared memory cannot be had", {{"cause", std::string(ToStd(status.message()))}});
-    experts::v1::WorkerMessage failed;
-    failed.mutable_transport_failed()->set_error(std::string(status.message()));
-    Write(failed);
-  } else {
-    status = absl::UnavailableError("the router offers none");
+  if (Takes(options_.transport, TransportChoice::kSharedMemory)) {
+    absl::Status status = absl::UnavailableError("the router offers none");
+    if (!welcome.shared_memory_socket().empty()) {
+      bool connected = false;
+      status = ServeSharedMemory(welcome, &connected);
+      if (connected) return End(status);
+      Failed(kSharedMemoryName, status);
+    }
+    if (options_.transport == TransportChoice::kSharedMemory) {
+      return End(absl::UnimplementedError(StrCat("--transport shm: shared memory with ", options_.router,
+                                                 " cannot be had: ", status.message())));
+    }
   }
-  if (options_.transport == TransportChoice::kSharedMemory) {
-    return End(absl::UnimplementedError(StrCat("--transport shm: shared memory with ", options_.router,
-                                               " cannot be had: ", status.message())));
+  if (Takes(options_.transport, TransportChoice::kNccl)) {
+    absl::Status status = absl::UnavailableError(options_.nccl == nullptr         ? options_.no_nccl
+                                                 : welcome.nccl_refused().empty() ? "the router offers none"
+                                                                                  : welcome.nccl_refused());
+    if (options_.nccl != nullptr && welcome.nccl()) {
+      bool connected = false;
+      status = ServeNccl(welcome, &connected);
+      if (connected) return End(status);
+      Failed(kNcclCarrier, status);
+    }
+    if (options_.transport == TransportChoice::kNccl) {
+      return End(absl::UnimplementedError(
+          StrCat("--transport nccl: NCCL with ", options_.router, " cannot be had: ", status.message())));
+    }
   }
   End(ServeGrpc(welcome));
+}
+
+void WorkerSession::Failed(std::string_view transport, const absl::Status& cause) {
+  Log(LogLevel::kInfo, "a transport cannot be had",
+      {{"transport", std::string(transport)}, {"cause", std::string(ToStd(cause.message()))}});
+  experts::v1::WorkerMessage failed;
+  failed.mutable_transport_failed()->set_error(std::string(cause.message()));
+  if (transport != kSharedMemoryName)
+    failed.mutable_transport_failed()->set_transport(std::string(transport));
+  Write(failed);
 }
 
 absl::Status WorkerSession::ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected) {
@@ -213,6 +250,25 @@ absl::Status WorkerSession::ServeSharedMemory(const experts::v1::Welcome& welcom
     shared_memory_ = server;
   }
   Connected("shm");
+  return server->Serve(
+      [this](std::span<const uint8_t> frame, const FrameWriter& write) { executor_->Handle(frame, write); });
+}
+
+absl::Status WorkerSession::ServeNccl(const experts::v1::Welcome& welcome, bool* connected) {
+  MOEPOOL_ASSIGN_OR_RETURN(
+      std::unique_ptr<NcclControl> control,
+      DialNcclControl(channels_.exchange, welcome.session(), absl::Now() + kConnectLimit));
+  MOEPOOL_ASSIGN_OR_RETURN(
+      std::shared_ptr<NcclServer> server,
+      NcclServer::Connect(options_.nccl, std::move(control), absl::Now() + kNcclConnectLimit));
+  *connected = true;
+  {
+    MutexLock lock(&mutex_);
+    if (ended_) return absl::CancelledError("ended");
+    nccl_ = server;
+    nccl_since_ = absl::Now();
+  }
+  Connected("nccl");
   return server->Serve(
       [this](std::span<const uint8_t> frame, const FrameWriter& write) { executor_->Handle(frame, write); });
 }
@@ -288,6 +344,11 @@ void WorkerSession::End(const absl::Status& cause) {
 bool WorkerSession::welcomed() const {
   MutexLock lock(&mutex_);
   return welcomed_;
+}
+
+absl::Time WorkerSession::nccl_since() const {
+  MutexLock lock(&mutex_);
+  return nccl_since_;
 }
 
 WorkerStatus WorkerSession::status() const {

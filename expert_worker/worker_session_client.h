@@ -3,12 +3,14 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "common/transport/grpc_transport.h"
+#include "common/transport/nccl_transport.h"
 #include "common/transport/shared_memory.h"
 #include "expert_worker/assignment_loader.h"
 #include "expert_worker/worker.h"
@@ -41,6 +43,8 @@ class WorkerSession {
   void Drain();
 
   bool welcomed() const;
+  // When NCCL began to carry; InfiniteFuture where it never did.
+  absl::Time nccl_since() const;
   WorkerStatus status() const;
 
  private:
@@ -54,6 +58,9 @@ class WorkerSession {
   experts::v1::WorkerMessage Stats() const;
   void ServeExchange(const experts::v1::Welcome& welcome);
   absl::Status ServeSharedMemory(const experts::v1::Welcome& welcome, bool* connected);
+  absl::Status ServeNccl(const experts::v1::Welcome& welcome, bool* connected);
+  // That `transport` could not be had.
+  void Failed(std::string_view transport, const absl::Status& cause);
   absl::Status ServeGrpc(const experts::v1::Welcome& welcome);
   void Connected(const std::string& transport);
   bool Ready() const REQUIRES(mutex_) {
@@ -91,6 +98,8 @@ class WorkerSession {
   uint64_t told_epoch_ GUARDED_BY(mutex_) = 0;  // that on_ready_ was told of
   WorkerStatus status_ GUARDED_BY(mutex_);
   std::shared_ptr<SharedMemoryServer> shared_memory_ GUARDED_BY(mutex_);
+  std::shared_ptr<NcclServer> nccl_ GUARDED_BY(mutex_);
+  absl::Time nccl_since_ GUARDED_BY(mutex_) = absl::InfiniteFuture();
   std::shared_ptr<GrpcExchangeClient> grpc_ GUARDED_BY(mutex_);
   std::thread heartbeats_;
   std::thread exchange_;

@@ -25,6 +25,7 @@
 #include "common/model/gguf_source.h"
 #include "common/rpc/readiness_watcher.h"
 #include "common/rpc/rpc_server.h"
+#include "common/transport/nccl_open.h"
 #include "nlohmann/json.hpp"
 #include "router/engine.h"
 #include "router/engine_metrics.h"
@@ -51,6 +52,7 @@ struct Flags {
   int max_waiting = 1024;
   int min_workers = 1;
   bool no_shared_memory = false;
+  bool no_nccl = false;
   std::string shm_directory;
   double holder_timeout_s = 15;
   double dispatch_timeout_s = 10;
@@ -104,6 +106,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
   app->add_flag("--no-shared-memory", flags->no_shared_memory, "Offer workers on this host gRPC alone");
+  app->add_flag("--no-nccl", flags->no_nccl, "Offer workers no NCCL, which a router on a GPU does");
   app->add_option("--shm-dir", flags->shm_directory,
                   "Directory for the socket that shared memory is passed over, shared with workers in other "
                   "containers of this host; empty: an abstract socket")
@@ -163,6 +166,20 @@ absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity
   return options;
 }
 
+void OpenNccl(const Flags& flags, const Backend& backend, PoolServiceOptions* options) {
+  if (flags.no_nccl) {
+    options->no_nccl = "the router was started with --no-nccl";
+    return;
+  }
+  absl::StatusOr<std::shared_ptr<NcclQueue>> queue = OpenNcclQueue(backend.Name(), flags.backend.device);
+  if (queue.ok()) {
+    options->nccl = *std::move(queue);
+    return;
+  }
+  options->no_nccl = StrCat("the router has none: ", queue.status().message());
+  if (backend.Name() == "cuda") Log(LogLevel::kInfo, "no NCCL", {{"cause", options->no_nccl}});
+}
+
 absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<TraceSession> trace, StartTrace(flags.trace, "router"));
   MOEPOOL_ASSIGN_OR_RETURN(const HostPort address,
@@ -187,6 +204,7 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   pool_options.heartbeat = absl::Seconds(flags.heartbeat_s);
   pool_options.shared_memory = !flags.no_shared_memory;
   pool_options.shm_directory = flags.shm_directory;
+  OpenNccl(flags, *backend, &pool_options);
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<PoolService> pool,
                            PoolService::Create(&membership, pool_options));
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine,

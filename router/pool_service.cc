@@ -1,17 +1,23 @@
 #include "router/pool_service.h"
 
+#include <atomic>
 #include <deque>
+#include <list>
+#include <set>
 #include <thread>
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "common/base/log.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/rpc/gpu_convert.h"
 #include "common/rpc/rpc_status.h"
+#include "common/transport/grpc_nccl_control.h"
 #include "common/transport/grpc_transport.h"
 #include "common/transport/host_id.h"
+#include "common/transport/nccl_transport.h"
 #include "common/transport/shared_memory.h"
 #include "grpcpp/server_context.h"
 #include "proto/experts.grpc.pb.h"
@@ -22,6 +28,9 @@ namespace {
 
 using experts::v1::RouterMessage;
 using experts::v1::WorkerMessage;
+
+// Joining a communicator takes seconds: its library's start, connections, memory of the GPU.
+constexpr absl::Duration kNcclConnectLimit = absl::Seconds(15);
 
 // What the streams need of the service.
 struct PoolContext {
@@ -51,7 +60,11 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
     welcome->set_incarnation(pool_->options.incarnation);
     welcome->set_heartbeat_ms(absl::ToInt64Milliseconds(pool_->options.heartbeat));
     if (shared_memory) welcome->set_shared_memory_socket(pool_->socket_name);
-    const std::string session = pool_->sessions.Open(worker, shared_memory, accepts_grpc_);
+    std::set<Carrier> carriers;
+    if (shared_memory) carriers.insert(Carrier::kSharedMemory);
+    if (accepts_grpc_) carriers.insert(Carrier::kGrpc);
+    if (OffersNccl(welcome)) carriers.insert(Carrier::kNccl);
+    const std::string session = pool_->sessions.Open(worker, std::move(carriers));
     welcome->set_session(session);
     {
       MutexLock lock(&mutex_);
@@ -153,7 +166,9 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
         membership.OnLeaving(worker);
         break;
       case WorkerMessage::kTransportFailed:
-        pool_->sessions.ForbidSharedMemory(session);
+        pool_->sessions.Forbid(session, read_.transport_failed().transport() == kNcclCarrier
+                                            ? Carrier::kNccl
+                                            : Carrier::kSharedMemory);
         break;
       case WorkerMessage::kHello:
       case WorkerMessage::MESSAGE_NOT_SET:
@@ -171,14 +186,31 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
   absl::Status Join() {
     const experts::v1::Hello& hello = read_.hello();
     // A worker that takes nothing else is offered shared memory wherever it says that it runs.
-    const bool on_host = hello.host_id() == pool_->host_id || !hello.accepts_grpc();
+    const bool on_host =
+        hello.host_id() == pool_->host_id ||
+        (hello.accepts_shared_memory() && !hello.accepts_grpc() && hello.nccl_version() == 0);
     accepts_shared_memory_ = hello.accepts_shared_memory() && on_host;
     accepts_grpc_ = hello.accepts_grpc();
+    nccl_version_ = static_cast<int>(hello.nccl_version());
     return pool_->membership
         ->Join({hello.protocol_version(), hello.model_digest(), hello.name(), hello.backend(),
                 hello.numeric_class(), hello.memory_limit_bytes(), on_host},
                self_)
         .status();
+  }
+
+  bool OffersNccl(experts::v1::Welcome* welcome) const {
+    if (nccl_version_ == 0) return false;
+    const std::shared_ptr<NcclQueue>& nccl = pool_->options.nccl;
+    if (nccl != nullptr && nccl->api().Version() == nccl_version_) {
+      welcome->set_nccl(true);
+    } else if (nccl != nullptr) {
+      welcome->set_nccl_refused(StrCat("the router has NCCL ", NcclVersionName(nccl->api().Version()),
+                                       ", the worker ", NcclVersionName(nccl_version_)));
+    } else {
+      welcome->set_nccl_refused(pool_->options.no_nccl);
+    }
+    return welcome->nccl();
   }
 
   void Push(RouterMessage message, bool last) {
@@ -208,6 +240,7 @@ class JoinStream final : public grpc::ServerBidiReactor<WorkerMessage, RouterMes
   std::shared_ptr<JoinStream> self_;
   bool accepts_shared_memory_ = false;
   bool accepts_grpc_ = false;
+  int nccl_version_ = 0;
   Mutex mutex_;  // taken after Membership's
   WorkerId worker_ GUARDED_BY(mutex_);
   std::string session_ GUARDED_BY(mutex_);
@@ -235,6 +268,7 @@ class PoolServiceImpl final
 
   ~PoolServiceImpl() override {
     socket_ = nullptr;
+    for (Attaching& attaching : attaching_) attaching.thread.join();  // their streams have ended
     {
       MutexLock lock(&mutex_);
       stopping_ = true;
@@ -283,14 +317,50 @@ class PoolServiceImpl final
     const std::string session = metadata == context->client_metadata().end()
                                     ? ""
                                     : std::string(metadata->second.data(), metadata->second.size());
-    const absl::StatusOr<WorkerId> worker = pool_.sessions.Find(session, Carrier::kGrpc);
+    const auto carrier = context->client_metadata().find(kCarrierMetadata);
+    const bool nccl = carrier != context->client_metadata().end() && carrier->second == kNcclCarrier;
+    const absl::StatusOr<WorkerId> worker =
+        pool_.sessions.Find(session, nccl ? Carrier::kNccl : Carrier::kGrpc);
     if (!worker.ok()) return new RefusedExchange(worker.status());
+    if (nccl) {
+      pool_.sessions.Forbid(session, Carrier::kNccl);  // one attempt
+      AcceptedNcclControl accepted = AcceptNcclControl(context);
+      AttachNccl(*worker, std::move(accepted.control));
+      return accepted.reactor;
+    }
     AcceptedExchange accepted = AcceptGrpcExchange(context, pool_.options.transport);
     pool_.membership->AttachTransport(*worker, std::move(accepted.transport)).IgnoreError();
     return accepted.reactor;
   }
 
  private:
+  struct Attaching {
+    std::thread thread;
+    std::atomic<bool> done = false;
+  };
+
+  // Waits for the worker's part, up to the limit, in a thread of its own.
+  void AttachNccl(WorkerId worker, std::unique_ptr<NcclControl> control) {
+    MutexLock lock(&mutex_);
+    attaching_.remove_if([](Attaching& attaching) {
+      if (!attaching.done) return false;
+      attaching.thread.join();
+      return true;
+    });
+    Attaching& attaching = attaching_.emplace_back();
+    attaching.thread = std::thread([this, worker, &attaching, control = std::move(control)]() mutable {
+      auto transport = ConnectNcclTransport(pool_.options.nccl, std::move(control),
+                                            absl::Now() + kNcclConnectLimit, pool_.options.transport);
+      if (transport.ok()) {
+        pool_.membership->AttachTransport(worker, *std::move(transport)).IgnoreError();
+      } else {
+        Log(LogLevel::kWarning, "NCCL cannot be had",
+            {{"worker_id", worker.value()}, {"cause", std::string(ToStd(transport.status().message()))}});
+      }
+      attaching.done = true;
+    });
+  }
+
   void Tick() {
     MutexLock lock(&mutex_);
     while (!stopping_) {
@@ -305,6 +375,7 @@ class PoolServiceImpl final
   Mutex mutex_;
   CondVar changed_;
   bool stopping_ GUARDED_BY(mutex_) = false;
+  std::list<Attaching> attaching_;  // guarded by mutex_ until the server is down
   std::thread ticker_;
   std::unique_ptr<SharedMemorySocket> socket_;
 };

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/transport/nccl_queue.h"
 #include "common/transport/reply_inbox.h"
 #include "grpcpp/impl/service_type.h"
 #include "router/membership.h"
@@ -22,6 +23,8 @@ struct PoolServiceOptions {
   absl::Duration heartbeat = absl::Seconds(1);  // as in MembershipOptions
   bool shared_memory = true;                    // offered to workers on this host
   std::string shm_directory;  // for the UNIX socket, shared with workers in other containers; empty: none
+  std::shared_ptr<NcclQueue> nccl;  // offered to workers with the same version of NCCL; null: to none
+  std::string no_nccl = "the router has no NCCL";  // where it is null: why, for workers that ask
   TransportOptions transport;
 };
 

@@ -50,7 +50,7 @@ class NcclControl {
     std::function<void(FrameBytes message)> message;  // aligned to 8
     std::function<void(const absl::Status& cause)> lost;
   };
-  // Closes. No callback runs any more once it has returned.
+  // Closes, and waits for nothing: callbacks may still run, and are to know whether what they serve is there.
   virtual ~NcclControl() = default;
   // Once. Callbacks are called one at a time, by threads of the stream's, which may call Write and Close:
   // `message` in order, then `lost`, once, whoever ended the stream.

@@ -15,21 +15,23 @@
 namespace moepool {
 namespace {
 
-class NcclServerImpl final : public NcclServer {
+// Known to the control stream and the queue by weak references.
+class NcclServerImpl final : public NcclServer, public std::enable_shared_from_this<NcclServerImpl> {
  public:
   NcclServerImpl(std::shared_ptr<NcclQueue> queue, std::unique_ptr<NcclControl> control,
                  const TransportOptions& options)
       : options_(options), queue_(std::move(queue)), control_(std::move(control)) {}
 
-  ~NcclServerImpl() override {
-    Fail(absl::CancelledError("stopped"));
-    MutexLock lock(&mutex_);
-    while (started_ && !pair_ended_) changed_.Wait(&mutex_);
-  }
+  ~NcclServerImpl() override { Fail(absl::CancelledError("stopped")); }
 
   absl::Status Start(absl::Time deadline) {
-    control_->Start({[this](FrameBytes message) { OnMessage(std::move(message)); },
-                     [this](const absl::Status& cause) { Fail(cause); }});
+    const std::weak_ptr<NcclServerImpl> self = weak_from_this();
+    control_->Start({[self](FrameBytes message) {
+                       if (const auto server = self.lock()) server->OnMessage(std::move(message));
+                     },
+                     [self](const absl::Status& cause) {
+                       if (const auto server = self.lock()) server->Fail(cause);
+                     }});
     NcclId id;
     {
       MutexLock lock(&mutex_);
@@ -43,13 +45,8 @@ class NcclServerImpl final : public NcclServer {
     {
       MutexLock lock(&mutex_);
       pair_ = *std::move(pair);
-      started_ = true;
-      pair_->Start([this](const absl::Status& cause) {
-        if (status().ok()) nccl_failed_ = true;
-        Fail(cause);
-        MutexLock ended(&mutex_);
-        pair_ended_ = true;
-        changed_.NotifyAll();
+      pair_->Start([self](const absl::Status& cause) {
+        if (const auto server = self.lock()) server->OnPairLost(cause);
       });
     }
     MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kReady, Window()));
@@ -173,12 +170,19 @@ class NcclServerImpl final : public NcclServer {
                                                    message.value, ", which is out of place"));
   }
 
+  void OnPairLost(const absl::Status& cause) {
+    if (status().ok()) nccl_failed_ = true;
+    Fail(cause);
+  }
+
   absl::Status ReceiveDispatch(size_t bytes) REQUIRES(mutex_) {
     MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(bytes));
-    pair_->Receive(buffer, bytes, [this, buffer, bytes] {
-      MutexLock lock(&mutex_);
-      dispatches_.push_back({{buffer->host, bytes}, buffer});
-      changed_.NotifyAll();
+    pair_->Receive(buffer, bytes, [self = weak_from_this(), buffer, bytes] {
+      const auto server = self.lock();
+      if (server == nullptr) return;
+      MutexLock lock(&server->mutex_);
+      server->dispatches_.push_back({{buffer->host, bytes}, buffer});
+      server->changed_.NotifyAll();
     });
     return absl::OkStatus();
   }
@@ -187,10 +191,12 @@ class NcclServerImpl final : public NcclServer {
     Offer offer = std::move(offers_.front());
     offers_.pop_front();
     const size_t bytes = offer.bytes;
-    pair_->Send(std::move(offer.buffer), bytes, [this, bytes] {
-      MutexLock lock(&mutex_);
-      staged_bytes_ -= bytes;
-      changed_.NotifyAll();
+    pair_->Send(std::move(offer.buffer), bytes, [self = weak_from_this(), bytes] {
+      const auto server = self.lock();
+      if (server == nullptr) return;
+      MutexLock lock(&server->mutex_);
+      server->staged_bytes_ -= bytes;
+      server->changed_.NotifyAll();
     });
     return absl::OkStatus();
   }
@@ -209,22 +215,20 @@ class NcclServerImpl final : public NcclServer {
   std::optional<NcclId> id_ GUARDED_BY(mutex_);
   bool router_ready_ GUARDED_BY(mutex_) = false;
   std::unique_ptr<NcclPair> pair_ GUARDED_BY(mutex_);
-  bool started_ GUARDED_BY(mutex_) = false;
-  bool pair_ended_ GUARDED_BY(mutex_) = false;
   uint64_t ahead_ GUARDED_BY(mutex_) = 0;  // dispatches that have come, or are to, and are not taken up
   std::deque<FrameBytes> dispatches_ GUARDED_BY(mutex_);
   std::deque<Offer> offers_ GUARDED_BY(mutex_);
   size_t staged_bytes_ GUARDED_BY(mutex_) = 0;  // of replies that have not gone
-  const std::unique_ptr<NcclControl> control_;  // last: goes first, and its callbacks with it
+  const std::unique_ptr<NcclControl> control_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<NcclServer>> NcclServer::Connect(std::shared_ptr<NcclQueue> queue,
+absl::StatusOr<std::shared_ptr<NcclServer>> NcclServer::Connect(std::shared_ptr<NcclQueue> queue,
                                                                 std::unique_ptr<NcclControl> control,
                                                                 absl::Time deadline,
                                                                 const TransportOptions& options) {
-  auto server = std::make_unique<NcclServerImpl>(std::move(queue), std::move(control), options);
+  auto server = std::make_shared<NcclServerImpl>(std::move(queue), std::move(control), options);
   if (absl::Status status = server->Start(deadline); !status.ok()) {
     server->Fail(status);
     return status;

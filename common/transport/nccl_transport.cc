@@ -12,22 +12,24 @@
 namespace moepool {
 namespace {
 
-class NcclTransport final : public ExpertTransport {
+// Held by its users; the control stream and the queue know it by weak references, so that it can go at any
+// time.
+class NcclTransport final : public ExpertTransport, public std::enable_shared_from_this<NcclTransport> {
  public:
   NcclTransport(std::shared_ptr<NcclQueue> queue, std::unique_ptr<NcclControl> control,
                 const TransportOptions& options)
       : options_(options), queue_(std::move(queue)), inbox_(options), control_(std::move(control)) {}
 
-  ~NcclTransport() override {
-    Close(absl::UnavailableError("transport destroyed"));
-    // The queue's thread may be in one of the pair's callbacks; the last is that of its loss.
-    MutexLock lock(&mutex_);
-    while (started_ && !pair_ended_) changed_.Wait(&mutex_);
-  }
+  ~NcclTransport() override { Close(absl::UnavailableError("transport destroyed")); }
 
   absl::Status Connect(absl::Time deadline) {
-    control_->Start({[this](FrameBytes message) { OnMessage(std::move(message)); },
-                     [this](const absl::Status& cause) { Close(cause); }});
+    const std::weak_ptr<NcclTransport> self = weak_from_this();
+    control_->Start({[self](FrameBytes message) {
+                       if (const auto transport = self.lock()) transport->OnMessage(std::move(message));
+                     },
+                     [self](const absl::Status& cause) {
+                       if (const auto transport = self.lock()) transport->Close(cause);
+                     }});
     NcclId id;
     if (const NcclResult result = queue_->api().GetUniqueId(&id); result != NcclResult::kSuccess) {
       return absl::UnavailableError(absl::StrCat("NCCL, ncclGetUniqueId: ", queue_->api().Describe(result)));
@@ -40,12 +42,8 @@ class NcclTransport final : public ExpertTransport {
     {
       MutexLock lock(&mutex_);
       pair_ = std::move(pair);
-      started_ = true;
-      pair_->Start([this](const absl::Status& cause) {
-        Close(cause);
-        MutexLock ended(&mutex_);
-        pair_ended_ = true;
-        changed_.NotifyAll();
+      pair_->Start([self](const absl::Status& cause) {
+        if (const auto transport = self.lock()) transport->Close(cause);
       });
     }
     MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kReady));
@@ -163,16 +161,20 @@ class NcclTransport final : public ExpertTransport {
     }
     receiving_bytes_ += bytes;
     MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kTake, bytes));
-    pair_->Receive(buffer, bytes, [this, buffer, bytes] {
-      {
-        MutexLock received(&mutex_);
-        receiving_bytes_ -= bytes;
-      }
-      // The staging memory itself is handed on.
-      const absl::Status status = inbox_.Deliver({{buffer->host, bytes}, buffer});
-      if (!status.ok()) Close(status);
+    pair_->Receive(buffer, bytes, [self = weak_from_this(), buffer, bytes] {
+      if (const auto transport = self.lock()) transport->OnReceived(buffer, bytes);
     });
     return absl::OkStatus();
+  }
+
+  void OnReceived(const std::shared_ptr<const NcclBuffer>& buffer, size_t bytes) {
+    {
+      MutexLock lock(&mutex_);
+      receiving_bytes_ -= bytes;
+    }
+    // The staging memory itself is handed on.
+    const absl::Status status = inbox_.Deliver({{buffer->host, bytes}, buffer});
+    if (!status.ok()) Close(status);
   }
 
   const TransportOptions options_;
@@ -181,12 +183,10 @@ class NcclTransport final : public ExpertTransport {
   Mutex mutex_;
   CondVar changed_;
   std::unique_ptr<NcclPair> pair_ GUARDED_BY(mutex_);
-  bool started_ GUARDED_BY(mutex_) = false;
-  bool pair_ended_ GUARDED_BY(mutex_) = false;
   uint64_t window_ GUARDED_BY(mutex_) = 0;   // 0: the worker's end is not ready
   uint64_t untaken_ GUARDED_BY(mutex_) = 0;  // dispatches that the worker has not taken up
   size_t receiving_bytes_ GUARDED_BY(mutex_) = 0;
-  const std::unique_ptr<NcclControl> control_;  // last: goes first, and its callbacks with it
+  const std::unique_ptr<NcclControl> control_;
 };
 
 }  // namespace

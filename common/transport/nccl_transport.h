@@ -18,7 +18,8 @@
 namespace moepool {
 
 // The router's end. Blocks until frames can be carried, or a status says why they cannot: Unavailable,
-// DeadlineExceeded. The queue is shared by all transports of the router, whose transfers it groups.
+// DeadlineExceeded. The queue is shared by all transports of the router, whose transfers it groups; who made
+// it lets go of it last.
 absl::StatusOr<std::shared_ptr<ExpertTransport>> ConnectNcclTransport(std::shared_ptr<NcclQueue> queue,
                                                                       std::unique_ptr<NcclControl> control,
                                                                       absl::Time deadline,
@@ -28,7 +29,7 @@ absl::StatusOr<std::shared_ptr<ExpertTransport>> ConnectNcclTransport(std::share
 class NcclServer {
  public:
   virtual ~NcclServer() = default;
-  static absl::StatusOr<std::unique_ptr<NcclServer>> Connect(std::shared_ptr<NcclQueue> queue,
+  static absl::StatusOr<std::shared_ptr<NcclServer>> Connect(std::shared_ptr<NcclQueue> queue,
                                                              std::unique_ptr<NcclControl> control,
                                                              absl::Time deadline,
                                                              const TransportOptions& options = {});

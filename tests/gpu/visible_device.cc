@@ -14,6 +14,7 @@ class VisibleDevice final : public Device {
  public:
   explicit VisibleDevice(std::unique_ptr<Device> gpu) : gpu_(std::move(gpu)) {}
   std::string Description() const override { return gpu_->Description(); }
+  std::string PciBusId() const override { return gpu_->PciBusId(); }
   const CudaKernels& Kernels() const override { return gpu_->Kernels(); }
   DeviceMemoryInfo Memory() const override { return gpu_->Memory(); }
   absl::StatusOr<std::byte*> Allocate(size_t bytes) override { return gpu_->AllocateHost(bytes); }

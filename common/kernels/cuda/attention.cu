@@ -28,9 +28,4 @@ void MergeSplits(const MergeArgs& args, void* stream) {
               stream, args);
 }
 
-const AttentionKernels& Attention() {
-  static const AttentionKernels kernels = {ProjectKv, Attend, MergeSplits};
-  return kernels;
-}
-
 }  // namespace moepool::SIMT_TARGET

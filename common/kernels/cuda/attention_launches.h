@@ -10,6 +10,4 @@ void ProjectKv(const ProjectArgs& args, void* stream);
 void Attend(const AttendArgs& args, void* stream);
 void MergeSplits(const MergeArgs& args, void* stream);
 
-const AttentionKernels& Attention();
-
 }  // namespace moepool::SIMT_TARGET

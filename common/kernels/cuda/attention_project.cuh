@@ -91,7 +91,7 @@ SIMT_DEVICE void NormRows(const ProjectArgs& args, const HeadThreads& own, const
     }
     if (!finite) simt::AtomicOr(&faults[part], 1);
   }
-  // Nobody overwrites the row before all have read it.
+  // Nobody overwrites the row before all have read it and said whether it is finite.
   simt::SyncThreads();
   SIMT_UNROLL
   for (int part = 0; part < 2; ++part) norms[part].finite = faults[part] == 0;

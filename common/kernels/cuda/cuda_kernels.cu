@@ -1,4 +1,5 @@
 // The table of launches.
+#include "common/kernels/cuda/attention_launches.h"
 #include "common/kernels/cuda/cuda_kernels.h"
 #include "common/kernels/cuda/launches.h"
 
@@ -15,7 +16,7 @@ const CudaKernels& Kernels() {
       .expert_hidden = LaunchExpertHidden,
       .expert_leaves = LaunchExpertLeaves,
       .add_leaves = LaunchAddLeaves,
-      .attention = Attention(),
+      .attention = {ProjectKv, Attend, MergeSplits},
   };
   return kernels;
 }

@@ -188,14 +188,17 @@ struct ValueCodes {
   }
 };
 
-constexpr uint32_t PackValues(int first) {
+constexpr uint32_t PackValues(const int8_t (&values)[16], int first) {
   uint32_t packed = 0;
   for (int i = 0; i < 4; ++i) {
-    packed |= static_cast<uint32_t>(static_cast<uint8_t>(kIq4NlValues[first + i])) << (8 * i);
+    packed |= static_cast<uint32_t>(static_cast<uint8_t>(values[first + i])) << (8 * i);
   }
   return packed;
 }
-using Iq4NlCodes = ValueCodes<PackValues(0), PackValues(4), PackValues(8), PackValues(12)>;
+using Iq4NlCodes = ValueCodes<PackValues(kIq4NlValues, 0), PackValues(kIq4NlValues, 4),
+                              PackValues(kIq4NlValues, 8), PackValues(kIq4NlValues, 12)>;
+using Mxfp4Codes = ValueCodes<PackValues(kMxfp4Values, 0), PackValues(kMxfp4Values, 4),
+                              PackValues(kMxfp4Values, 8), PackValues(kMxfp4Values, 12)>;
 
 // --- Sums ---
 
@@ -229,10 +232,24 @@ SIMT_DEVICE float LoadHalf(const uint8_t* plane, int row) {
   return HalfToFloat(simt::Load2(plane + 2 * row));
 }
 
+// Scales of a block: f16, or the exponents e of 2^(e - 128).
+struct HalfScales {
+  static constexpr int kBytes = 32;
+  SIMT_DEVICE static float Load(const uint8_t* scales, int row) { return LoadHalf(scales, row); }
+};
+struct PowerScales {
+  static constexpr int kBytes = 16;
+  SIMT_DEVICE static float Load(const uint8_t* scales, int row) {
+    const uint32_t e = simt::Load1(scales + row);
+    // Subnormal for 0 and 1.
+    return simt::BitsFloat(e >= 2 ? (e - 1) << 23 : 0x00200000u << e);
+  }
+};
+
 // acc = fma(float(sum of code x), d d_x, acc)
-template <typename CodesOf>
+template <typename CodesOf, typename Scales = HalfScales>
 struct Scaled {
-  static constexpr int kScales = 32, kSupers = 0, kCodes = CodesOf::kBytes;
+  static constexpr int kScales = Scales::kBytes, kSupers = 0, kCodes = CodesOf::kBytes;
   struct Raw {
     CodesOf codes;
     float d[2];
@@ -240,7 +257,7 @@ struct Scaled {
   SIMT_DEVICE static void Load(const uint8_t* block, const uint8_t*, int g, int t, Raw* raw) {
     raw->codes.Load(block + kScales, g, t);
     SIMT_UNROLL
-    for (int r = 0; r < 2; ++r) raw->d[r] = LoadHalf(block, g + 8 * r);
+    for (int r = 0; r < 2; ++r) raw->d[r] = Scales::Load(block, g + 8 * r);
   }
   SIMT_DEVICE static void Accumulate(const Raw& raw, const uint32_t (&a)[4], const uint32_t (&b)[2],
                                      const TokenBlock& x, float (&acc)[4]) {
@@ -401,6 +418,7 @@ using Q4_0 = Scaled<FourBits<8>>;
 using Q5_0 = Scaled<FiveBits<16>>;
 using Q8_0 = Scaled<EightBits>;
 using IQ4_NL = Scaled<Iq4NlCodes>;
+using MXFP4 = Scaled<Mxfp4Codes, PowerScales>;
 using Q4_1 = ScaledWithMin<FourBits<0>>;
 using Q5_1 = ScaledWithMin<FiveBits<0>>;
 using Q4_K = SuperScaledWithMin<FourBits<0>>;

@@ -15,6 +15,5 @@ void LaunchCombine(const CombineArgs& args, void* stream);
 void LaunchExpertHidden(const ExpertsArgs& args, void* stream);
 void LaunchExpertLeaves(const ExpertsArgs& args, void* stream);
 void LaunchAddLeaves(const LeavesArgs& args, void* stream);
-const AttentionKernels& Attention();
 
 }  // namespace moepool::SIMT_TARGET

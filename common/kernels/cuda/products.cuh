@@ -136,6 +136,8 @@ SIMT_DEVICE void MultiplyGroup(const DeviceWeights& w, int group, const Tokens& 
       return MultiplyGroup<Q6_K, kTiles>(w, group, tokens, acc);
     case DType::kIQ4_NL:
       return MultiplyGroup<IQ4_NL, kTiles>(w, group, tokens, acc);
+    case DType::kMXFP4:
+      return MultiplyGroup<MXFP4, kTiles>(w, group, tokens, acc);
     default:
       return;  // the host checks
   }

@@ -37,7 +37,7 @@ class NcclLink {
   absl::Status router_status_;
   absl::Status worker_status_;
   std::shared_ptr<ExpertTransport> transport_;
-  std::unique_ptr<NcclServer> server_;
+  std::shared_ptr<NcclServer> server_;
   std::thread thread_;
   absl::Status served_;
 };

@@ -38,11 +38,17 @@ class ControlStandIn final : public NcclControl {
   ControlStandIn(std::shared_ptr<Link> link, int end) : link_(std::move(link)), end_(end) {}
   ~ControlStandIn() override {
     Close(absl::UnavailableError("the stream was let go"));
-    if (thread_.joinable()) thread_.join();
+    if (!thread_.joinable()) return;
+    if (thread_.get_id() == std::this_thread::get_id()) {
+      thread_.detach();  // a callback let go of us
+    } else {
+      thread_.join();
+    }
   }
 
   void Start(Callbacks callbacks) override {
-    thread_ = std::thread([this, callbacks = std::move(callbacks)] { Read(callbacks); });
+    thread_ = std::thread(
+        [link = link_, end = end_, callbacks = std::move(callbacks)] { Read(link.get(), end, callbacks); });
   }
 
   absl::Status Write(const NcclMessageHeader& header, const FramePieces& payload) override {
@@ -75,21 +81,21 @@ class ControlStandIn final : public NcclControl {
   }
 
  private:
-  void Read(const Callbacks& callbacks) {
+  static void Read(Link* link, int end, const Callbacks& callbacks) {
     for (;;) {
       FrameBytes message;
       absl::Status cause;
       {
-        MutexLock lock(&link_->mutex);
-        Link::End& own = link_->ends[end_];
-        while (!own.closed && own.messages.empty()) link_->changed.Wait(&link_->mutex);
+        MutexLock lock(&link->mutex);
+        Link::End& own = link->ends[end];
+        while (!own.closed && own.messages.empty()) link->changed.Wait(&link->mutex);
         if (own.closed) {
           cause = own.cause;
         } else {
           message = std::move(own.messages.front());
           own.messages.pop_front();
           own.bytes -= message.bytes.size();
-          link_->changed.NotifyAll();
+          link->changed.NotifyAll();
         }
       }
       if (!cause.ok()) return callbacks.lost(cause);

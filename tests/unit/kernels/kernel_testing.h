@@ -126,6 +126,21 @@ inline std::vector<size_t> ScaleOffsets(DType dtype) {
   }
 }
 
+// Where a block of any type has a value that has to be finite: what PutNotFinite writes to.
+inline std::vector<size_t> FiniteOffsets(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kMXFP4 ? std::vector<size_t>{0} : ScaleOffsets(dtype);
+}
+inline void PutNotFinite(DType dtype, size_t offset, std::byte* block) {
+  if (dtype == DType::kMXFP4) {
+    block[offset] = std::byte{255};  // NaN
+    return;
+  }
+  const bool wide = dtype == DType::kF32 || dtype == DType::kBF16;
+  const size_t top = offset + (dtype == DType::kF32 ? 2 : 0);
+  block[top] = std::byte{0x80};
+  block[top + 1] = wide ? std::byte{0x7f} : std::byte{0x7c};
+}
+
 // The largest |scale code * code| of a quantised type, and no less than its largest minimum.
 inline double LargestCode(DType dtype) {
   switch (dtype) {

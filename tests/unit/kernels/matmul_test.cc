@@ -183,21 +183,10 @@ TEST_P(MatMulTest, PaddedRowsAreZero) {
 }
 
 TEST_P(MatMulTest, PackRefusesScalesThatAreNotFinite) {
-  const DTypeInfo& info = Info(GetParam());
-  const bool wide = GetParam() == DType::kF32 || GetParam() == DType::kBF16;
-  const bool byte = GetParam() == DType::kMXFP4;
-  const std::vector<size_t> offsets = byte                        ? std::vector<size_t>{0}
-                                      : GetParam() == DType::kF32 ? std::vector<size_t>{2}
-                                                                  : ScaleOffsets(GetParam());
-  for (const size_t at : offsets) {
+  for (const size_t at : FiniteOffsets(GetParam())) {
     RandomWeights w = MakeWeights(GetParam(), 3, 0, 256, Scales::kOrdinary, Codes::kRandom, kTestSeed);
-    std::byte* const block = w.bytes.data() + w.bytes.size() - info.block_bytes;  // the last of the last row
-    if (byte) {
-      block[at] = std::byte{255};
-    } else {
-      block[at] = std::byte{0x80};
-      block[at + 1] = wide ? std::byte{0x7f} : std::byte{0x7c};
-    }
+    // The last block of the last row.
+    PutNotFinite(GetParam(), at, w.bytes.data() + w.bytes.size() - Info(GetParam()).block_bytes);
     const auto packed = Pack(w.view);
     EXPECT_EQ(packed.status().code(), absl::StatusCode::kDataLoss) << at;
     EXPECT_NE(std::string(packed.status().message()).find("row 2"), std::string::npos) << packed.status();

@@ -75,13 +75,10 @@ TEST_P(PackRowsTest, WritesItsOwnBytesAlone) {
 }
 
 TEST_P(PackRowsTest, NamesTheRowThatIsNotFinite) {
-  const bool wide = GetParam() == DType::kF32 || GetParam() == DType::kBF16;
-  const size_t at = GetParam() == DType::kF32 ? 2 : ScaleOffsets(GetParam()).back();
   for (const int64_t row : {0, 9, 15, 16, 20}) {
     RandomWeights w = MakeWeights(GetParam(), 21, 0, 256, Scales::kOrdinary, Codes::kRandom, kTestSeed);
-    std::byte* const block = w.bytes.data() + row * w.view.row_stride_bytes;
-    block[at] = std::byte{0x80};
-    block[at + 1] = wide ? std::byte{0x7f} : std::byte{0x7c};
+    PutNotFinite(GetParam(), FiniteOffsets(GetParam()).back(),
+                 w.bytes.data() + row * w.view.row_stride_bytes);
     const auto packed = Pack(w.view);
     EXPECT_EQ(packed.status().code(), absl::StatusCode::kDataLoss);
     const std::string message(packed.status().message());

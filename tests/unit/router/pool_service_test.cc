@@ -18,108 +18,26 @@
 #include "expert_worker/worker.h"
 #include "gmock/gmock.h"
 #include "proto/experts.grpc.pb.h"
-#include "tests/unit/expert_worker/worker_testing.h"
+#include "tests/unit/router/pool_testing.h"
 
 namespace moepool {
 namespace {
 
 using ::testing::HasSubstr;
 
-// Yields until `condition` holds; false where only a hang can explain that it does not.
-template <typename Condition>
-bool Until(Condition condition) {
-  const absl::Time limit = absl::Now() + absl::Seconds(60);
-  while (!condition()) {
-    if (absl::Now() > limit) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
-
-std::unique_ptr<RpcServer> StartServer(uint16_t port, grpc::Service* service) {
-  RpcServerOptions options;
-  options.address = {"127.0.0.1", port};
-  return *RpcServer::Start(options, {service});
-}
-
-class Router {
- public:
-  explicit Router(const WorkerFixture& model, bool shared_memory = true, uint16_t port = 0,
-                  uint8_t digest_flip = 0) {
-    MembershipOptions options;
-    options.layers = model.source->Config().layers;
-    options.experts = model.source->Config().experts;
-    options.expert_bytes.assign(static_cast<size_t>(options.layers) * options.experts, 1000);
-    const ModelDigest digest = *model.source->Digest();
-    options.model_digest.assign(digest.begin(), digest.end());
-    options.model_digest[0] = static_cast<char>(options.model_digest[0] ^ digest_flip);
-    options.heartbeat = absl::Milliseconds(50);
-    options.missed_heartbeats = 1000;
-    membership = std::make_unique<Membership>(std::move(options));
-    PoolServiceOptions service_options;
-    service_options.heartbeat = absl::Milliseconds(50);
-    service_options.shared_memory = shared_memory;
-    service = *PoolService::Create(membership.get(), service_options);
-    server = StartServer(port, service->service());
-  }
-  ~Router() {
-    membership->Shutdown("end of test");
-    server = nullptr;
-    service = nullptr;
-  }
-  std::string address() const { return server->address().ToString(); }
-
-  std::unique_ptr<Membership> membership;
-  std::unique_ptr<PoolService> service;
-  std::unique_ptr<RpcServer> server;
-};
-
-class RunningWorker {
- public:
-  RunningWorker(const WorkerFixture& model, const std::string& router, TransportChoice transport,
-                std::function<std::optional<GpuReading>()> read_gpu = nullptr)
-      : store(model.source.get(), model.backend.get(), 0),
-        executor(model.backend.get(), &store, model.limits) {
-    WorkerOptions options;
-    options.router = router;
-    options.transport = transport;
-    options.max_backoff = absl::Milliseconds(200);
-    options.read_gpu = std::move(read_gpu);
-    worker = Worker::Create(options, *model.source->Digest(), model.backend.get(), &store, &executor,
-                            [this](const WorkerStatus&) { ready.fetch_add(1); });
-    thread = std::thread([this] { end = worker->Run(); });
-  }
-  ~RunningWorker() {
-    if (thread.joinable()) {
-      worker->Drain();
-      thread.join();
-    }
-  }
-  absl::Status Join() {
-    thread.join();
-    return end;
-  }
-
-  ExpertStore store;
-  Executor executor;
-  std::atomic<int> ready = 0;
-  std::unique_ptr<Worker> worker;
-  absl::Status end;
-  std::thread thread;
-};
-
 TEST(PoolServiceTest, AWorkersGpuComesWithItsHeartbeats) {
   WorkerFixture model;
   Router router(model);
   std::atomic<uint64_t> used = 20;
   std::atomic<bool> known = true;
-  RunningWorker worker(model, router.address(), TransportChoice::kAuto, [&]() -> std::optional<GpuReading> {
+  const auto read_gpu = [&]() -> std::optional<GpuReading> {
     if (!known) return std::nullopt;
     GpuReading gpu;
     gpu.name = "card";
     gpu.memory_used_bytes = used.load();
     return gpu;
-  });
+  };
+  RunningWorker worker(model, router.address(), TransportChoice::kAuto, nullptr, 3, read_gpu);
   const auto shown = [&]() -> uint64_t {
     const auto workers = router.membership->Workers();
     return workers.empty() || !workers[0].gpu.has_value() ? 0 : workers[0].gpu->memory_used_bytes.value_or(0);
@@ -132,16 +50,21 @@ TEST(PoolServiceTest, AWorkersGpuComesWithItsHeartbeats) {
 }
 
 TEST(PoolServiceTest, AWorkerJoinsLoadsAndComputesOverEachTransport) {
-  for (const TransportChoice choice :
-       {TransportChoice::kAuto, TransportChoice::kSharedMemory, TransportChoice::kGrpc}) {
+  for (const TransportChoice choice : {TransportChoice::kAuto, TransportChoice::kSharedMemory,
+                                       TransportChoice::kNccl, TransportChoice::kGrpc}) {
     WorkerFixture model;
-    Router router(model);
-    RunningWorker worker(model, router.address(), choice);
+    NcclWorld world;
+    const NcclEnd routers_gpu(&world);
+    const NcclEnd workers_gpu(&world);
+    Router router(model, true, 0, 0, routers_gpu.queue);
+    RunningWorker worker(model, router.address(), choice, workers_gpu.queue);
     ASSERT_TRUE(Until([&] { return router.membership->Routes() != nullptr; }))
         << router.membership->WaitingFor();
     const auto table = router.membership->Routes();
     ExpertTransport& transport = *table->members.at(0).transport;
-    EXPECT_EQ(transport.Name(), choice == TransportChoice::kGrpc ? "grpc" : "shm");
+    EXPECT_EQ(transport.Name(), choice == TransportChoice::kGrpc   ? "grpc"
+                                : choice == TransportChoice::kNccl ? "nccl"
+                                                                   : "shm");
 
     TestDispatch dispatch(model.limits, 41, {0, 3, 7}, /*layer=*/1);
     const std::vector<uint8_t> frame = dispatch.Encode();
