@@ -172,12 +172,12 @@ TEST(PackedExpertBytesTest, AreWhatAWorkerHolds) {
   }
 }
 
-TEST(OfferedMemoryTest, IsTheLimitOrWhatFitsTheGpu) {
+TEST(OfferedMemoryTest, IsTheLimitAndWhatFitsTheGpu) {
   EXPECT_EQ(OfferedMemory(0, {}), 0u);
   EXPECT_EQ(OfferedMemory(7, {}), 7u);
   EXPECT_EQ(OfferedMemory(0, {"0000:01:00.0", 1600}), 1500u);
-  // More than the GPU has: the rest is kept in the host's memory.
-  EXPECT_EQ(OfferedMemory(40, {"0000:01:00.0", 22}), 40u);
+  EXPECT_EQ(OfferedMemory(1499, {"0000:01:00.0", 1600}), 1499u);
+  EXPECT_EQ(OfferedMemory(4000, {"0000:01:00.0", 1600}), 1500u);
 }
 
 TEST(AssignmentLoaderTest, TellsWhyItFailed) {
