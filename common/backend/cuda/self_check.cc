@@ -18,9 +18,11 @@
 namespace moepool {
 namespace {
 
-constexpr int kRows = 3;
+constexpr int kRows = 40;  // more than a kernel takes at once
+constexpr int kAttended = 3;
 constexpr int kHidden = 256;  // a super-block of the K-quants
 constexpr int kFfn = 256;
+constexpr int kFew = 3;
 
 // Values of a spread of magnitudes, the same at each start.
 class Values {
@@ -58,8 +60,9 @@ class Run {
   absl::StatusOr<std::unique_ptr<Matrix>> Load(DType dtype, int rows, int cols);
   void Keep(std::string name, const void* device, size_t bytes);
   absl::Status Rows();
+  absl::Status Residual();
   absl::Status Products();
-  absl::Status Experts(DType dtype);
+  absl::Status Experts(DType dtype, int rows);
   absl::Status Attention(KvType type);
 
   Backend& backend_;
@@ -118,21 +121,48 @@ absl::Status Run::Rows() {
     Keep(name + ", scales", x_.scale, kRows * kHidden / kQuantBlock * sizeof(float));
     Keep(name + ", codes", x_.q, kRows * kHidden);
   }
+  MOEPOOL_ASSIGN_OR_RETURN(Activations plain, MakeActivations(kRows, kHidden));
+  plain.f32 = in;
+  backend_.Trunk().Quantize(&plain, faults);
+  Keep("quantisation, scales", plain.scale, kRows * kHidden / kQuantBlock * sizeof(float));
+  Keep("quantisation, codes", plain.q, kRows * kHidden);
+  return absl::OkStatus();
+}
+
+absl::Status Run::Residual() {
+  const std::vector<float> parts = values_.Take(3 * kHidden, 1);
+  const float* const pointers[] = {parts.data(), parts.data() + kHidden, parts.data() + 2 * kHidden};
+  const PlannedAdd adds[] = {{0, 1}};
+  const CombineRow rows[] = {{1, 0, 2, 0, 1}, {2, 2, 3, 1, 1}};
+  MOEPOOL_ASSIGN_OR_RETURN(float* const shared, Upload(values_.Take(4 * kHidden, 1)));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const residual, Upload(values_.Take(4 * kHidden, 1)));
+  for (const float* own : {static_cast<const float*>(nullptr), static_cast<const float*>(shared)}) {
+    backend_.Trunk().Combine({pointers, adds, rows, own, kHidden}, residual);
+    Keep("sum of parts", residual, 4 * kHidden * sizeof(float));
+  }
+  const int32_t kept[] = {1, 3};
+  backend_.Trunk().Gather(kept, kHidden, residual);
+  Keep("gathered rows", residual, 4 * kHidden * sizeof(float));
   return absl::OkStatus();
 }
 
 absl::Status Run::Products() {
   MOEPOOL_ASSIGN_OR_RETURN(float* const y, Upload(std::vector<float>(kRows * kFfn)));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const bias, Upload(values_.Take(kFfn, 1)));
   for (int i = 0; i < kDTypeCount; ++i) {
     const DType dtype = static_cast<DType>(i);
     MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Matrix> w, Load(dtype, kFfn, kHidden));
-    backend_.Trunk().MatMul(*w, x_, nullptr, nullptr, y, kFfn);
-    Keep(StrCat("product with ", Info(dtype).name), y, kRows * kFfn * sizeof(float));
+    for (const int rows : {kRows, kFew}) {
+      Activations x = x_;
+      x.rows = rows;
+      backend_.Trunk().MatMul(*w, x, bias, rows == kFew ? y : nullptr, y, kFfn);
+      Keep(StrCat("product with ", Info(dtype).name), y, kRows * kFfn * sizeof(float));
+    }
   }
   return absl::OkStatus();
 }
 
-absl::Status Run::Experts(DType dtype) {
+absl::Status Run::Experts(DType dtype, int rows) {
   ExpertWeights experts[2];
   for (ExpertWeights& expert : experts) {
     MOEPOOL_ASSIGN_OR_RETURN(expert.gate, Load(dtype, kFfn, kHidden));
@@ -141,27 +171,30 @@ absl::Status Run::Experts(DType dtype) {
   }
   MOEPOOL_ASSIGN_OR_RETURN(float* const out, Upload(std::vector<float>(kRows * kHidden)));
   const ExpertWeights* const loaded[] = {&experts[0], &experts[1]};
-  const std::vector<ExpertEntry> entries = {{0, 0.75f}, {1, 0.25f}, {1, 1.0f}, {0, 0.3f}, {1, 0.7f}};
-  const std::vector<ExpertPart> parts = {{0, 0, 2}, {1, 2, 3}, {2, 3, 5}};
+  const std::vector<ExpertEntry> entries = {{0, 0.75f}, {1, 0.25f}, {1, 1.0f}};
+  std::vector<ExpertPart> parts;  // of both experts and of one in turn
+  for (int32_t row = 0; row < rows; ++row) parts.push_back({row, row % 2 == 0 ? 0 : 2, row % 2 == 0 ? 2 : 3});
   std::vector<uint8_t> faults(kRows);
-  backend_.Experts().Run(loaded, {.x = x_, .parts = parts, .entries = entries}, out, faults);
+  Activations x = x_;
+  x.rows = rows;
+  backend_.Experts().Run(loaded, {.x = x, .parts = parts, .entries = entries}, out, faults);
   Keep(StrCat("experts in ", Info(dtype).name), out, kRows * kHidden * sizeof(float));
   return absl::OkStatus();
 }
 
-// Three rows that end in the second split, of which the cache's first holds zeros.
+// Rows that end in the second split, of which the cache's first holds zeros.
 absl::Status Run::Attention(KvType type) {
   AttentionShape shape;
   shape.heads = 4;
   shape.kv_heads = 2;
   shape.head_dim = 64;
   shape.rope_dims = 64;
-  const int32_t positions[kRows] = {kAttentionSplit - 1, kAttentionSplit, kAttentionSplit + 1};
+  const int32_t positions[kAttended] = {kAttentionSplit - 1, kAttentionSplit, kAttentionSplit + 1};
   std::vector<int32_t> table(kAttentionSplit / kKvBlockTokens + 1);
   for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(i);
-  const int32_t* const tables[kRows] = {table.data(), table.data(), table.data()};
-  const std::vector<float> cos = values_.Take(kRows * 32, 1);
-  const std::vector<float> sin = values_.Take(kRows * 32, 1);
+  const int32_t* const tables[kAttended] = {table.data(), table.data(), table.data()};
+  const std::vector<float> cos = values_.Take(kAttended * 32, 1);
+  const std::vector<float> sin = values_.Take(kAttended * 32, 1);
   const size_t bytes = table.size() * shape.kv_heads * KvHeadBlockBytes(type, shape.head_dim);
   std::byte* cache[2];
   for (std::byte*& half : cache) {
@@ -169,12 +202,12 @@ absl::Status Run::Attention(KvType type) {
     half = buffer->data();
     buffers_.push_back(std::move(buffer));
   }
-  MOEPOOL_ASSIGN_OR_RETURN(float* const qkv, Upload(values_.Take(kRows * 8 * 64, 1)));
-  MOEPOOL_ASSIGN_OR_RETURN(float* const out, Upload(std::vector<float>(kRows * 4 * 64)));
-  const AttentionBatch batch = {kRows, positions, tables, cos.data(), sin.data()};
+  MOEPOOL_ASSIGN_OR_RETURN(float* const qkv, Upload(values_.Take(kAttended * 8 * 64, 1)));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const out, Upload(std::vector<float>(kAttended * 4 * 64)));
+  const AttentionBatch batch = {kAttended, positions, tables, cos.data(), sin.data()};
   backend_.Trunk().Attention(shape, batch, {type, cache[0], cache[1]}, qkv, out);
   const std::string name = StrCat("attention over a cache of type ", static_cast<int>(type));
-  Keep(name, out, kRows * 4 * 64 * sizeof(float));
+  Keep(name, out, kAttended * 4 * 64 * sizeof(float));
   Keep(name + ", keys", cache[0], bytes);
   Keep(name + ", values", cache[1], bytes);
   return absl::OkStatus();
@@ -182,8 +215,11 @@ absl::Status Run::Attention(KvType type) {
 
 absl::StatusOr<std::vector<Run::Output>> Run::All() {
   MOEPOOL_RETURN_IF_ERROR(Rows());
+  MOEPOOL_RETURN_IF_ERROR(Residual());
   MOEPOOL_RETURN_IF_ERROR(Products());
-  for (const DType dtype : {DType::kQ4_K, DType::kF16}) MOEPOOL_RETURN_IF_ERROR(Experts(dtype));
+  for (const DType dtype : {DType::kQ4_K, DType::kF16}) {
+    for (const int rows : {kFew, kRows}) MOEPOOL_RETURN_IF_ERROR(Experts(dtype, rows));
+  }
   for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
     MOEPOOL_RETURN_IF_ERROR(Attention(type));
   }

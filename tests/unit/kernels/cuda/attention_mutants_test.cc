@@ -1,4 +1,5 @@
 // Copies of the attention kernels with one fault each (CMakeLists.txt), every one of which a step must show.
+#include "tests/support/simt/device_of_kernels.h"
 #include "tests/unit/kernels/cuda/attention_scenarios.h"
 
 #define ATTEND_MUTANT(name)                          \
@@ -32,28 +33,11 @@ std::vector<Mutant> Mutants() {
 #undef OTHER_MUTANT
 }
 
-// The emulated device with other attention kernels.
-class DeviceOfKernels final : public Device {
- public:
-  explicit DeviceOfKernels(const AttentionKernels& attention) : kernels_(device_.Kernels()) {
-    kernels_.attention = attention;
-  }
-  std::string Description() const override { return device_.Description(); }
-  const CudaKernels& Kernels() const override { return kernels_; }
-  DeviceMemoryInfo Memory() const override { return device_.Memory(); }
-  absl::StatusOr<std::byte*> Allocate(size_t bytes) override { return device_.Allocate(bytes); }
-  void Free(std::byte* memory) override { device_.Free(memory); }
-  absl::StatusOr<std::byte*> AllocateHost(size_t bytes) override { return device_.AllocateHost(bytes); }
-  void FreeHost(std::byte* memory) override { device_.FreeHost(memory); }
-  void* Stream() override { return device_.Stream(); }
-  void Copy(void* to, const void* from, size_t bytes) override { device_.Copy(to, from, bytes); }
-  void Zero(void* memory, size_t bytes) override { device_.Zero(memory, bytes); }
-  void Synchronize() override { device_.Synchronize(); }
-
- private:
-  EmulatedDevice device_;
-  CudaKernels kernels_;
-};
+CudaKernels With(const AttentionKernels& attention) {
+  CudaKernels kernels = emulated::Kernels();
+  kernels.attention = attention;
+  return kernels;
+}
 
 std::vector<Scenario> Scenarios() {
   std::vector<Scenario> scenarios;
@@ -85,7 +69,7 @@ int WrongSteps(const AttentionKernels& kernels, int shifts) {
   }();
   int wrong = 0;
   for (int shift = 0; shift < shifts && (shift == 0 || wrong == 0); ++shift) {
-    DeviceOfKernels device(kernels);
+    DeviceOfKernels device(With(kernels));
     CudaContext context(&device);
     for (int64_t partial_bytes : {CudaAttention::kPartialBytes, int64_t{0}}) {
       CudaAttention attention(&context, partial_bytes);
