@@ -2,6 +2,7 @@
 // a layer's table is immutable and replaced as a whole, and an executor keeps the one that it began with.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,10 +19,13 @@
 
 namespace moepool {
 
-// What a worker offers for experts: the limit that it was given, or else what fits the GPU that it computes
-// on; 0: no limit. Without one, workers of unlike GPUs would be given even shares.
+// What a worker offers for experts: the limit that it was given, and no more than fits the GPU that it
+// computes on; 0: no limit. By what fits, workers of unlike GPUs are not given even shares. A sixteenth of
+// the GPU's memory stays free for rows in work.
 inline uint64_t OfferedMemory(uint64_t memory_limit_bytes, const GpuFacts& gpu) {
-  return memory_limit_bytes != 0 ? memory_limit_bytes : gpu.memory_bytes;
+  const uint64_t fits = gpu.memory_bytes - gpu.memory_bytes / 16;
+  if (memory_limit_bytes == 0 || fits == 0) return std::max(memory_limit_bytes, fits);
+  return std::min(memory_limit_bytes, fits);
 }
 
 // One layer. `experts` is indexed by expert number; null where the expert is not held.

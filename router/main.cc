@@ -10,6 +10,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "common/backend/packed_experts.h"
 #include "common/backend/weight_flags.h"
 #include "common/base/config.h"
 #include "common/base/heap.h"
@@ -21,7 +22,6 @@
 #include "common/base/trace_log.h"
 #include "common/metrics/gpu_metrics.h"
 #include "common/metrics/metrics_endpoint.h"
-#include "common/model/expert_tensors.h"
 #include "common/model/gguf_source.h"
 #include "common/rpc/readiness_watcher.h"
 #include "common/rpc/rpc_server.h"
@@ -142,7 +142,7 @@ absl::StatusOr<MembershipOptions> ToMembershipOptions(const Flags& flags, const 
   MembershipOptions options;
   options.layers = config.layers;
   options.experts = config.experts;
-  options.expert_bytes = ExpertBytes(source);
+  MOEPOOL_ASSIGN_OR_RETURN(options.expert_bytes, PackedExpertBytes(source));
   MOEPOOL_ASSIGN_OR_RETURN(const ModelDigest digest, source.Digest());
   options.model_digest.assign(digest.begin(), digest.end());
   options.min_workers = flags.min_workers;

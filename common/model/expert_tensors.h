@@ -55,7 +55,7 @@ absl::StatusOr<bool> ExpertsReadQuantized(const ModelSource& source, int layer);
 // Whether a tensor belongs to experts (and so is never opened by a router).
 bool IsExpertTensor(const ModelConfig& config, std::string_view name);
 
-// Bytes of expert weights in the file, by layer and expert [layers * experts]: what placement weighs.
+// Bytes of expert weights in the file, by layer and expert [layers * experts].
 std::vector<uint64_t> ExpertBytes(const ModelSource& source);
 
 }  // namespace moepool

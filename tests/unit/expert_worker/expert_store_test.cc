@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 
+#include "common/backend/packed_experts.h"
 #include "expert_worker/assignment_loader.h"
 #include "gmock/gmock.h"
 #include "tests/unit/expert_worker/worker_testing.h"
@@ -143,12 +144,40 @@ TEST(AssignmentLoaderTest, LoadsKeepsAndReleases) {
   EXPECT_TRUE(words.Await(1).ok()) << "epochs start anew with another router";
 }
 
-TEST(OfferedMemoryTest, IsTheLimitOrWhatFitsTheGpu) {
+// What the router reckons with, so that a worker is assigned no more than its limit lets it load.
+TEST(PackedExpertBytesTest, AreWhatAWorkerHolds) {
+  for (const DType dtype :
+       {DType::kF32, DType::kBF16, DType::kQ8_0, DType::kQ4_0, DType::kQ4_K, DType::kQ6_K}) {
+    for (const int experts : {6, 0}) {
+      SynthSpec spec;
+      spec.experts = experts;
+      spec.experts_per_token = experts / 3;
+      spec.hidden = 256;
+      spec.ffn = 768;
+      spec.dtype = dtype;
+      const std::unique_ptr<ModelSource> source = *MakeSyntheticSource(spec);
+      const absl::StatusOr<std::vector<uint64_t>> bytes = PackedExpertBytes(*source);
+      ASSERT_TRUE(bytes.ok()) << bytes.status();
+      const ModelConfig& config = source->Config();
+      ASSERT_EQ(bytes->size(), static_cast<size_t>(config.layers) * config.experts);
+      const WorkerFixture fixture;
+      ExpertStore store(source.get(), fixture.backend.get(), /*memory_limit_bytes=*/0);
+      for (int expert : {0, config.experts - 1}) {
+        const uint64_t before = store.bytes();
+        ASSERT_TRUE(store.Load(1, expert).ok());
+        EXPECT_EQ(store.bytes() - before, (*bytes)[static_cast<size_t>(config.experts + expert)])
+            << Info(dtype).name << ", expert " << expert << " of " << config.experts;
+      }
+    }
+  }
+}
+
+TEST(OfferedMemoryTest, IsTheLimitAndWhatFitsTheGpu) {
   EXPECT_EQ(OfferedMemory(0, {}), 0u);
   EXPECT_EQ(OfferedMemory(7, {}), 7u);
-  EXPECT_EQ(OfferedMemory(0, {"0000:01:00.0", 22}), 22u);
-  // More than the GPU has: the rest is kept in the host's memory.
-  EXPECT_EQ(OfferedMemory(40, {"0000:01:00.0", 22}), 40u);
+  EXPECT_EQ(OfferedMemory(0, {"0000:01:00.0", 1600}), 1500u);
+  EXPECT_EQ(OfferedMemory(1499, {"0000:01:00.0", 1600}), 1499u);
+  EXPECT_EQ(OfferedMemory(4000, {"0000:01:00.0", 1600}), 1500u);
 }
 
 TEST(AssignmentLoaderTest, TellsWhyItFailed) {
