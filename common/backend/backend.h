@@ -237,9 +237,8 @@ inline constexpr std::string_view kNumericClass = "cpu-1";
 
 // The GPU that a backend computes on.
 struct GpuFacts {
-  std::string pci_bus_id;  // "0000:01:00.0"; empty: it computes on none
-  uint64_t memory_bytes =
-      0;  // of it, and of BackendOptions::pinned_memory_bytes, that may be taken; 0: not known
+  std::string pci_bus_id;     // "0000:01:00.0"; empty: it computes on none
+  uint64_t memory_bytes = 0;  // of it that weights may take; 0: not known
 };
 
 class Backend {
