@@ -84,7 +84,7 @@ class NcclTest : public testing::Test {
   void EndWorld() {
     for (auto* end : {&router, &first, &second}) *end = nullptr;
     EXPECT_THAT(world->Violations(), IsEmpty());
-    EXPECT_EQ(world->Left(), 0) << "communicators and buffers";
+    world->AwaitNothingLeft();
     world = nullptr;
   }
 
