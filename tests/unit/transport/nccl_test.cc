@@ -256,8 +256,7 @@ TEST_F(NcclTest, ATransferOfAnotherSizeIsLoss) {
   ASSERT_TRUE(link.connected() && untouched.connected());
   first->process->CutSends();
   const absl::Status status = Round(&link.transport(), 1);
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("did not end in time"));
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;  // of the end that is first to give up
   EXPECT_TRUE(Round(&untouched.transport(), 1).ok());
 }
 
