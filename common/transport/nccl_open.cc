@@ -16,7 +16,7 @@ absl::StatusOr<std::shared_ptr<NcclQueue>> OpenNcclQueue(std::string_view backen
   }
   MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<NcclDevice> gpu, MakeCudaNcclDevice(device));
   MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<NcclApi> api, OpenNccl());
-  return std::make_shared<NcclQueue>(std::move(api), std::shared_ptr<NcclDevice>(std::move(gpu)));
+  return NcclQueue::Create(std::move(api), std::shared_ptr<NcclDevice>(std::move(gpu)));
 }
 
 }  // namespace moepool

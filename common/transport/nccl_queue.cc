@@ -91,6 +91,19 @@ NcclQueue::NcclQueue(std::unique_ptr<NcclApi> api, std::shared_ptr<NcclDevice> d
   thread_ = std::thread([this] { Run(); });
 }
 
+std::shared_ptr<NcclQueue> NcclQueue::Create(std::unique_ptr<NcclApi> api, std::shared_ptr<NcclDevice> device,
+                                             const NcclQueueOptions& options) {
+  return std::shared_ptr<NcclQueue>(
+      new NcclQueue(std::move(api), std::move(device), options), [](NcclQueue* queue) {
+        const std::thread::id self = std::this_thread::get_id();
+        if (self != queue->thread_.get_id() && self != queue->reaper_.get_id()) {
+          delete queue;
+        } else {
+          std::thread([queue] { delete queue; }).detach();
+        }
+      });
+}
+
 NcclQueue::~NcclQueue() {
   {
     MutexLock lock(&mutex_);

@@ -68,8 +68,10 @@ class NcclPair {
 // Thread-safe.
 class NcclQueue {
  public:
-  NcclQueue(std::unique_ptr<NcclApi> api, std::shared_ptr<NcclDevice> device,
-            const NcclQueueOptions& options = {});
+  // The last to let go of it may be a transport that goes in one of the queue's own callbacks: then another
+  // thread ends it.
+  static std::shared_ptr<NcclQueue> Create(std::unique_ptr<NcclApi> api, std::shared_ptr<NcclDevice> device,
+                                           const NcclQueueOptions& options = {});
   // Aborts what is left of pairs, which may no longer be used.
   ~NcclQueue();
   NcclApi& api() { return *api_; }
@@ -85,6 +87,8 @@ class NcclQueue {
   friend class NcclPair;
   using State = NcclPair::State;
 
+  NcclQueue(std::unique_ptr<NcclApi> api, std::shared_ptr<NcclDevice> device,
+            const NcclQueueOptions& options);
   absl::Status Join(State* pair, const NcclId& id, int rank, const std::function<absl::Status()>& check);
   absl::Status Greet(State* pair, int rank, const std::function<absl::Status()>& check);
   // What NCCL says of the pair: OK, Unavailable, or false in *ready while it is still at it.

@@ -18,8 +18,7 @@
 namespace moepool {
 
 // The router's end. Blocks until frames can be carried, or a status says why they cannot: Unavailable,
-// DeadlineExceeded. The queue is shared by all transports of the router, whose transfers it groups; who made
-// it lets go of it last.
+// DeadlineExceeded. The queue is shared by all transports of the router, whose transfers it groups.
 absl::StatusOr<std::shared_ptr<ExpertTransport>> ConnectNcclTransport(std::shared_ptr<NcclQueue> queue,
                                                                       std::unique_ptr<NcclControl> control,
                                                                       absl::Time deadline,

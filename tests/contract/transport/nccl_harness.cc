@@ -21,7 +21,7 @@ class NcclHarness final : public TransportHarness {
     router_ = nullptr;
     worker_ = nullptr;
     for (const std::string& violation : world_.Violations()) ADD_FAILURE() << violation;
-    EXPECT_EQ(world_.Left(), 0) << "communicators and buffers";
+    world_.AwaitNothingLeft();
   }
   ExpertTransport& router() override { return link_->transport(); }
   void KillWorker() override { EXPECT_FALSE(link_->StopWorker().ok()); }
@@ -37,7 +37,7 @@ class NcclHarness final : public TransportHarness {
 
 NcclEnd::NcclEnd(NcclWorld* world, const NcclQueueOptions& options)
     : process(world->NewProcess()),
-      queue(std::make_shared<NcclQueue>(process->MakeApi(), process->MakeDevice(), options)) {}
+      queue(NcclQueue::Create(process->MakeApi(), process->MakeDevice(), options)) {}
 
 NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control, FrameHandler handler,
                    const TransportOptions& options, absl::Duration limit) {

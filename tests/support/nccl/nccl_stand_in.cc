@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -292,6 +293,10 @@ std::unique_ptr<NcclApi> NcclWorld::Process::MakeApi() {
 }
 std::shared_ptr<NcclDevice> NcclWorld::Process::MakeDevice() {
   return std::make_shared<StandInDevice>(core_, number_);
+}
+
+void NcclWorld::AwaitNothingLeft() const {
+  while (Left() != 0) std::this_thread::yield();
 }
 
 void NcclWorld::Process::DieAt(NcclCall call, int nth, bool told, std::function<void()> on_death) {

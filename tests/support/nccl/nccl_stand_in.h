@@ -62,6 +62,8 @@ class NcclWorld {
   std::vector<std::string> Violations() const;
   // Communicators that were not aborted, and buffers that were not freed, of processes that live.
   int Left() const;
+  // Returns when nothing is left, which may be a moment after the last queue was let go.
+  void AwaitNothingLeft() const;
 
  private:
   const std::shared_ptr<Core> core_;

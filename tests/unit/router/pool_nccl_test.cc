@@ -15,7 +15,7 @@ class PoolNcclTest : public testing::Test {
   ~PoolNcclTest() override {
     routers_gpu.queue = workers_gpu.queue = nullptr;
     EXPECT_THAT(world.Violations(), IsEmpty());
-    EXPECT_EQ(world.Left(), 0) << "communicators and buffers";
+    world.AwaitNothingLeft();
   }
 
   // Of the router's only member; empty where there are no routes.

@@ -97,7 +97,7 @@ class NcclHostileTest : public testing::Test {
   ~NcclHostileTest() override {
     router.queue = worker.queue = nullptr;
     EXPECT_THAT(world.Violations(), IsEmpty());
-    EXPECT_EQ(world.Left(), 0);
+    world.AwaitNothingLeft();
   }
 
   NcclWorld world;

@@ -84,7 +84,7 @@ class NcclTest : public testing::Test {
   void EndWorld() {
     for (auto* end : {&router, &first, &second}) *end = nullptr;
     EXPECT_THAT(world->Violations(), IsEmpty());
-    EXPECT_EQ(world->Left(), 0) << "communicators and buffers";
+    world->AwaitNothingLeft();
     world = nullptr;
   }
 
@@ -256,8 +256,7 @@ TEST_F(NcclTest, ATransferOfAnotherSizeIsLoss) {
   ASSERT_TRUE(link.connected() && untouched.connected());
   first->process->CutSends();
   const absl::Status status = Round(&link.transport(), 1);
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("did not end in time"));
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;  // of the end that is first to give up
   EXPECT_TRUE(Round(&untouched.transport(), 1).ok());
 }
 
