@@ -21,6 +21,9 @@ constexpr int32_t kManyPairs = 32;  // that share a reading of the weights
 // Pairs of an expert, on average, up to which its weights may be read for each anew.
 constexpr size_t kPairsReadAgain = 2;
 
+constexpr int32_t kSeveralTypes = -1;
+constexpr int32_t kNoType = -2;
+
 const DeviceWeights& WeightsOf(const std::unique_ptr<Matrix>& matrix) {
   return static_cast<const CudaMatrix&>(*matrix).weights();
 }
@@ -77,6 +80,8 @@ class CudaExpertOps final : public ExpertOps {
   Tiles up_;
   Tiles down_;
   int32_t max_ffn_ = 0;
+  int32_t up_type_ = kNoType;
+  int32_t down_type_ = kNoType;
   Upload upload_;
   DeviceScratch uploaded_;
   DeviceScratch hidden_;  // h and pair faults
@@ -99,6 +104,7 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
     tiles->of[1].clear();
   }
   max_ffn_ = 0;
+  up_type_ = down_type_ = kNoType;
   int32_t most = 0;
   for (size_t e = 0; e < experts.size(); ++e) {
     most = std::max(most, pairs_.expert_begin[e + 1] - pairs_.expert_begin[e]);
@@ -122,6 +128,13 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
     const bool plain = Plain(expert.gate);
     MOEPOOL_CHECK(plain == Plain(expert.up));
     MOEPOOL_CHECK(plain ? x.f32 != nullptr : x.q != nullptr && x.scale != nullptr);
+    const auto type = [&](int32_t* all, const DeviceWeights& w) {
+      const auto own = static_cast<int32_t>(w.dtype);
+      *all = *all == kNoType || *all == own ? own : kSeveralTypes;
+    };
+    type(&up_type_, expert.gate);
+    type(&up_type_, expert.up);
+    type(&down_type_, expert.down);
     used_.push_back(expert);
     max_ffn_ = std::max(max_ffn_, expert.gate.rows);
     up_.Add(plain, run, pairs_a_tile);
@@ -180,6 +193,8 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
 
   ExpertsArgs args;
   args.experts = upload_.At<const DeviceExpert>(used);
+  args.up_type = up_type_;
+  args.down_type = down_type_;
   args.max_ffn = max_ffn_;
   args.padded = RoundUp(max_ffn_, int32_t{kQuantBlock});
   args.hidden = batch.x.cols;

@@ -108,6 +108,8 @@ struct ExpertsArgs {
   int32_t tile_pairs = 0;   // the most of a tile
   bool plain_up = false;    // gate and up are F32, F16 or BF16, of all experts; otherwise quantised
   bool plain_down = false;  // the same of down
+  int32_t up_type = -1;     // DType of all gates and ups, or -1: several
+  int32_t down_type = -1;   // the same of down
   int32_t max_ffn = 0;      // of the experts' gate.rows
   int32_t padded = 0;       // max_ffn rounded up to 32
   int32_t hidden = 0;

@@ -46,7 +46,7 @@ SIMT_DEVICE void KeepHidden(const ExpertsArgs& args, const DeviceExpert& expert,
 }
 
 // A block of threads: 32 columns of h of kTiles * 8 pairs; a warp has 16 of the columns.
-template <int kTiles>
+template <int kType, int kTiles>
 SIMT_KERNEL QuantizedHidden(SIMT_ARGS ExpertsArgs args) {
   constexpr int kTokens = kTiles * kTileTokens;
   SIMT_SHARED(float, h, kTokens* kQuantColumns);
@@ -66,8 +66,8 @@ SIMT_KERNEL QuantizedHidden(SIMT_ARGS ExpertsArgs args) {
     float up[kTiles][4];
     const bool there = group < GroupsOf(expert.gate);
     if (there) {
-      MultiplyGroup<kTiles>(expert.gate, group, tokens, gate);
-      MultiplyGroup<kTiles>(expert.up, group, tokens, up);
+      MultiplyGroupOf<kType, kTiles>(expert.gate, group, tokens, gate);
+      MultiplyGroupOf<kType, kTiles>(expert.up, group, tokens, up);
     }
     SIMT_UNROLL
     for (int n = 0; n < kTiles; ++n) {
@@ -119,7 +119,7 @@ SIMT_DEVICE void KeepLeaf(const ExpertsArgs& args, int pair, int row, float sum)
 }
 
 // A warp: 16 rows of the leaves of a tile.
-template <int kTiles>
+template <int kType, int kTiles>
 SIMT_KERNEL QuantizedLeaves(SIMT_ARGS ExpertsArgs args) {
   constexpr int kTokens = kTiles * kTileTokens;
   const int warp = static_cast<int>(threadIdx.x) / simt::kWarp;
@@ -134,7 +134,7 @@ SIMT_KERNEL QuantizedLeaves(SIMT_ARGS ExpertsArgs args) {
     tokens.cols = args.padded;
     tokens.first = tile.begin + first;
     float acc[kTiles][4];
-    MultiplyGroup<kTiles>(down, group, tokens, acc);
+    MultiplyGroupOf<kType, kTiles>(down, group, tokens, acc);
     SIMT_UNROLL
     for (int n = 0; n < kTiles; ++n) {
       SIMT_UNROLL
@@ -149,6 +149,7 @@ SIMT_KERNEL QuantizedLeaves(SIMT_ARGS ExpertsArgs args) {
 
 // A block of threads: 16 rows of a part. Its warps take the leaves in turn, which then are added along the
 // tree.
+template <int kType>
 SIMT_KERNEL QuantizedParts(SIMT_ARGS PartsArgs args) {
   SIMT_SHARED(float, leaves, kMaxFusedSlots* kGroup);
   const ExpertsArgs& experts = args.experts;
@@ -170,7 +171,7 @@ SIMT_KERNEL QuantizedParts(SIMT_ARGS PartsArgs args) {
       tokens.cols = experts.padded;
       tokens.first = pair;
       tokens.count = 1;
-      MultiplyGroup<1>(experts.experts[expert].down, group, tokens, acc);
+      MultiplyGroupOf<kType, 1>(experts.experts[expert].down, group, tokens, acc);
     }
     if (lane % 4 == 0) {  // of token 0
       SIMT_UNROLL
@@ -211,6 +212,36 @@ SIMT_KERNEL PlainLeaves(SIMT_ARGS ExpertsArgs args) {
   }
 }
 
+// A kernel by the type of the weights.
+#define MOEPOOL_CHOOSE(function, kernel, Args, ...)         \
+  void (*function(int type))(Args) {                        \
+    switch (type) {                                         \
+      MOEPOOL_FORMATS(MOEPOOL_##function##_CASE)            \
+      default:                                              \
+        return kernel<kAnyType __VA_OPT__(, ) __VA_ARGS__>; \
+    }                                                       \
+  }
+#define MOEPOOL_FewHidden_CASE(format)     \
+  case static_cast<int>(DType::k##format): \
+    return QuantizedHidden<static_cast<int>(DType::k##format), 1>;
+#define MOEPOOL_ManyHidden_CASE(format)    \
+  case static_cast<int>(DType::k##format): \
+    return QuantizedHidden<static_cast<int>(DType::k##format), kManyTiles>;
+#define MOEPOOL_FewLeaves_CASE(format)     \
+  case static_cast<int>(DType::k##format): \
+    return QuantizedLeaves<static_cast<int>(DType::k##format), 1>;
+#define MOEPOOL_ManyLeaves_CASE(format)    \
+  case static_cast<int>(DType::k##format): \
+    return QuantizedLeaves<static_cast<int>(DType::k##format), kManyTiles>;
+#define MOEPOOL_Parts_CASE(format)         \
+  case static_cast<int>(DType::k##format): \
+    return QuantizedParts<static_cast<int>(DType::k##format)>;
+MOEPOOL_CHOOSE(FewHidden, QuantizedHidden, ExpertsArgs, 1)
+MOEPOOL_CHOOSE(ManyHidden, QuantizedHidden, ExpertsArgs, kManyTiles)
+MOEPOOL_CHOOSE(FewLeaves, QuantizedLeaves, ExpertsArgs, 1)
+MOEPOOL_CHOOSE(ManyLeaves, QuantizedLeaves, ExpertsArgs, kManyTiles)
+MOEPOOL_CHOOSE(Parts, QuantizedParts, PartsArgs)
+
 uint32_t Ratio(int n, int each) { return static_cast<uint32_t>((n + each - 1) / each); }
 
 }  // namespace
@@ -228,7 +259,7 @@ void LaunchExpertHidden(const ExpertsArgs& args, void* stream) {
     return;
   }
   shape.threads = kHiddenWarps * simt::kWarp;
-  simt::Start(args.tile_pairs <= kTileTokens ? QuantizedHidden<1> : QuantizedHidden<kManyTiles>, shape,
+  simt::Start(args.tile_pairs <= kTileTokens ? FewHidden(args.up_type) : ManyHidden(args.up_type), shape,
               stream, args);
 }
 
@@ -244,7 +275,7 @@ void LaunchExpertLeaves(const ExpertsArgs& args, void* stream) {
   }
   shape.grid_x = Ratio(Ratio(args.hidden, kGroup), kLeafWarps);
   shape.threads = kLeafWarps * simt::kWarp;
-  simt::Start(args.tile_pairs <= kTileTokens ? QuantizedLeaves<1> : QuantizedLeaves<kManyTiles>, shape,
+  simt::Start(args.tile_pairs <= kTileTokens ? FewLeaves(args.down_type) : ManyLeaves(args.down_type), shape,
               stream, args);
 }
 
@@ -254,7 +285,7 @@ void LaunchExpertParts(const PartsArgs& args, void* stream) {
   shape.grid_x = Ratio(args.experts.hidden, kGroup);
   shape.grid_y = static_cast<uint32_t>(args.parts.parts);
   shape.threads = kLeafWarps * simt::kWarp;
-  simt::Start(QuantizedParts, shape, stream, args);
+  simt::Start(Parts(args.experts.down_type), shape, stream, args);
 }
 
 }  // namespace SIMT_TARGET

@@ -109,37 +109,43 @@ SIMT_DEVICE void MultiplyGroup(const DeviceWeights& w, int group, const Tokens& 
   }
 }
 
-// The same by the type of the weights.
+template <DType kType>
+struct FormatOf;
+#define MOEPOOL_FORMAT(format)        \
+  template <>                         \
+  struct FormatOf<DType::k##format> { \
+    using Format = format;            \
+  };
+#define MOEPOOL_FORMATS(F) \
+  F(Q4_0) F(Q4_1) F(Q5_0) F(Q5_1) F(Q8_0) F(Q2_K) F(Q3_K) F(Q4_K) F(Q5_K) F(Q6_K) F(IQ4_NL) F(MXFP4)
+MOEPOOL_FORMATS(MOEPOOL_FORMAT)
+#undef MOEPOOL_FORMAT
+
+// The same by the type of the weights, for kernels that see several.
 template <int kTiles>
 SIMT_DEVICE void MultiplyGroup(const DeviceWeights& w, int group, const Tokens& tokens,
                                float (&acc)[kTiles][4]) {
   switch (w.dtype) {
-    case DType::kQ4_0:
-      return MultiplyGroup<Q4_0, kTiles>(w, group, tokens, acc);
-    case DType::kQ4_1:
-      return MultiplyGroup<Q4_1, kTiles>(w, group, tokens, acc);
-    case DType::kQ5_0:
-      return MultiplyGroup<Q5_0, kTiles>(w, group, tokens, acc);
-    case DType::kQ5_1:
-      return MultiplyGroup<Q5_1, kTiles>(w, group, tokens, acc);
-    case DType::kQ8_0:
-      return MultiplyGroup<Q8_0, kTiles>(w, group, tokens, acc);
-    case DType::kQ2_K:
-      return MultiplyGroup<Q2_K, kTiles>(w, group, tokens, acc);
-    case DType::kQ3_K:
-      return MultiplyGroup<Q3_K, kTiles>(w, group, tokens, acc);
-    case DType::kQ4_K:
-      return MultiplyGroup<Q4_K, kTiles>(w, group, tokens, acc);
-    case DType::kQ5_K:
-      return MultiplyGroup<Q5_K, kTiles>(w, group, tokens, acc);
-    case DType::kQ6_K:
-      return MultiplyGroup<Q6_K, kTiles>(w, group, tokens, acc);
-    case DType::kIQ4_NL:
-      return MultiplyGroup<IQ4_NL, kTiles>(w, group, tokens, acc);
-    case DType::kMXFP4:
-      return MultiplyGroup<MXFP4, kTiles>(w, group, tokens, acc);
+#define MOEPOOL_CASE(format) \
+  case DType::k##format:     \
+    return MultiplyGroup<format, kTiles>(w, group, tokens, acc);
+    MOEPOOL_FORMATS(MOEPOOL_CASE)
+#undef MOEPOOL_CASE
     default:
       return;  // the host checks
+  }
+}
+
+// Weights of one type, known when the kernel is compiled; kAnyType: of several, found out when it runs, which
+// takes the registers of the greediest.
+constexpr int kAnyType = -1;
+template <int kType, int kTiles>
+SIMT_DEVICE void MultiplyGroupOf(const DeviceWeights& w, int group, const Tokens& tokens,
+                                 float (&acc)[kTiles][4]) {
+  if constexpr (kType == kAnyType) {
+    MultiplyGroup<kTiles>(w, group, tokens, acc);
+  } else {
+    MultiplyGroup<typename FormatOf<static_cast<DType>(kType)>::Format, kTiles>(w, group, tokens, acc);
   }
 }
 
