@@ -167,7 +167,7 @@ Decoder::GateOutput Decoder::Gate(const TrunkLayer& layer, RowFaults faults) {
   if (layer.shared_gate == nullptr) fetched_[1].bytes = 0;
   if (quantized) {
     fetched_.push_back({normed_.q, elements});
-    fetched_.push_back({normed_.scale, elements / kKvQuantBlock * sizeof(float)});
+    fetched_.push_back({normed_.scale, elements / 32 * sizeof(float)});
   } else {
     fetched_.push_back({normed_.f32, elements * sizeof(float)});
   }

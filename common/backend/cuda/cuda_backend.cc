@@ -137,7 +137,7 @@ void CudaBackend::CopyIn(std::byte* to, std::span<const std::byte> bytes) {
   MutexLock lock(&copy_mutex_);
   while (!bytes.empty()) {
     const size_t n = std::min(bytes.size(), kCopyBytes);
-    std::byte* const staged = copies_.Get(std::min(bytes.size(), kCopyBytes));
+    std::byte* const staged = copies_.Get(n);
     std::memcpy(staged, bytes.data(), n);
     device_->Copy(to, staged, n);
     device_->Synchronize();

@@ -1,5 +1,6 @@
 // The experts' feed-forward: gate, up and activation in one kernel, h quantised as it leaves; then down,
 // times the pair's weight, into a leaf a pair. All tiles of all experts in one launch each.
+#include "common/base/rounding.h"
 #include "common/kernels/cuda/launches.h"
 #include "common/kernels/cuda/products.cuh"
 #include "common/kernels/cuda/rows.cuh"
@@ -242,7 +243,7 @@ MOEPOOL_CHOOSE(FewLeaves, QuantizedLeaves, ExpertsArgs, 1)
 MOEPOOL_CHOOSE(ManyLeaves, QuantizedLeaves, ExpertsArgs, kManyTiles)
 MOEPOOL_CHOOSE(Parts, QuantizedParts, PartsArgs)
 
-uint32_t Ratio(int n, int each) { return static_cast<uint32_t>((n + each - 1) / each); }
+uint32_t Ratio(int64_t n, int64_t each) { return static_cast<uint32_t>(DivideUp(n, each)); }
 
 }  // namespace
 

@@ -1,4 +1,5 @@
 // Products of the trunk: several matrices with one input, bias and residual added on the way out.
+#include "common/base/rounding.h"
 #include "common/kernels/cuda/launches.h"
 #include "common/kernels/cuda/products.cuh"
 
@@ -80,7 +81,7 @@ int Groups(const ProductsArgs& args) {
   return groups;
 }
 
-uint32_t Ratio(int n, int each) { return static_cast<uint32_t>((n + each - 1) / each); }
+uint32_t Ratio(int64_t n, int64_t each) { return static_cast<uint32_t>(DivideUp(n, each)); }
 
 }  // namespace
 

@@ -1,4 +1,5 @@
 // Norms, quantisation, and the sums that leave what the experts gave in the residual.
+#include "common/base/rounding.h"
 #include "common/kernels/cuda/launches.h"
 #include "common/kernels/cuda/rows.cuh"
 
@@ -132,7 +133,7 @@ SIMT_KERNEL AddLeaves(LeavesArgs args) {
   if (!finite) SetFault(args.faults, part);
 }
 
-uint32_t BlocksOf(int64_t n, int64_t each) { return static_cast<uint32_t>((n + each - 1) / each); }
+uint32_t BlocksOf(int64_t n, int64_t each) { return static_cast<uint32_t>(DivideUp(n, each)); }
 
 }  // namespace
 
