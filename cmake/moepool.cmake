@@ -9,10 +9,16 @@ function(moepool_library name)
   target_link_libraries(${name} PUBLIC ${ARG_DEPS})
 endfunction()
 
-# moepool_test(NAME [GRPC] [LABELS ...] SRCS ... DEPS ...): a GoogleTest binary and a ctest of the same name.
+# moepool_test(NAME [GRPC] [LABELS ...] SRCS ... DEPS ...): a GoogleTest binary and a ctest of the same name. Labels:
+#   nightly       left to tests/run.sh --nightly
+#   whole_models  runs for minutes and shows a sanitizer nothing that smaller tests do not; so do
+#   mutants       altered copies of the code, whose faults may be faults of memory: neither is built under sanitizers
 function(moepool_test name)
   cmake_parse_arguments(ARG "GRPC" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   if(ARG_GRPC AND MOEPOOL_CORE_ONLY)
+    return()
+  endif()
+  if(MOEPOOL_SANITIZE AND ARG_LABELS MATCHES "nightly|whole_models|mutants")
     return()
   endif()
   if(NOT ARG_TIMEOUT)

@@ -26,9 +26,10 @@ std::vector<SequenceRequest> ScarceRequests(bool window) {
   return requests;
 }
 
-TEST_P(DeterminismTest, LogitsDependOnModelAndRequestsAlone) {
+// Runs each `stride`-th scenario, beginning with the one numbered `first`.
+void ExpectTheSameLogits(const SynthSpec& spec, size_t first, size_t stride) {
   const std::vector<TransportCase> transports = DeterminismTransports();
-  const auto model = MakeModel(GetParam().second);
+  const auto model = MakeModel(spec);
   const std::vector<SequenceRequest> all = ScenarioRequests();
   const std::vector<SequenceRequest> few = ScarceRequests(model->Config().sliding_window > 0);
   std::map<KvType, LogitHashes> expected;
@@ -42,25 +43,34 @@ TEST_P(DeterminismTest, LogitsDependOnModelAndRequestsAlone) {
     expected_few[type] = RunScenario(model, few, plain, transports);
   }
   EXPECT_NE(expected[KvType::kF16], expected[KvType::kF32]);
-  EngineStats cached;
-  EngineStats scarce;
-  EngineStats preempted;
-  for (const Scenario& scenario : PairwiseScenarios(static_cast<int>(transports.size()), kv_types)) {
+  uint64_t scarce_preemptions = 0;
+  const std::vector<Scenario> scenarios = PairwiseScenarios(static_cast<int>(transports.size()), kv_types);
+  for (size_t i = first; i < scenarios.size(); i += stride) {
+    const Scenario& scenario = scenarios[i];
     SCOPED_TRACE(::testing::PrintToString(scenario));
     const bool plenty = scenario.memory != Memory::kScarce;
     EngineStats stats;
     EXPECT_EQ(RunScenario(model, plenty ? all : few, scenario, transports, &stats),
               (plenty ? expected : expected_few)[scenario.kv_type]);
-    if (HasFailure()) return;
-    if (scenario.prefix_cache) cached.prefix_hits += stats.prefix_hits;
-    if (scenario.memory == Memory::kScarce) scarce.preemptions += stats.preemptions;
-    if (scenario.memory == Memory::kPreempt) preempted.preemptions += stats.preemptions;
+    // What the scenario is about has happened.
+    if (scenario.prefix_cache && plenty && scenario.order == 2) EXPECT_GE(stats.prefix_hits, 1u);
+    if (scenario.memory == Memory::kPreempt) EXPECT_GE(stats.preemptions, 20u);
+    if (scenario.memory == Memory::kScarce) scarce_preemptions += stats.preemptions;
+    if (::testing::Test::HasFailure()) return;
   }
-  // What the scenarios are about has happened.
-  EXPECT_GE(cached.prefix_hits, 288u);
-  EXPECT_GE(scarce.preemptions, 1u);
-  EXPECT_GE(preempted.preemptions, 100u);
+  if (stride == 1) EXPECT_GE(scarce_preemptions, 1u);
 }
+
+// Of the scenarios, which hold every pair of settings, a model has a third, and another third than the next.
+TEST_P(DeterminismTest, LogitsDependOnModelAndRequestsAlone) {
+  const std::vector<std::pair<std::string, SynthSpec>> models = ScenarioModels();
+  constexpr size_t kStride = 3;
+  size_t number = 0;
+  while (models[number].first != GetParam().first) ++number;
+  ExpectTheSameLogits(GetParam().second, number % kStride, kStride);
+}
+
+TEST_P(DeterminismTest, NightlyWithEveryPairOfSettings) { ExpectTheSameLogits(GetParam().second, 0, 1); }
 
 INSTANTIATE_TEST_SUITE_P(Models, DeterminismTest, ::testing::ValuesIn(ScenarioModels()),
                          [](const auto& info) { return info.param.first; });
