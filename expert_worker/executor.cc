@@ -19,6 +19,12 @@ constexpr std::chrono::milliseconds kSleepAtOnceTime(100);
 
 }  // namespace
 
+LargestCall LargestDispatch(const ModelConfig& config, int rows) {
+  LargestCall call = {.rows = rows, .experts_per_row = config.experts_per_token};
+  for (int e = 0; e < config.experts; ++e) call.ffn = std::max(call.ffn, ExpertFfn(config, e));
+  return call;
+}
+
 Executor::Executor(Backend* backend, const ExpertStore* store, const FrameLimits& limits,
                    std::function<absl::Time()> clock)
     : backend_(backend), store_(store), limits_(limits), clock_(std::move(clock)) {}

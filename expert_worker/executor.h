@@ -20,6 +20,12 @@
 
 namespace moepool {
 
+// Rows of a dispatch that a worker takes memory for before it serves: a router's --step-tokens by default.
+inline constexpr int kReservedRows = 512;
+
+// The largest dispatch of `rows` rows.
+LargestCall LargestDispatch(const ModelConfig& config, int rows);
+
 struct ExecutorStats {
   uint64_t dispatches = 0;  // computed
   uint64_t refusals = 0;    // those too late among them

@@ -153,6 +153,9 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
   if (!digest.ok()) return Fail(kExitBadModel, digest.status());
 
   const ModelConfig& config = (*source)->Config();
+  const absl::Status reserved =
+      (*backend)->ReserveExperts(config.hidden, LargestDispatch(config, kReservedRows));
+  if (!reserved.ok()) return Fail(kExitBadFlags, reserved);
   ExpertStore store(source->get(), backend->get(),
                     OfferedMemory(flags.memory_limit_bytes, (*backend)->Gpu()));
   FrameLimits limits{config.hidden, config.layers, config.experts, 0};
@@ -193,7 +196,8 @@ int Serve(const Flags& flags, const HostPort& router, const HostPort& address,
       Log(LogLevel::kInfo, "draining", {{"timeout_s", flags.drain_timeout_s}});
       worker->Drain();
     });
-    WorkerMetrics numbers(&metrics, &store, &executor, [&] { return worker->status().joined; });
+    WorkerMetrics numbers(&metrics, &store, &executor, backend->get(),
+                          [&] { return worker->status().joined; });
     ReadinessWatcher readiness(server->get(), service, [&] { return worker->status().ready; });
     end = worker->Run();
   }

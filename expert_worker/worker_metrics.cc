@@ -13,10 +13,13 @@ void Raise(prometheus::Counter& counter, double value) {
 }  // namespace
 
 WorkerMetrics::WorkerMetrics(Metrics* metrics, const ExpertStore* store, const Executor* executor,
-                             std::function<bool()> joined)
-    : metrics_(metrics), store_(store), executor_(executor), joined_(std::move(joined)), thread_([this] {
-        Loop();
-      }) {}
+                             Backend* backend, std::function<bool()> joined)
+    : metrics_(metrics),
+      store_(store),
+      executor_(executor),
+      backend_(backend),
+      joined_(std::move(joined)),
+      thread_([this] { Loop(); }) {}
 
 WorkerMetrics::~WorkerMetrics() {
   {
@@ -48,6 +51,18 @@ void WorkerMetrics::Update() {
   Raise(metrics_->Counter("worker_rows_total", "Rows of dispatches computed"),
         static_cast<double>(stats.rows));
   Raise(metrics_->Counter("worker_busy_seconds_total", "Time spent on dispatches"), stats.busy_seconds);
+  const ExpertCacheStats copies = backend_->ExpertCopies();
+  Raise(metrics_->Counter("worker_expert_copy_hits_total",
+                          "Uses of experts in memory of the host that had a copy on the GPU"),
+        static_cast<double>(copies.hits));
+  Raise(metrics_->Counter("worker_expert_copies_total", "Experts copied from the host to the GPU"),
+        static_cast<double>(copies.copies));
+  Raise(metrics_->Counter("worker_expert_host_reads_total",
+                          "Uses of experts that were read from memory of the host, as there was no room"),
+        static_cast<double>(copies.read_from_host));
+  Raise(metrics_->Counter("worker_expert_exchanges_total",
+                          "Experts of the host that took the place of a less used one on the GPU"),
+        static_cast<double>(copies.exchanges));
 }
 
 void WorkerMetrics::Loop() {

@@ -14,7 +14,7 @@ namespace moepool {
 class WorkerMetrics {
  public:
   // All outlive this. `joined` says whether the worker is in a pool.
-  WorkerMetrics(Metrics* metrics, const ExpertStore* store, const Executor* executor,
+  WorkerMetrics(Metrics* metrics, const ExpertStore* store, const Executor* executor, Backend* backend,
                 std::function<bool()> joined);
   ~WorkerMetrics();
   WorkerMetrics(const WorkerMetrics&) = delete;
@@ -27,6 +27,7 @@ class WorkerMetrics {
   Metrics* const metrics_;
   const ExpertStore* const store_;
   const Executor* const executor_;
+  Backend* const backend_;
   const std::function<bool()> joined_;
   Mutex mutex_;
   CondVar changed_;

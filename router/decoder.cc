@@ -40,6 +40,11 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(Backend* backend,
   decoder->on_gate_ = std::move(hooks.on_gate);
   MOEPOOL_ASSIGN_OR_RETURN(decoder->weights_, LoadTrunkWeights(backend, *decoder->source_));
   MOEPOOL_RETURN_IF_ERROR(decoder->AllocateActivations());
+  const ModelConfig& config = decoder->config_;
+  MOEPOOL_RETURN_IF_ERROR(backend->ReserveTrunk(config, {max_rows, config.experts_per_token, config.ffn}));
+  if (config.shared_ffn > 0) {
+    MOEPOOL_RETURN_IF_ERROR(backend->ReserveExperts(config.hidden, {max_rows, 1, config.shared_ffn}));
+  }
   return decoder;
 }
 

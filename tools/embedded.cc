@@ -44,6 +44,9 @@ absl::StatusOr<std::unique_ptr<Embedded>> MakeEmbedded(const EmbeddedFlags& flag
   MOEPOOL_ASSIGN_OR_RETURN(embedded->backend, MakeBackend(backend));
   MOEPOOL_ASSIGN_OR_RETURN(embedded->pool,
                            LocalPool::Create(embedded->source, embedded->backend.get(), flags.workers));
+  const ModelConfig& config = embedded->source->Config();
+  MOEPOOL_RETURN_IF_ERROR(
+      embedded->backend->ReserveExperts(config.hidden, LargestDispatch(config, flags.step_tokens)));
   EngineOptions options;
   options.limits.token_budget = flags.step_tokens;
   options.limits.max_running = flags.max_running;

@@ -241,6 +241,22 @@ struct GpuFacts {
   uint64_t memory_bytes = 0;  // of it that weights may take; 0: not known
 };
 
+// The most that one call brings.
+struct LargestCall {
+  int rows = 0;
+  int experts_per_row = 0;
+  int ffn = 0;  // of an expert
+};
+
+// Of experts that lie in memory of the host and are copied to the device when they are chosen; each counted
+// once a call.
+struct ExpertCacheStats {
+  uint64_t hits = 0;            // had a copy
+  uint64_t copies = 0;          // were copied
+  uint64_t read_from_host = 0;  // were read where they are: all copies belonged to the same call
+  uint64_t exchanges = 0;       // came to lie on the device, in the place of one that was used less
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -260,6 +276,11 @@ class Backend {
   virtual TrunkOps& Trunk() = 0;
   virtual ExpertOps& Experts() = 0;
   virtual GpuFacts Gpu() const { return {}; }
+  virtual ExpertCacheStats ExpertCopies() { return {}; }
+  // Takes the device memory that the operations work in, so that they need no more while they serve such
+  // calls; nothing to do where that is the host's. ResourceExhausted names the bytes by role.
+  virtual absl::Status ReserveTrunk(const ModelConfig&, const LargestCall&) { return absl::OkStatus(); }
+  virtual absl::Status ReserveExperts(int /*hidden*/, const LargestCall&) { return absl::OkStatus(); }
 };
 
 struct WeightOptions {

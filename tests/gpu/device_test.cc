@@ -54,6 +54,31 @@ TEST_F(GpuDeviceTest, CopiesThereAndBackInOrder) {
   device_->FreeHost(back);
 }
 
+TEST_F(GpuDeviceTest, CopiesAsideWaitForTheStreamAndItForThem) {
+  constexpr size_t kBytes = 64 << 20;
+  std::byte* const a = device_->Allocate(kBytes).value();
+  std::byte* const b = device_->Allocate(kBytes).value();
+  std::byte* const host = Host(kBytes);
+  std::byte* const back = Host(kBytes);
+  for (int round = 1; round < 4; ++round) {
+    std::memset(host, round, kBytes);
+    device_->Zero(a, kBytes);
+    device_->Copy(a, host, kBytes);
+    device_->AsideAfterStream();
+    device_->CopyAside(b, a, kBytes);
+    device_->StreamAfterAside();
+    device_->Zero(a, kBytes);
+    device_->Copy(back, b, kBytes);
+    device_->Synchronize();
+    EXPECT_EQ(std::memcmp(host, back, kBytes), 0);
+  }
+  device_->CopyAside(a, host, kBytes);
+  device_->Free(a);
+  device_->Free(b);
+  device_->FreeHost(host);
+  device_->FreeHost(back);
+}
+
 TEST_F(GpuDeviceTest, MemoryItHasNotIsRefusedAndNothingIsBroken) {
   const uint64_t total = device_->Memory().total_bytes;
   const auto refused = device_->Allocate(total + 1);

@@ -31,6 +31,9 @@ class VisibleDevice final : public Device {
     gpu_->Synchronize();
   }
   void Synchronize() override { gpu_->Synchronize(); }
+  void CopyAside(void* to, const void* from, size_t bytes) override { Copy(to, from, bytes); }
+  void AsideAfterStream() override {}
+  void StreamAfterAside() override {}
 
  private:
   const std::unique_ptr<Device> gpu_;

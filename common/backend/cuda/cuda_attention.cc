@@ -135,8 +135,26 @@ void PlanAttention(const AttentionShape& shape, const AttentionBatch& batch, int
 }
 
 CudaAttention::CudaAttention(CudaContext* context, int64_t partial_bytes)
-    : context_(*context), partial_bytes_(partial_bytes), partials_(&context->device()) {
-  for (auto& step : steps_) step = std::make_unique<Step>(&context->device());
+    : context_(*context), partial_bytes_(partial_bytes), partials_(context) {
+  for (auto& step : steps_) step = std::make_unique<Step>(context);
+}
+
+absl::Status CudaAttention::Reserve(const ModelConfig& config, int rows) {
+  const int64_t seen = config.sliding_window > 0
+                           ? std::min(config.sliding_window + kAttentionSplit, config.context_tokens)
+                           : config.context_tokens;
+  const int64_t splits = (seen + kAttentionSplit - 1) / kAttentionSplit;
+  const int64_t unit_bytes = config.heads / config.kv_heads * int64_t{sizeof(AttendUnit)};
+  const int64_t block_bytes = kAttentionSplit / kKvBlockTokens * int64_t{sizeof(int32_t)};
+  const int64_t row_bytes =
+      int64_t{sizeof(AttendRow)} + int64_t{sizeof(int32_t)} + int64_t{sizeof(float)} * config.rope.dims;
+  const int64_t tables = std::min(kTableBytes, (splits + 1) * rows * (unit_bytes + block_bytes));
+  for (auto& step : steps_) {
+    MOEPOOL_RETURN_IF_ERROR(step->memory.Reserve(static_cast<size_t>(rows * row_bytes + tables + 1024)));
+  }
+  if (splits == 1) return absl::OkStatus();
+  const int64_t partial_bytes = (config.head_dim + 2) * int64_t{config.heads} * int64_t{sizeof(float)};
+  return partials_.Reserve(static_cast<size_t>(std::min(partial_bytes_, rows * splits * partial_bytes) + 16));
 }
 
 bool CudaAttention::Step::Serves(const AttentionShape& other, const AttentionBatch& batch) const {

@@ -36,8 +36,12 @@ void PlanAttention(const AttentionShape& shape, const AttentionBatch& batch, int
 class CudaAttention {
  public:
   static constexpr int64_t kPartialBytes = int64_t{64} << 20;
+  static constexpr int64_t kTableBytes = int64_t{4}
+                                         << 20;  // of blocks and units of a step, that are reserved
 
   explicit CudaAttention(CudaContext* context, int64_t partial_bytes = kPartialBytes);
+  // Takes what steps of `rows` rows need, however long their sequences, with tables of kTableBytes at most.
+  absl::Status Reserve(const ModelConfig& config, int rows);
   // As TrunkOps::Attention. qkv and out are aligned to 16 bytes.
   void Run(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
            float* out);
@@ -47,7 +51,7 @@ class CudaAttention {
 
   // One step on the device.
   struct Step {
-    explicit Step(Device* device) : memory(device) {}
+    explicit Step(CudaContext* context) : memory(context) {}
     bool Serves(const AttentionShape& other, const AttentionBatch& batch) const;
 
     DeviceScratch memory;

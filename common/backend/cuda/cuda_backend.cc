@@ -15,7 +15,7 @@ namespace moepool {
 namespace {
 
 constexpr size_t kCopyBytes = size_t{8} << 20;  // to the device at once
-// Left free for working memory and for who else draws on the card: half a GiB, or an eighth where that is
+// Left free for the driver and for who else draws on the card: half a GiB, or an eighth where that is
 // less.
 constexpr uint64_t kMargin = uint64_t{512} << 20;
 
@@ -24,52 +24,14 @@ constexpr uint64_t kCopiesShare = 4;
 
 }  // namespace
 
-absl::Status DeviceBudget::Take(Role role, uint64_t bytes) {
-  MutexLock lock(&mutex_);
-  const uint64_t weights = Used(Role::kWeights);
-  const uint64_t buffers = Used(Role::kBuffers);
-  const uint64_t copies = Used(Role::kCopies);
-  if (bytes > limit_ - std::min(limit_, weights + buffers + copies)) {
-    return absl::ResourceExhaustedError(StrCat(bytes, " bytes of device memory asked for; of ", limit_,
-                                               " that may be used, weights hold ", weights, ", buffers ",
-                                               buffers, " and copies of experts ", copies));
-  }
-  Used(role) += bytes;
-  return absl::OkStatus();
+CudaMatrix::~CudaMatrix() {
+  if (places_ != nullptr) places_->Forget(*this);
 }
 
-void DeviceBudget::Return(Role role, uint64_t bytes) {
-  MutexLock lock(&mutex_);
-  Used(role) -= bytes;
-}
-
-absl::StatusOr<std::unique_ptr<DeviceBlock>> DeviceBlock::Create(Device* device, DeviceBudget* budget,
-                                                                 DeviceBudget::Role role, size_t bytes) {
-  MOEPOOL_RETURN_IF_ERROR(budget->Take(role, bytes));
-  std::unique_ptr<DeviceBlock> block(new DeviceBlock(device, budget, role, bytes));
-  MOEPOOL_ASSIGN_OR_RETURN(block->data_, device->Allocate(std::max<size_t>(bytes, 1)));
-  return block;
-}
-
-DeviceBlock::~DeviceBlock() {
-  device_->Free(data_);
-  budget_->Return(role_, bytes_);
-}
-
-absl::StatusOr<std::unique_ptr<PinnedBlock>> PinnedBlock::Create(Device* device, DeviceBudget* budget,
-                                                                 size_t bytes) {
-  if (absl::Status taken = budget->Take(DeviceBudget::Role::kWeights, bytes); !taken.ok()) {
-    return absl::ResourceExhaustedError(
-        StrCat(bytes, " bytes of page-locked memory asked for, of which ", budget->limit(), " may be used"));
-  }
-  std::unique_ptr<PinnedBlock> block(new PinnedBlock(device, budget, bytes));
-  MOEPOOL_ASSIGN_OR_RETURN(block->data_, device->AllocateHost(std::max<size_t>(bytes, 1)));
-  return block;
-}
-
-PinnedBlock::~PinnedBlock() {
-  device_->FreeHost(data_);
-  budget_->Return(DeviceBudget::Role::kWeights, bytes_);
+void CudaMatrix::ExchangeMemory(CudaMatrix* other) {
+  std::swap(block_, other->block_);
+  std::swap(pinned_, other->pinned_);
+  std::swap(weights_.data, other->weights_.data);
 }
 
 class CudaBuffer final : public Buffer {
@@ -105,8 +67,9 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr
         DeviceBlock::Create(backend->device_.get(), &backend->budget_, DeviceBudget::Role::kCopies, bytes));
     backend->cache_ =
         std::make_unique<ExpertCache>(backend->device_.get(), backend->cache_memory_->data(), bytes);
+    backend->places_ = std::make_unique<ExpertPlaces>(backend->device_.get(), backend->cache_.get());
   }
-  backend->experts_ = MakeCudaExpertOps(&backend->context_, backend->cache_.get());
+  backend->experts_ = MakeCudaExpertOps(&backend->context_, backend->places_.get());
   if (options.self_check) MOEPOOL_RETURN_IF_ERROR(CheckBits(backend.get()));
   return backend;
 }
@@ -116,19 +79,31 @@ CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, u
       budget_(limit_bytes),
       pinned_budget_(pinned_limit_bytes),
       copies_(device_.get()),
-      context_(device_.get()),
+      context_(device_.get(), &budget_),
       trunk_(MakeCudaTrunkOps(&context_)) {}
 
 CudaBackend::~CudaBackend() = default;
 
 GpuFacts CudaBackend::Gpu() const {
   const uint64_t copies = cache_memory_ != nullptr ? cache_memory_->bytes() : 0;
-  return {device_->PciBusId(), budget_.limit() - copies + pinned_budget_.limit()};
+  const uint64_t taken = copies + budget_.used(DeviceBudget::Role::kWorking);
+  return {device_->PciBusId(), budget_.limit() - std::min(budget_.limit(), taken) + pinned_budget_.limit()};
 }
 
-ExpertCacheStats CudaBackend::cache_stats() {
+absl::Status CudaBackend::ReserveTrunk(const ModelConfig& config, const LargestCall& call) {
+  return trunk_->Reserve(config, call);
+}
+
+absl::Status CudaBackend::ReserveExperts(int hidden, const LargestCall& call) {
+  return experts_->Reserve(hidden, call);
+}
+
+ExpertCacheStats CudaBackend::ExpertCopies() {
   MutexLock lock(&context_.mutex());
-  return cache_ != nullptr ? cache_->stats() : ExpertCacheStats();
+  if (cache_ == nullptr) return {};
+  ExpertCacheStats stats = cache_->stats();
+  stats.exchanges = places_->exchanges();
+  return stats;
 }
 
 bool CudaBackend::Supports(Op, DType) const { return true; }  // every operation, every type of dtype.h
@@ -182,8 +157,8 @@ absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Load(const MatrixView& weig
   on_device.first_sub_block = static_cast<int32_t>(packed.weights.first_sub_block);
   on_device.dtype = packed.dtype;
   const uint64_t id = next_id_.fetch_add(1, std::memory_order_relaxed);
-  if (pinned != nullptr) return std::make_unique<CudaMatrix>(on_device, id, std::move(pinned));
-  return std::make_unique<CudaMatrix>(on_device, id, *std::move(block));
+  return std::make_unique<CudaMatrix>(on_device, id, pinned != nullptr ? nullptr : *std::move(block),
+                                      std::move(pinned), places_.get());
 }
 
 }  // namespace moepool

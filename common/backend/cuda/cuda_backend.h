@@ -5,7 +5,6 @@
 // Work is queued on one stream; the host waits in Fetch() alone.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <memory>
 #include <string>
@@ -14,84 +13,31 @@
 #include "common/backend/backend.h"
 #include "common/backend/cuda/cuda_context.h"
 #include "common/backend/cuda/device.h"
+#include "common/backend/cuda/device_memory.h"
 #include "common/backend/cuda/expert_cache.h"
+#include "common/backend/cuda/expert_places.h"
 #include "common/base/mutex.h"
 #include "common/kernels/cuda/cuda_kernels.h"
 
 namespace moepool {
 
 struct CudaOptions {
-  uint64_t memory_limit_bytes = 0;  // of weights and buffers; 0: what is free, less a margin
+  uint64_t memory_limit_bytes = 0;  // of all that is taken of the device; 0: what is free, less a margin
   // Page-locked memory of the host for weights that do not fit. Where there is any, a quarter of the limit is
   // kept for copies of experts that lie there.
   uint64_t pinned_limit_bytes = 0;
   bool self_check = true;
 };
 
-// What the device holds, by role, and how much it may.
-class DeviceBudget {
- public:
-  explicit DeviceBudget(uint64_t limit_bytes) : limit_(limit_bytes) {}
-  enum class Role { kWeights, kBuffers, kCopies };
-  // ResourceExhausted names the bytes of each role and the limit.
-  absl::Status Take(Role role, uint64_t bytes);
-  void Return(Role role, uint64_t bytes);
-  uint64_t limit() const { return limit_; }
-
- private:
-  uint64_t& Used(Role role) REQUIRES(mutex_) { return used_[static_cast<size_t>(role)]; }
-  const uint64_t limit_;
-  Mutex mutex_;
-  std::array<uint64_t, 3> used_ GUARDED_BY(mutex_) = {};
-};
-
-// Memory of the device within the budget.
-class DeviceBlock {
- public:
-  static absl::StatusOr<std::unique_ptr<DeviceBlock>> Create(Device* device, DeviceBudget* budget,
-                                                             DeviceBudget::Role role, size_t bytes);
-  ~DeviceBlock();
-  DeviceBlock(const DeviceBlock&) = delete;
-  DeviceBlock& operator=(const DeviceBlock&) = delete;
-  std::byte* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
-
- private:
-  DeviceBlock(Device* device, DeviceBudget* budget, DeviceBudget::Role role, size_t bytes)
-      : device_(device), budget_(budget), role_(role), bytes_(bytes) {}
-  Device* const device_;
-  DeviceBudget* const budget_;
-  const DeviceBudget::Role role_;
-  const size_t bytes_;
-  std::byte* data_ = nullptr;
-};
-
-// Page-locked memory of the host, within what all of them may take.
-class PinnedBlock {
- public:
-  // ResourceExhausted names the bytes.
-  static absl::StatusOr<std::unique_ptr<PinnedBlock>> Create(Device* device, DeviceBudget* budget,
-                                                             size_t bytes);
-  ~PinnedBlock();
-  PinnedBlock(const PinnedBlock&) = delete;
-  PinnedBlock& operator=(const PinnedBlock&) = delete;
-  std::byte* data() const { return data_; }
-
- private:
-  PinnedBlock(Device* device, DeviceBudget* budget, size_t bytes)
-      : device_(device), budget_(budget), bytes_(bytes) {}
-  Device* const device_;
-  DeviceBudget* const budget_;
-  const size_t bytes_;
-  std::byte* data_ = nullptr;
-};
-
+// Its bytes are those that it was made of, for ever; where they lie may change (expert_places.h), while one
+// holds the context's mutex.
 class CudaMatrix final : public Matrix {
  public:
-  CudaMatrix(const DeviceWeights& weights, uint64_t id, std::unique_ptr<DeviceBlock> block)
-      : weights_(weights), id_(id), block_(std::move(block)) {}
-  CudaMatrix(const DeviceWeights& weights, uint64_t id, std::unique_ptr<PinnedBlock> block)
-      : weights_(weights), id_(id), pinned_(std::move(block)) {}
+  // `block` or `pinned` is null, and so may `places` be.
+  CudaMatrix(const DeviceWeights& weights, uint64_t id, std::unique_ptr<DeviceBlock> block,
+             std::unique_ptr<PinnedBlock> pinned, ExpertPlaces* places)
+      : weights_(weights), id_(id), block_(std::move(block)), pinned_(std::move(pinned)), places_(places) {}
+  ~CudaMatrix() override;
   DType dtype() const override { return weights_.dtype; }
   int64_t rows() const override { return weights_.rows; }
   int64_t cols() const override { return weights_.cols; }
@@ -99,12 +45,29 @@ class CudaMatrix final : public Matrix {
   const DeviceWeights& weights() const { return weights_; }
   bool pinned() const { return pinned_ != nullptr; }  // in memory of the host
   uint64_t id() const { return id_; }                 // of this matrix alone; not 0
+  std::byte* data() const { return pinned() ? pinned_->data() : block_->data(); }
+  // Changes memory of as many bytes with `other`; copying the bytes is the caller's.
+  void ExchangeMemory(CudaMatrix* other);
 
  private:
-  const DeviceWeights weights_;
+  DeviceWeights weights_;
   const uint64_t id_;
-  const std::unique_ptr<DeviceBlock> block_;
-  const std::unique_ptr<PinnedBlock> pinned_;
+  std::unique_ptr<DeviceBlock> block_;
+  std::unique_ptr<PinnedBlock> pinned_;
+  ExpertPlaces* const places_;
+  uint64_t expert_ = 0;  // places_'s, which knows it by that; 0: it does not
+
+  friend class ExpertPlaces;
+};
+
+// The operations, whose memory to work in can be taken beforehand.
+class CudaTrunkOps : public TrunkOps {
+ public:
+  virtual absl::Status Reserve(const ModelConfig& config, const LargestCall& call) = 0;
+};
+class CudaExpertOps : public ExpertOps {
+ public:
+  virtual absl::Status Reserve(int hidden, const LargestCall& call) = 0;
 };
 
 class CudaBackend final : public Backend {
@@ -122,8 +85,10 @@ class CudaBackend final : public Backend {
   void KeepLoaded(absl::FunctionRef<bool()>) override {}  // weights are packed at each start
   TrunkOps& Trunk() override { return *trunk_; }
   ExpertOps& Experts() override { return *experts_; }
-  GpuFacts Gpu() const override;
-  ExpertCacheStats cache_stats();
+  GpuFacts Gpu() const override;  // memory_bytes: less what has been reserved
+  ExpertCacheStats ExpertCopies() override;
+  absl::Status ReserveTrunk(const ModelConfig& config, const LargestCall& call) override;
+  absl::Status ReserveExperts(int hidden, const LargestCall& call) override;
   Device& device() { return *device_; }
 
  private:
@@ -132,22 +97,23 @@ class CudaBackend final : public Backend {
   void CopyIn(std::byte* to, std::span<const std::byte> bytes);
 
   const std::unique_ptr<Device> device_;
-  DeviceBudget budget_;
+  mutable DeviceBudget budget_;
   DeviceBudget pinned_budget_;
   std::atomic<uint64_t> next_id_ = 1;
   Mutex copy_mutex_;
   HostScratch copies_ GUARDED_BY(copy_mutex_);
   CudaContext context_;
   std::unique_ptr<DeviceBlock> cache_memory_;
-  std::unique_ptr<ExpertCache> cache_;  // null: nothing may lie in memory of the host
-  std::unique_ptr<TrunkOps> trunk_;
-  std::unique_ptr<ExpertOps> experts_;
+  std::unique_ptr<ExpertCache> cache_;  // null, as places_: nothing may lie in memory of the host
+  std::unique_ptr<ExpertPlaces> places_;
+  std::unique_ptr<CudaTrunkOps> trunk_;
+  std::unique_ptr<CudaExpertOps> experts_;
 
   friend class CudaBuffer;
 };
 
-std::unique_ptr<TrunkOps> MakeCudaTrunkOps(CudaContext* context);
-// `cache` may be null.
-std::unique_ptr<ExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertCache* cache);
+std::unique_ptr<CudaTrunkOps> MakeCudaTrunkOps(CudaContext* context);
+// `places` may be null.
+std::unique_ptr<CudaExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertPlaces* places);
 
 }  // namespace moepool

@@ -24,11 +24,30 @@ std::byte* OrDie(absl::StatusOr<std::byte*> memory) {
 
 }  // namespace
 
-std::byte* DeviceScratch::Get(size_t bytes) {
-  if (bytes <= bytes_) return data_;
+DeviceScratch::DeviceScratch(CudaContext* context)
+    : device_(&context->device()), budget_(context->budget()) {}
+
+void DeviceScratch::Release() {
   device_->Free(data_);
+  if (budget_ != nullptr) budget_->Return(DeviceBudget::Role::kWorking, bytes_);
   data_ = nullptr;
+  bytes_ = 0;
+}
+
+absl::Status DeviceScratch::Reserve(size_t bytes) {
+  if (bytes <= bytes_) return absl::OkStatus();
+  Release();
+  if (budget_ != nullptr) MOEPOOL_RETURN_IF_ERROR(budget_->Take(DeviceBudget::Role::kWorking, bytes));
+  bytes_ = bytes;
+  MOEPOOL_ASSIGN_OR_RETURN(data_, device_->Allocate(bytes));
+  return absl::OkStatus();
+}
+
+std::byte* DeviceScratch::Get(size_t bytes) {
+  if (bytes <= bytes_ && data_ != nullptr) return data_;
+  Release();
   data_ = OrDie(device_->Allocate(bytes));
+  if (budget_ != nullptr) budget_->TakeAnyway(DeviceBudget::Role::kWorking, bytes);
   bytes_ = bytes;
   return data_;
 }

@@ -9,23 +9,35 @@
 
 #include "common/backend/backend.h"
 #include "common/backend/cuda/device.h"
+#include "common/backend/cuda/device_memory.h"
 #include "common/base/mutex.h"
 #include "common/kernels/cuda/cuda_kernels.h"
 
 namespace moepool {
 
-// Device memory that grows to the largest call so far. What was in it is lost where it grows.
+class CudaContext;
+
+// Device memory that operations work in: what was reserved, or the largest call so far where that is more.
+// What was in it is lost where it grows. In a process that reserves before it serves that leaves: calls of
+// more rows than were reserved for, as a worker's are whose router has a larger --step-tokens than
+// kReservedRows; and tables of attention past kTableBytes.
 class DeviceScratch {
  public:
-  explicit DeviceScratch(Device* device) : device_(device) {}
-  ~DeviceScratch() { device_->Free(data_); }
+  explicit DeviceScratch(CudaContext* context);
+  ~DeviceScratch() { Release(); }
   DeviceScratch(const DeviceScratch&) = delete;
   DeviceScratch& operator=(const DeviceScratch&) = delete;
-  // At least `bytes`, aligned to 256. A device without that much memory ends the process.
+  // At least `bytes` from now on. ResourceExhausted as of the budget and the device.
+  absl::Status Reserve(size_t bytes);
+  // At least `bytes`, aligned to 256, past the budget if need be. A device without that much memory ends the
+  // process.
   std::byte* Get(size_t bytes);
 
  private:
+  void Release();
+
   Device* const device_;
+  DeviceBudget* const budget_;  // may be null
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
 };
@@ -48,13 +60,16 @@ class HostScratch {
 // Its members are for who holds `mutex`, which makes the callers of trunk and experts take turns.
 class CudaContext {
  public:
-  explicit CudaContext(Device* device) : device_(*device), kernels_(device->Kernels()) {}
+  // `budget` of what operations work in; null: nobody counts that.
+  explicit CudaContext(Device* device, DeviceBudget* budget = nullptr)
+      : device_(*device), budget_(budget), kernels_(device->Kernels()) {}
   ~CudaContext();
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
 
   Mutex& mutex() { return mutex_; }
   Device& device() { return device_; }
+  DeviceBudget* budget() { return budget_; }
   const CudaKernels& kernels() const { return kernels_; }
 
   // Page-locked memory, aligned to 64 bytes, until the next Settle().
@@ -77,6 +92,7 @@ class CudaContext {
   };
 
   Device& device_;
+  DeviceBudget* const budget_;
   const CudaKernels& kernels_;
   Mutex mutex_;
   std::vector<Chunk> chunks_;

@@ -32,13 +32,38 @@ void Check(cudaError_t error, const std::string& device, const char* doing) {
 // 13000 is 13.0.
 std::string VersionText(int version) { return StrCat(version / 1000, ".", version % 1000 / 10); }
 
+struct Streams {
+  cudaStream_t work = nullptr;
+  cudaStream_t aside = nullptr;
+  // A stream waits for what an event stood for when it was told to, so that one serves each way for ever.
+  cudaEvent_t worked = nullptr;
+  cudaEvent_t copied = nullptr;
+};
+
+cudaError_t Create(Streams* streams) {
+  for (cudaStream_t* stream : {&streams->work, &streams->aside}) {
+    const cudaError_t error = cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking);
+    if (error != cudaSuccess) return error;
+  }
+  for (cudaEvent_t* event : {&streams->worked, &streams->copied}) {
+    const cudaError_t error = cudaEventCreateWithFlags(event, cudaEventDisableTiming);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
 class CudaDevice final : public Device {
  public:
-  CudaDevice(int ordinal, std::string description, cudaStream_t stream)
-      : ordinal_(ordinal), description_(std::move(description)), stream_(stream) {}
+  CudaDevice(int ordinal, std::string description, const Streams& streams)
+      : ordinal_(ordinal), description_(std::move(description)), streams_(streams) {}
   ~CudaDevice() override {
-    Synchronize();
-    Check(cudaStreamDestroy(stream_), description_, "giving up its stream");
+    SynchronizeAll();
+    for (const cudaEvent_t event : {streams_.worked, streams_.copied}) {
+      Check(cudaEventDestroy(event), description_, "giving up an event");
+    }
+    for (const cudaStream_t stream : {streams_.work, streams_.aside}) {
+      Check(cudaStreamDestroy(stream), description_, "giving up a stream");
+    }
   }
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
@@ -75,7 +100,7 @@ class CudaDevice final : public Device {
   }
   void Free(std::byte* memory) override {
     if (memory == nullptr) return;
-    Synchronize();
+    SynchronizeAll();
     Check(cudaFree(memory), description_, "freeing device memory");
   }
 
@@ -94,34 +119,52 @@ class CudaDevice final : public Device {
   }
   void FreeHost(std::byte* memory) override {
     if (memory == nullptr) return;
-    Synchronize();
+    SynchronizeAll();
     Check(cudaFreeHost(memory), description_, "freeing page-locked memory");
   }
 
   void* Stream() override {
     Enter();
-    return stream_;
+    return streams_.work;
   }
   // With unified addresses the runtime sees from a pointer where it is.
   void Copy(void* to, const void* from, size_t bytes) override {
     Enter();
     CheckLaunches();
     if (bytes == 0) return;
-    Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_), description_, "copying");
+    Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, streams_.work), description_, "copying");
   }
   void Zero(void* memory, size_t bytes) override {
     Enter();
     CheckLaunches();
     if (bytes == 0) return;
-    Check(cudaMemsetAsync(memory, 0, bytes, stream_), description_, "clearing memory");
+    Check(cudaMemsetAsync(memory, 0, bytes, streams_.work), description_, "clearing memory");
   }
   void Synchronize() override {
     Enter();
     CheckLaunches();
-    Check(cudaStreamSynchronize(stream_), description_, "waiting for its work");
+    Check(cudaStreamSynchronize(streams_.work), description_, "waiting for its work");
   }
 
+  void CopyAside(void* to, const void* from, size_t bytes) override {
+    Enter();
+    if (bytes == 0) return;
+    Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, streams_.aside), description_, "copying aside");
+  }
+  void AsideAfterStream() override { Order(streams_.work, streams_.worked, streams_.aside); }
+  void StreamAfterAside() override { Order(streams_.aside, streams_.copied, streams_.work); }
+
  private:
+  void Order(cudaStream_t first, cudaEvent_t event, cudaStream_t then) {
+    Enter();
+    CheckLaunches();
+    Check(cudaEventRecord(event, first), description_, "marking a stream");
+    Check(cudaStreamWaitEvent(then, event, 0), description_, "having a stream wait for another");
+  }
+  void SynchronizeAll() {
+    Synchronize();
+    Check(cudaStreamSynchronize(streams_.aside), description_, "waiting for copies");
+  }
   // A thread has a current device of its own, which launches and allocations go to.
   void Enter() const { Check(cudaSetDevice(ordinal_), description_, "making it the thread's device"); }
   // A launch reports no error itself, and one that was refused is told by this alone.
@@ -129,7 +172,7 @@ class CudaDevice final : public Device {
 
   const int ordinal_;
   const std::string description_;
-  const cudaStream_t stream_;
+  const Streams streams_;
 };
 
 absl::Status CheckDriver() {
@@ -185,14 +228,14 @@ absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal) {
     return absl::FailedPreconditionError(
         StrCat("device ", ordinal, " (", description, "): host and device memory share no addresses"));
   }
-  cudaStream_t stream = nullptr;
+  Streams streams;
   error = cudaSetDevice(ordinal);
-  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = Create(&streams);
   if (error != cudaSuccess) {
     return absl::UnavailableError(
         StrCat("device ", ordinal, " (", description, "): ", Text(error), " while starting it"));
   }
-  return std::make_unique<CudaDevice>(ordinal, description, stream);
+  return std::make_unique<CudaDevice>(ordinal, description, streams);
 }
 
 }  // namespace moepool

@@ -1,7 +1,9 @@
 // ExpertOps on a GPU. The host sorts the pairs by expert and cuts them into tiles. One launch makes h of all
 // experts; where few pairs share an expert a second makes the parts, otherwise a second makes the leaves and
-// a third adds them. Nothing waits for the host.
+// a third adds them. Experts that are still on their way to the device have launches of their own, after the
+// others'. Nothing waits for the host.
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <span>
 #include <vector>
@@ -29,27 +31,40 @@ const DeviceWeights& WeightsOf(const std::unique_ptr<Matrix>& matrix) {
 }
 bool Plain(const DeviceWeights& w) { return !Info(w.dtype).quantized; }
 
-// Whether all of it lies in memory of the host: an expert is copied to the device as a whole. A matrix or two
-// that lie there are read where they are.
-bool Pinned(const ExpertWeights& expert) {
-  for (const std::unique_ptr<Matrix>* matrix : {&expert.gate, &expert.up, &expert.down}) {
-    if (!static_cast<const CudaMatrix&>(**matrix).pinned()) return false;
-  }
-  return true;
-}
+// Of h of all pairs in its three forms, after the pairs' faults.
+struct HiddenPlaces {
+  HiddenPlaces(size_t pairs, size_t padded)
+      : q(RoundUp<size_t>(pairs, 256)),
+        scale(q + RoundUp<size_t>(pairs * padded, 256)),
+        f32(scale + RoundUp<size_t>(pairs * padded / kQuantBlock * sizeof(float), 256)),
+        bytes(f32 + pairs * padded * sizeof(float)) {}
+  size_t q;
+  size_t scale;
+  size_t f32;
+  size_t bytes;
+};
 
-class CudaExpertOps final : public ExpertOps {
+class CudaExperts final : public CudaExpertOps {
  public:
-  CudaExpertOps(CudaContext* context, ExpertCache* cache)
+  CudaExperts(CudaContext* context, ExpertPlaces* places)
       : context_(*context),
-        cache_(cache),
-        uploaded_(&context->device()),
-        hidden_(&context->device()),
-        leaves_(&context->device()),
+        places_(places),
+        uploaded_(context),
+        hidden_(context),
+        leaves_(context),
         fetched_(&context->device()) {}
 
+  absl::Status Reserve(int hidden, const LargestCall& call) override;
+
   void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
-           RowFaults faults) override;
+           RowFaults faults) override {
+    if (batch.parts.empty()) return;
+    MutexLock lock(&context_.mutex());
+    const TraceSpan span("queue experts");
+    if (places_ != nullptr) places_->Begin(experts);
+    Queue(experts, batch, out, faults);
+    if (places_ != nullptr) places_->Exchange();
+  }
 
   void Fetch(std::span<Fetched> wanted) override {
     MutexLock lock(&context_.mutex());
@@ -57,28 +72,32 @@ class CudaExpertOps final : public ExpertOps {
   }
 
  private:
-  // Tiles by whether the weights of a launch are plain.
+  // Tiles by whether their expert is late (expert_cache.h), and by whether the weights of a launch are plain.
   struct Tiles {
-    std::vector<ExpertTile> of[2];
+    std::vector<ExpertTile> of[2][2];
     int32_t most_pairs = 0;
-    void Add(bool plain, ExpertTile run, int32_t pairs_a_tile);
+    void Add(bool late, bool plain, ExpertTile run, int32_t pairs_a_tile);
+    bool Any(bool plain) const { return !of[0][plain].empty() || !of[1][plain].empty(); }
   };
+
+  void Queue(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+             RowFaults faults);
 
   // Whether parts are to be made straight from h.
   bool Fused(size_t pairs) const;
-  // Where kernels are to read it.
-  DeviceExpert Locate(const ExpertWeights& expert);
+  PlacedExpert Locate(const ExpertWeights& expert);
   void PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x);
   void* Stream() { return context_.device().Stream(); }
 
   CudaContext& context_;
-  ExpertCache* const cache_;
+  ExpertPlaces* const places_;
   ExpertPairs pairs_;
   std::vector<DeviceExpert> used_;    // that have pairs and weights
   std::vector<int32_t> pair_expert_;  // [pairs] in used_; -1: its slice is empty
   std::vector<ExpertTile> empty_;     // runs of pairs whose expert's slice is empty
   Tiles up_;
   Tiles down_;
+  bool late_ = false;  // any expert is
   int32_t max_ffn_ = 0;
   int32_t up_type_ = kNoType;
   int32_t down_type_ = kNoType;
@@ -89,20 +108,37 @@ class CudaExpertOps final : public ExpertOps {
   HostScratch fetched_;
 };
 
-void CudaExpertOps::Tiles::Add(bool plain, ExpertTile run, int32_t pairs_a_tile) {
+absl::Status CudaExperts::Reserve(int hidden, const LargestCall& call) {
+  MutexLock lock(&context_.mutex());
+  const size_t rows = static_cast<size_t>(call.rows);
+  const size_t pairs = rows * static_cast<size_t>(call.experts_per_row);
+  const size_t cols = static_cast<size_t>(hidden);
+  // Each pair a part, and an expert, of its own; rows in every form.
+  constexpr size_t kPairBytes = sizeof(DeviceExpert) + 2 * sizeof(ExpertTile) + sizeof(PlannedAdd) +
+                                sizeof(AddRange) + 5 * sizeof(int32_t);
+  const size_t row_bytes = cols * (sizeof(float) + 1) + cols / kQuantBlock * sizeof(float);
+  MOEPOOL_RETURN_IF_ERROR(uploaded_.Reserve(rows * row_bytes + pairs * kPairBytes + 2048));
+  const size_t padded = RoundUp<size_t>(static_cast<size_t>(call.ffn), kQuantBlock);
+  MOEPOOL_RETURN_IF_ERROR(hidden_.Reserve(HiddenPlaces(pairs, padded).bytes));
+  return leaves_.Reserve(pairs * cols * sizeof(float));
+}
+
+void CudaExperts::Tiles::Add(bool late, bool plain, ExpertTile run, int32_t pairs_a_tile) {
   for (int32_t begin = run.begin; begin < run.end; begin += pairs_a_tile) {
-    of[plain].push_back({run.expert, begin, std::min(run.end, begin + pairs_a_tile)});
+    of[late][plain].push_back({run.expert, begin, std::min(run.end, begin + pairs_a_tile)});
   }
 }
 
-void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x) {
+void CudaExperts::PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x) {
   used_.clear();
   pair_expert_.clear();
   empty_.clear();
   for (Tiles* tiles : {&up_, &down_}) {
-    tiles->of[0].clear();
-    tiles->of[1].clear();
+    for (auto& of : tiles->of) {
+      for (std::vector<ExpertTile>& each : of) each.clear();
+    }
   }
+  late_ = false;
   max_ffn_ = 0;
   up_type_ = down_type_ = kNoType;
   int32_t most = 0;
@@ -122,7 +158,8 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
       empty_.push_back(run);
       continue;
     }
-    const DeviceExpert expert = Locate(*experts[e]);
+    const auto [expert, late] = Locate(*experts[e]);
+    late_ = late_ || late;
     MOEPOOL_CHECK(expert.gate.cols == x.cols && expert.up.cols == x.cols && expert.down.rows == x.cols);
     MOEPOOL_CHECK(expert.up.rows == expert.gate.rows && expert.down.cols == expert.gate.rows);
     const bool plain = Plain(expert.gate);
@@ -137,19 +174,18 @@ void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, con
     type(&down_type_, expert.down);
     used_.push_back(expert);
     max_ffn_ = std::max(max_ffn_, expert.gate.rows);
-    up_.Add(plain, run, pairs_a_tile);
-    down_.Add(Plain(expert.down), run, pairs_a_tile);
+    up_.Add(late, plain, run, pairs_a_tile);
+    down_.Add(late, Plain(expert.down), run, pairs_a_tile);
   }
 }
 
-DeviceExpert CudaExpertOps::Locate(const ExpertWeights& expert) {
-  const DeviceExpert at = {WeightsOf(expert.gate), WeightsOf(expert.up), WeightsOf(expert.down)};
-  if (cache_ == nullptr || !Pinned(expert)) return at;
-  return cache_->Place(static_cast<const CudaMatrix&>(*expert.gate).id(), at);
+PlacedExpert CudaExperts::Locate(const ExpertWeights& expert) {
+  if (places_ != nullptr) return places_->Use(expert);
+  return {{WeightsOf(expert.gate), WeightsOf(expert.up), WeightsOf(expert.down)}, false};
 }
 
-bool CudaExpertOps::Fused(size_t pairs) const {
-  if (!down_.of[1].empty() || pairs > kPairsReadAgain * used_.size()) return false;
+bool CudaExperts::Fused(size_t pairs) const {
+  if (down_.Any(true) || pairs > kPairsReadAgain * used_.size()) return false;
   int32_t most = 0;
   for (size_t p = 0; p + 1 < pairs_.part_slot.size(); ++p) {
     most = std::max(most, pairs_.part_slot[p + 1] - pairs_.part_slot[p]);
@@ -157,20 +193,16 @@ bool CudaExpertOps::Fused(size_t pairs) const {
   return most <= kMaxFusedSlots;
 }
 
-void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+void CudaExperts::Queue(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
                         RowFaults faults) {
-  if (batch.parts.empty()) return;
-  MutexLock lock(&context_.mutex());
-  const TraceSpan span("queue experts");
   pairs_.Plan(experts.size(), batch);
-  if (cache_ != nullptr) cache_->Begin();
   PlanTiles(experts, batch.x);
   const size_t pairs = static_cast<size_t>(pairs_.part_slot.back());
   const size_t cols = static_cast<size_t>(batch.x.cols);
   const size_t elements = static_cast<size_t>(batch.x.rows) * cols;
 
-  const bool quantized_rows = !up_.of[0].empty();
-  const bool plain_rows = !up_.of[1].empty();
+  const bool quantized_rows = up_.Any(false);
+  const bool plain_rows = up_.Any(true);
   size_t q = 0;
   size_t scale = 0;
   size_t f32 = 0;
@@ -187,8 +219,16 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
   const size_t part_slot = upload_.Add(pairs_.part_slot);
   const size_t adds = upload_.Add(pairs_.adds);
   const size_t part_adds = upload_.Add(pairs_.part_adds);
-  const size_t up_tiles[2] = {upload_.Add(up_.of[0]), upload_.Add(up_.of[1])};
-  const size_t down_tiles[2] = {upload_.Add(down_.of[0]), upload_.Add(down_.of[1])};
+  using TilePlaces = std::array<std::array<size_t, 2>, 2>;
+  const auto add_tiles = [this](const Tiles& tiles) {
+    TilePlaces places;
+    for (const int late : {0, 1}) {
+      for (const int plain : {0, 1}) places[late][plain] = upload_.Add(tiles.of[late][plain]);
+    }
+    return places;
+  };
+  const TilePlaces up_tiles = add_tiles(up_);
+  const TilePlaces down_tiles = add_tiles(down_);
   upload_.Send(&context_, &uploaded_);
 
   ExpertsArgs args;
@@ -205,28 +245,41 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
   args.pair_row = upload_.At<const int32_t>(row);
   args.pair_weight = upload_.At<const float>(weight);
 
-  const size_t padded = static_cast<size_t>(args.padded);
-  const size_t h_q = RoundUp<size_t>(pairs, 256);  // after the pairs' faults
-  const size_t h_scale = h_q + RoundUp<size_t>(pairs * padded, 256);
-  const size_t h_f32 = h_scale + RoundUp<size_t>(pairs * padded / kQuantBlock * sizeof(float), 256);
-  const bool plain_h = !down_.of[1].empty();
-  std::byte* const hidden = hidden_.Get(h_f32 + (plain_h ? pairs * padded * sizeof(float) : 0));
+  const HiddenPlaces h(pairs, static_cast<size_t>(args.padded));
+  std::byte* const hidden = hidden_.Get(down_.Any(true) ? h.bytes : h.f32);
   args.pair_fault = reinterpret_cast<uint8_t*>(hidden);
-  args.h = {reinterpret_cast<float*>(hidden + h_f32), reinterpret_cast<int8_t*>(hidden + h_q),
-            reinterpret_cast<float*>(hidden + h_scale)};
+  args.h = {reinterpret_cast<float*>(hidden + h.f32), reinterpret_cast<int8_t*>(hidden + h.q),
+            reinterpret_cast<float*>(hidden + h.scale)};
   context_.device().Zero(args.pair_fault, pairs);
 
-  const auto launch = [&](const Tiles& tiles, const size_t(&places)[2], bool ExpertsArgs::*plain,
+  const auto launch = [&](bool late, const Tiles& tiles, const TilePlaces& places, bool ExpertsArgs::*plain,
                           void (*kernel)(const ExpertsArgs&, void*)) {
     args.tile_pairs = tiles.most_pairs;
     for (const int kind : {0, 1}) {
       args.*plain = kind == 1;
-      args.tiles = upload_.At<const ExpertTile>(places[kind]);
-      args.tile_count = static_cast<int32_t>(tiles.of[kind].size());
+      args.tiles = upload_.At<const ExpertTile>(places[late][kind]);
+      args.tile_count = static_cast<int32_t>(tiles.of[late][kind].size());
       if (args.tile_count > 0) kernel(args, Stream());
     }
   };
-  launch(up_, up_tiles, &ExpertsArgs::plain_up, context_.kernels().expert_hidden);
+  const bool fused = Fused(pairs);
+  if (!fused) {
+    args.leaves = reinterpret_cast<float*>(leaves_.Get(pairs * cols * sizeof(float)));
+    for (const ExpertTile& run : empty_) {
+      context_.device().Zero(args.leaves + static_cast<size_t>(run.begin) * cols,
+                             static_cast<size_t>(run.end - run.begin) * cols * sizeof(float));
+    }
+  }
+  // While the late ones are on their way, the others compute.
+  for (const bool late : {false, true}) {
+    if (late && !late_) break;
+    if (late) {
+      context_.device().StreamAfterAside();
+      places_->Awaited();
+    }
+    launch(late, up_, up_tiles, &ExpertsArgs::plain_up, context_.kernels().expert_hidden);
+    if (!fused) launch(late, down_, down_tiles, &ExpertsArgs::plain_down, context_.kernels().expert_leaves);
+  }
   LeavesArgs leaves;
   leaves.pair_fault = args.pair_fault;
   leaves.slot_pair = upload_.At<const int32_t>(slot_pair);
@@ -237,23 +290,18 @@ void CudaExpertOps::Run(std::span<const ExpertWeights* const> experts, const Exp
   leaves.cols = batch.x.cols;
   leaves.out = out;
   leaves.faults = context_.Report(faults.subspan(0, batch.parts.size()));
-  if (Fused(pairs)) {
+  if (fused) {
     context_.kernels().expert_parts({args, upload_.At<const int32_t>(pair_expert), leaves}, Stream());
     return;
   }
-  args.leaves = leaves.leaves = reinterpret_cast<float*>(leaves_.Get(pairs * cols * sizeof(float)));
-  for (const ExpertTile& run : empty_) {
-    context_.device().Zero(args.leaves + static_cast<size_t>(run.begin) * cols,
-                           static_cast<size_t>(run.end - run.begin) * cols * sizeof(float));
-  }
-  launch(down_, down_tiles, &ExpertsArgs::plain_down, context_.kernels().expert_leaves);
+  leaves.leaves = args.leaves;
   context_.kernels().add_leaves(leaves, Stream());
 }
 
 }  // namespace
 
-std::unique_ptr<ExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertCache* cache) {
-  return std::make_unique<CudaExpertOps>(context, cache);
+std::unique_ptr<CudaExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertPlaces* places) {
+  return std::make_unique<CudaExperts>(context, places);
 }
 
 }  // namespace moepool

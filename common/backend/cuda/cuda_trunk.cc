@@ -18,13 +18,19 @@ const DeviceWeights& WeightsOf(const Matrix& matrix) {
   return static_cast<const CudaMatrix&>(matrix).weights();
 }
 
-class CudaTrunkOps final : public TrunkOps {
+class CudaTrunk final : public CudaTrunkOps {
  public:
-  explicit CudaTrunkOps(CudaContext* context)
-      : context_(*context),
-        attention_(context),
-        uploaded_(&context->device()),
-        fetched_(&context->device()) {}
+  explicit CudaTrunk(CudaContext* context)
+      : context_(*context), attention_(context), uploaded_(context), fetched_(&context->device()) {}
+
+  absl::Status Reserve(const ModelConfig& config, const LargestCall& call) override {
+    MutexLock lock(&context_.mutex());
+    const size_t rows = static_cast<size_t>(call.rows);
+    const size_t parts = rows * static_cast<size_t>(call.experts_per_row);
+    const size_t part_bytes = static_cast<size_t>(config.hidden) * sizeof(float) + sizeof(PlannedAdd);
+    MOEPOOL_RETURN_IF_ERROR(uploaded_.Reserve(parts * part_bytes + rows * sizeof(CombineRow) + 1024));
+    return attention_.Reserve(config, call.rows);
+  }
 
   void Embed(const MatrixView& table, std::span<const int32_t> ids, float* x) override {
     MutexLock lock(&context_.mutex());
@@ -134,8 +140,8 @@ class CudaTrunkOps final : public TrunkOps {
 
 }  // namespace
 
-std::unique_ptr<TrunkOps> MakeCudaTrunkOps(CudaContext* context) {
-  return std::make_unique<CudaTrunkOps>(context);
+std::unique_ptr<CudaTrunkOps> MakeCudaTrunkOps(CudaContext* context) {
+  return std::make_unique<CudaTrunk>(context);
 }
 
 }  // namespace moepool

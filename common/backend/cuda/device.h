@@ -1,6 +1,6 @@
 // What the CUDA backend asks of a GPU: memory, copies and an order of work. No CUDA header, so that the
 // emulation of tests/support/simt can stand in for it. Work is queued on one stream and runs in the order of
-// the calls; a call returns before its work is done.
+// the calls; copies may also go aside of it, on a second one. A call returns before its work is done.
 //
 // A device that fails (a lost GPU, an illegal address) does not recover within the process: each call then
 // ends it with a message, and the pool treats the process as any other that died.
@@ -22,7 +22,7 @@ struct DeviceMemoryInfo {
   uint64_t total_bytes = 0;
 };
 
-// Allocate() and the copies may be called by several threads at once.
+// Allocate(), Copy() and Zero() may be called by several threads at once.
 class Device {
  public:
   virtual ~Device() = default;
@@ -33,7 +33,7 @@ class Device {
 
   // Aligned to 256 bytes. ResourceExhausted names the bytes asked for and those that are free.
   virtual absl::StatusOr<std::byte*> Allocate(size_t bytes) = 0;
-  // Waits for all work first, as FreeHost() does. Null: nothing.
+  // Waits for all work first, that aside too, as FreeHost() does. Null: nothing.
   virtual void Free(std::byte* memory) = 0;
   // Page-locked memory of the host, which kernels reach by the same address.
   virtual absl::StatusOr<std::byte*> AllocateHost(size_t bytes) = 0;
@@ -43,7 +43,15 @@ class Device {
   // Between the device and page-locked memory, or within the device.
   virtual void Copy(void* to, const void* from, size_t bytes) = 0;
   virtual void Zero(void* memory, size_t bytes) = 0;
-  virtual void Synchronize() = 0;
+  virtual void Synchronize() = 0;  // waits for the stream
+
+  // As Copy(), aside of the stream: among themselves these run in the order of the calls, and they and the
+  // stream wait for each other only as the next two say. One caller at a time of all three.
+  virtual void CopyAside(void* to, const void* from, size_t bytes) = 0;
+  // Copies aside from here on begin when what the stream has by now is done.
+  virtual void AsideAfterStream() = 0;
+  // What the stream is given from here on begins when the copies aside that there are by now are done.
+  virtual void StreamAfterAside() = 0;
 };
 
 }  // namespace moepool

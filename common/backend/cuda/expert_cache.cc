@@ -1,8 +1,11 @@
-// See expert_cache.h. Copies are queued before the kernels that read them and after those that read what they
-// overwrite, as all work is in the order of one stream.
+// See expert_cache.h. Copies begin after the kernels that read what they overwrite, which are of calls
+// before.
 #include "common/backend/cuda/expert_cache.h"
 
+#include <algorithm>
+
 #include "common/base/rounding.h"
+#include "common/base/status_macros.h"
 
 namespace moepool {
 namespace {
@@ -34,7 +37,18 @@ DeviceExpert ExpertCache::InSlot(size_t slot, const DeviceExpert& expert) const 
   return placed;
 }
 
-DeviceExpert ExpertCache::Place(uint64_t id, const DeviceExpert& expert) {
+bool ExpertCache::Has(uint64_t id) const {
+  return std::ranges::any_of(slots_, [id](const Slot& slot) { return slot.id == id; });
+}
+
+DeviceExpert ExpertCache::Take(uint64_t id, const DeviceExpert& expert) {
+  const auto slot = std::ranges::find_if(slots_, [id](const Slot& s) { return s.id == id; });
+  MOEPOOL_CHECK(slot != slots_.end());
+  *slot = {};
+  return InSlot(static_cast<size_t>(slot - slots_.begin()), expert);
+}
+
+PlacedExpert ExpertCache::Place(uint64_t id, const DeviceExpert& expert) {
   const size_t bytes = ExpertBytes(expert);
   if (bytes > slot_bytes_) {
     // Copies that this call has been given must stay where they are.
@@ -48,23 +62,25 @@ DeviceExpert ExpertCache::Place(uint64_t id, const DeviceExpert& expert) {
     if (slot.id == id) {
       slot.call = call_;
       ++stats_.hits;
-      return InSlot(i, expert);
+      return {InSlot(i, expert), false};
     }
     const bool free = slot.id == 0 || slot.call < call_;
     if (free && (oldest == slots_.size() || slot.call < slots_[oldest].call)) oldest = i;
   }
   if (oldest == slots_.size()) {
     ++stats_.read_from_host;
-    return expert;
+    return {expert, true};
   }
   slots_[oldest] = {id, call_};
   ++stats_.copies;
   const DeviceExpert placed = InSlot(oldest, expert);
+  if (!ordered_) device_.AsideAfterStream();
+  ordered_ = true;
   for (const auto matrix : kMatrices) {
     const DeviceWeights& from = expert.*matrix;
-    device_.Copy(const_cast<uint8_t*>((placed.*matrix).data), from.data, WeightBytes(from));
+    device_.CopyAside(const_cast<uint8_t*>((placed.*matrix).data), from.data, WeightBytes(from));
   }
-  return placed;
+  return {placed, true};
 }
 
 }  // namespace moepool

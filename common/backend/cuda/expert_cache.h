@@ -6,15 +6,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/backend/backend.h"
 #include "common/backend/cuda/device.h"
 #include "common/kernels/cuda/cuda_kernels.h"
 
 namespace moepool {
 
-struct ExpertCacheStats {
-  uint64_t hits = 0;
-  uint64_t copies = 0;
-  uint64_t read_from_host = 0;  // all copies belonged to the same call
+// Where kernels are to read an expert. `late`: copies aside bring it there, or may still write there.
+struct PlacedExpert {
+  DeviceExpert at;
+  bool late = false;
 };
 
 class ExpertCache {
@@ -24,11 +25,18 @@ class ExpertCache {
       : device_(*device), memory_(memory), bytes_(bytes) {}
 
   // A call begins: what Place() gives from here on stays on the device until the next Begin().
-  void Begin() { ++call_; }
-  // `expert`, whose matrices are in host memory, as kernels queued from here on are to read it: a copy on the
-  // device, the least recently used one making place, or where no copy may go the host's own, which is slow.
+  void Begin() {
+    ++call_;
+    ordered_ = false;
+  }
+  // `expert`, whose matrices are in host memory, as kernels are to read it: a copy on the device, the least
+  // recently used one making place, or where no copy may go the host's own, which is slow and always late. A
+  // copy is made aside and begins at once. The stream waits for the copies before the next Begin().
   // `id` is that of these weights and of no others.
-  DeviceExpert Place(uint64_t id, const DeviceExpert& expert);
+  PlacedExpert Place(uint64_t id, const DeviceExpert& expert);
+  bool Has(uint64_t id) const;
+  // Its copy, which it has, and which is free from the next Begin() on: for copies aside alone.
+  DeviceExpert Take(uint64_t id, const DeviceExpert& expert);
 
   const ExpertCacheStats& stats() const { return stats_; }
 
@@ -47,6 +55,7 @@ class ExpertCache {
   size_t slot_bytes_ = 0;
   std::vector<Slot> slots_;
   uint64_t call_ = 0;
+  bool ordered_ = false;  // copies of this call after what was queued before it
   ExpertCacheStats stats_;
 };
 

@@ -1,4 +1,4 @@
-// The emulated device with other kernels: for tests that want a device with a fault.
+// The emulated device with other kernels, or otherwise altered: for tests that want a device with a fault.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace moepool {
 
-class DeviceOfKernels final : public Device {
+class DeviceOfKernels : public Device {
  public:
   explicit DeviceOfKernels(const CudaKernels& kernels, const EmulatedDeviceOptions& options = {})
       : device_(options), kernels_(kernels) {}
@@ -24,6 +24,9 @@ class DeviceOfKernels final : public Device {
   void Copy(void* to, const void* from, size_t bytes) override { device_.Copy(to, from, bytes); }
   void Zero(void* memory, size_t bytes) override { device_.Zero(memory, bytes); }
   void Synchronize() override { device_.Synchronize(); }
+  void CopyAside(void* to, const void* from, size_t bytes) override { device_.CopyAside(to, from, bytes); }
+  void AsideAfterStream() override { device_.AsideAfterStream(); }
+  void StreamAfterAside() override { device_.StreamAfterAside(); }
 
  private:
   EmulatedDevice device_;

@@ -2,6 +2,7 @@
 #include "tests/support/simt/emulated_device.h"
 
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "common/base/status_macros.h"
@@ -28,7 +29,7 @@ EmulatedDevice::EmulatedDevice(const EmulatedDeviceOptions& options)
     : options_(options), stream_(options.eager) {}
 
 EmulatedDevice::~EmulatedDevice() {
-  stream_.Run();
+  RunAll();
   MutexLock lock(&mutex_);
   MOEPOOL_CHECK(memory_.empty() && host_memory_.empty());  // all is given back
 }
@@ -55,7 +56,7 @@ absl::StatusOr<std::byte*> EmulatedDevice::Allocate(size_t bytes) {
 
 void EmulatedDevice::Free(std::byte* memory) {
   if (memory == nullptr) return;
-  stream_.Run();
+  RunAll();
   MutexLock lock(&mutex_);
   const auto found = memory_.find(memory);
   MOEPOOL_CHECK(found != memory_.end());
@@ -73,7 +74,7 @@ absl::StatusOr<std::byte*> EmulatedDevice::AllocateHost(size_t bytes) {
 
 void EmulatedDevice::FreeHost(std::byte* memory) {
   if (memory == nullptr) return;
-  stream_.Run();
+  RunAll();
   MutexLock lock(&mutex_);
   MOEPOOL_CHECK(host_memory_.erase(memory) == 1);
   Delete(memory);
@@ -85,6 +86,60 @@ void EmulatedDevice::Copy(void* to, const void* from, size_t bytes) {
 
 void EmulatedDevice::Zero(void* memory, size_t bytes) {
   stream_.Queue([=] { std::memset(memory, 0, bytes); });
+}
+
+void EmulatedDevice::CopyAside(void* to, const void* from, size_t bytes) {
+  uint64_t upto = 0;
+  {
+    MutexLock lock(&aside_mutex_);
+    aside_.push_back({marks_, to, from, bytes});
+    upto = ++aside_queued_;
+  }
+  if (options_.eager || options_.aside == CopiesAside::kEarly) RunAside(upto);
+}
+
+void EmulatedDevice::AsideAfterStream() {
+  uint64_t mark = 0;
+  {
+    MutexLock lock(&aside_mutex_);
+    mark = ++marks_;
+  }
+  stream_.Queue([this, mark] {
+    {
+      MutexLock lock(&aside_mutex_);
+      marks_reached_ = mark;
+    }
+    if (options_.aside == CopiesAside::kEarly) RunAside(std::numeric_limits<uint64_t>::max());
+  });
+}
+
+void EmulatedDevice::StreamAfterAside() {
+  uint64_t upto = 0;
+  {
+    MutexLock lock(&aside_mutex_);
+    upto = aside_queued_;
+  }
+  stream_.Queue([this, upto] { RunAside(upto); });
+}
+
+void EmulatedDevice::RunAside(uint64_t upto) {
+  MutexLock lock(&aside_mutex_);
+  while (aside_done_ < upto && !aside_.empty() && aside_.front().after <= marks_reached_) {
+    const CopyWork& copy = aside_.front();
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    aside_.pop_front();
+    ++aside_done_;
+  }
+}
+
+void EmulatedDevice::RunAll() {
+  uint64_t upto = 0;
+  {
+    MutexLock lock(&aside_mutex_);
+    upto = aside_queued_;
+  }
+  stream_.Run();  // what those copies wait for among it
+  RunAside(upto);
 }
 
 }  // namespace moepool

@@ -2,10 +2,12 @@
 // so that AddressSanitizer sees its bounds, and is filled with a pattern, so that nothing stands in it by
 // luck. Work is queued and done as late as a real stream might do it: at Synchronize() or Free(). What is
 // overwritten or freed while a copy from it is queued thus shows as a wrong result or a sanitizer's report.
+// Copies aside are done as late, or as early, as what orders them and the stream allows.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -16,9 +18,14 @@
 
 namespace moepool {
 
+// kLate: when the stream comes to where it waits for them. kEarly: at once, or when the stream has done what
+// they wait for.
+enum class CopiesAside { kLate, kEarly };
+
 struct EmulatedDeviceOptions {
   uint64_t memory_bytes = uint64_t{4} << 30;
   bool eager = false;  // each piece of work is done before the call that queues it returns
+  CopiesAside aside = CopiesAside::kLate;
 };
 
 class EmulatedDevice final : public Device {
@@ -38,16 +45,35 @@ class EmulatedDevice final : public Device {
   void Copy(void* to, const void* from, size_t bytes) override;
   void Zero(void* memory, size_t bytes) override;
   void Synchronize() override { stream_.Run(); }
+  void CopyAside(void* to, const void* from, size_t bytes) override;
+  void AsideAfterStream() override;
+  void StreamAfterAside() override;
 
   uint64_t launches() const { return stream_.launches(); }
 
  private:
+  struct CopyWork {
+    uint64_t after;  // marks of the stream
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  // Of the first `upto`, those up to one whose mark the stream has not reached.
+  void RunAside(uint64_t upto);
+  void RunAll();
+
   const EmulatedDeviceOptions options_;
   simt::EmulatedStream stream_;
   mutable Mutex mutex_;
   std::map<std::byte*, size_t> memory_ GUARDED_BY(mutex_);
   std::map<std::byte*, size_t> host_memory_ GUARDED_BY(mutex_);
   uint64_t used_ GUARDED_BY(mutex_) = 0;
+  Mutex aside_mutex_;
+  std::deque<CopyWork> aside_ GUARDED_BY(aside_mutex_);
+  uint64_t aside_queued_ GUARDED_BY(aside_mutex_) = 0;
+  uint64_t aside_done_ GUARDED_BY(aside_mutex_) = 0;
+  uint64_t marks_ GUARDED_BY(aside_mutex_) = 0;
+  uint64_t marks_reached_ GUARDED_BY(aside_mutex_) = 0;  // by the stream
 };
 
 }  // namespace moepool

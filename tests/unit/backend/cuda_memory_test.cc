@@ -9,6 +9,7 @@
 #include "common/backend/cuda/cuda_backend.h"
 #include "common/tensor/quantize.h"
 #include "tests/support/simt/device_of_kernels.h"
+#include "tests/unit/backend/small_experts.h"
 
 namespace moepool {
 namespace {
@@ -31,10 +32,14 @@ TEST(CudaBackendTest, MemoryIsShortWithTheBytesOfEachRole) {
   EXPECT_EQ(matrix->bytes(), 112u * 320 * 4);
   const absl::Status status = backend->Allocate(300000).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(std::string(status.message()),
-            "300000 bytes of device memory asked for; of 900000 that may be used, weights hold 143360, "
-            "buffers 500000 and copies of experts 0");
+  EXPECT_EQ(
+      std::string(status.message()),
+      "300000 bytes of device memory asked for buffers; of 900000 that may be used, weights hold 143360, "
+      "buffers 500000, working memory 0 and copies of experts 0");
   EXPECT_TRUE(backend->Allocate(250000).ok());  // what was refused holds nothing
+  const absl::Status working = backend->ReserveExperts(320, {.rows = 100, .experts_per_row = 2, .ffn = 64});
+  EXPECT_EQ(working.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(working.message()), HasSubstr("asked for working memory"));
 }
 
 TEST(CudaBackendTest, ALimitAboveTheDevicesMemoryIsRefused) {
@@ -49,73 +54,7 @@ TEST(CudaBackendTest, ALimitAboveTheDevicesMemoryIsRefused) {
             "device memory is limited to 1000001 bytes, emulated device has 1000000");
 }
 
-// Experts of 64 x 64 in Q8_0, which take 16 KiB or so each.
-constexpr int kSize = 64;
-constexpr int kExperts = 8;
-
-std::unique_ptr<Matrix> LoadRandom(Backend* backend, uint64_t seed) {
-  std::vector<float> values(kSize * kSize);
-  for (float& v : values) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    v = static_cast<float>(static_cast<int32_t>(seed >> 33) - (1 << 30)) * 0x1p-32f;
-  }
-  const int64_t row_bytes = RowBytes(DType::kQ8_0, kSize);
-  std::vector<std::byte> file(kSize * row_bytes);
-  for (int r = 0; r < kSize; ++r) {
-    QuantizeRow(DType::kQ8_0, values.data() + r * kSize, kSize, file.data() + r * row_bytes);
-  }
-  return backend->Load({DType::kQ8_0, kSize, kSize, file.data(), row_bytes, 0}, {}).value();
-}
-
-class Layer {
- public:
-  explicit Layer(Backend* backend) : backend_(*backend) {
-    for (uint64_t e = 0; e < kExperts; ++e) {
-      experts_[e].gate = LoadRandom(backend, 3 * e + 1);
-      experts_[e].up = LoadRandom(backend, 3 * e + 2);
-      experts_[e].down = LoadRandom(backend, 3 * e + 3);
-      pointers_.push_back(&experts_[e]);
-    }
-    out_ = backend->Allocate(kSize * sizeof(float)).value();
-  }
-  // One row through `experts`, which ascend.
-  std::vector<float> Run(const std::vector<int32_t>& experts) {
-    std::vector<int8_t> q(kSize);
-    for (int i = 0; i < kSize; ++i) q[i] = static_cast<int8_t>(i * 37 % 255 - 127);
-    std::vector<float> scale(kSize / 32, 0.01f);
-    std::vector<ExpertEntry> entries;
-    for (const int32_t e : experts) entries.push_back({e, 0.5f});
-    const std::vector<ExpertPart> parts = {{0, 0, static_cast<int32_t>(entries.size())}};
-    ExpertBatch batch;
-    batch.x = {.rows = 1, .cols = kSize, .f32 = nullptr, .q = q.data(), .scale = scale.data()};
-    batch.parts = parts;
-    batch.entries = entries;
-    batch.host_rows = true;
-    std::vector<uint8_t> faults(1);
-    backend_.Experts().Run(pointers_, batch, out_->f32(), faults);
-    Fetched out = {out_->data(), kSize * sizeof(float)};
-    backend_.Experts().Fetch({&out, 1});
-    EXPECT_EQ(faults[0], 0);
-    return {out.f32(), out.f32() + kSize};
-  }
-
- private:
-  Backend& backend_;
-  ExpertWeights experts_[kExperts];
-  std::vector<const ExpertWeights*> pointers_;
-  std::unique_ptr<Buffer> out_;
-};
-
-std::unique_ptr<CudaBackend> BackendOf(uint64_t limit_bytes, uint64_t pinned_bytes) {
-  CudaOptions options;
-  options.memory_limit_bytes = limit_bytes;
-  options.pinned_limit_bytes = pinned_bytes;
-  options.self_check = false;
-  return CudaBackend::Create(std::make_unique<EmulatedDevice>(), options).value();
-}
-
 TEST(CudaMemoryTest, ExpertsThatDoNotFitAreReadThroughCopies) {
-  constexpr uint64_t kExpertBytes = 3 * kSize * kSize / 32 * 34;
   const auto roomy = BackendOf(100 * kExpertBytes, 0);
   // Three experts fit, and copies of two more.
   const auto tight = BackendOf(8 * kExpertBytes, 100 * kExpertBytes);
@@ -125,11 +64,63 @@ TEST(CudaMemoryTest, ExpertsThatDoNotFitAreReadThroughCopies) {
   const std::vector<std::vector<int32_t>> calls = {{0, 1, 2},       {3, 4}, {3, 4}, {4, 5},
                                                    {3, 4, 5, 6, 7}, {6, 7}, {0, 7}};
   for (const std::vector<int32_t>& experts : calls) EXPECT_EQ(layer.Run(experts), expected.Run(experts));
-  const ExpertCacheStats stats = tight->cache_stats();
+  const ExpertCacheStats stats = tight->ExpertCopies();
   EXPECT_GT(stats.hits, 1u);
   EXPECT_GT(stats.copies, 3u);
   EXPECT_GT(stats.read_from_host, 0u);
-  EXPECT_EQ(roomy->cache_stats().copies, 0u);
+  EXPECT_EQ(roomy->ExpertCopies().copies, 0u);
+}
+
+// A step of rows that are as far into the context as can be, and a dispatch in which each row is a part of an
+// expert: the memory that the operations work in does not grow past what was reserved.
+TEST(CudaMemoryTest, WhatIsReservedIsEnough) {
+  constexpr int kRows = 7;
+  ModelConfig config;
+  config.hidden = kSize;
+  config.heads = 4;
+  config.kv_heads = 2;
+  config.head_dim = 16;
+  config.context_tokens = 800;
+  config.rope.dims = 16;
+  const auto backend = BackendOf(uint64_t{1} << 30, 0);
+  Layer layer(backend.get());
+  const auto memory = [&](size_t floats) { return backend->Allocate(floats * sizeof(float)).value(); };
+  const int blocks = config.context_tokens / kKvBlockTokens;
+  const auto k = memory(blocks * 2 * kKvBlockTokens * 16), v = memory(blocks * 2 * kKvBlockTokens * 16);
+  const auto qkv = memory(kRows * 8 * 16), out = memory(kRows * kSize), residual = memory(kRows * kSize);
+  const LargestCall call = {.rows = kRows, .experts_per_row = kExperts, .ffn = kSize};
+  ASSERT_TRUE(backend->ReserveTrunk(config, call).ok());
+  ASSERT_TRUE(backend->ReserveExperts(kSize, call).ok());
+  const uint64_t left = backend->Gpu().memory_bytes;
+  EXPECT_LT(left, (uint64_t{1} << 30) - kRows * kExperts * kSize * 8);
+
+  std::vector<std::vector<int32_t>> tables(kRows, std::vector<int32_t>(blocks));
+  std::vector<int32_t> positions(kRows, config.context_tokens - 1);
+  std::vector<const int32_t*> table_of;
+  for (const auto& table : tables) table_of.push_back(table.data());
+  const std::vector<float> angles(kRows * 8);
+  const AttentionShape shape = {.heads = 4, .kv_heads = 2, .head_dim = 16, .rope_dims = 16};
+  for (const uint64_t step : {1, 2, 3, 4, 5}) {
+    backend->Trunk().Attention(shape,
+                               {.rows = kRows,
+                                .position = positions.data(),
+                                .block_table = table_of.data(),
+                                .cos = angles.data(),
+                                .sin = angles.data(),
+                                .step = step},
+                               {.type = KvType::kF32, .k = k->data(), .v = v->data()}, qkv->f32(),
+                               out->f32());
+  }
+  const std::vector<float> part(kSize);
+  const std::vector<const float*> parts(kRows * kExperts, part.data());
+  const std::vector<PlannedAdd> adds(kRows * (kExperts - 1), {0, 1});
+  std::vector<CombineRow> rows;
+  for (int r = 0; r < kRows; ++r) {
+    rows.push_back({r, r * kExperts, (r + 1) * kExperts, r * (kExperts - 1), (r + 1) * (kExperts - 1)});
+  }
+  backend->Trunk().Combine({.parts = parts, .adds = adds, .rows = rows, .hidden = kSize}, residual->f32());
+  layer.RunAll(kRows);
+  EXPECT_EQ(backend->Gpu().memory_bytes, left);
 }
 
 TEST(CudaMemoryTest, TheLeastRecentlyUsedCopyMakesPlace) {
@@ -145,7 +136,7 @@ TEST(CudaMemoryTest, TheLeastRecentlyUsedCopyMakesPlace) {
     const DeviceExpert expert = {w, w, w};
     const auto place = [&](uint64_t id) {
       cache.Begin();
-      return cache.Place(id, expert).gate.data;
+      return cache.Place(id, expert).at.gate.data;
     };
     const uint8_t* const first = place(1);
     const uint8_t* const second = place(2);
@@ -158,9 +149,9 @@ TEST(CudaMemoryTest, TheLeastRecentlyUsedCopyMakesPlace) {
     EXPECT_EQ(cache.stats().copies, 4u);
     // In one call no copy is taken from those given before.
     cache.Begin();
-    EXPECT_EQ(cache.Place(1, expert).gate.data, first);
-    EXPECT_EQ(cache.Place(2, expert).gate.data, second);
-    EXPECT_EQ(cache.Place(3, expert).gate.data, bytes.data());
+    EXPECT_EQ(cache.Place(1, expert).at.gate.data, first);
+    EXPECT_EQ(cache.Place(2, expert).at.gate.data, second);
+    EXPECT_EQ(cache.Place(3, expert).at.gate.data, bytes.data());
     EXPECT_EQ(cache.stats().read_from_host, 1u);
     device.Synchronize();
   }
