@@ -19,9 +19,10 @@ constexpr absl::Duration kRoutesPoll = absl::Milliseconds(2);
 
 absl::StatusOr<KvType> ParseKvType(const std::string& text) {
   if (text == "f16") return KvType::kF16;
+  if (text == "bf16") return KvType::kBF16;
   if (text == "q8_0") return KvType::kQ8_0;
   if (text == "f32") return KvType::kF32;
-  return absl::InvalidArgumentError(StrCat("KV type is ", text, ", must be f16, q8_0 or f32"));
+  return absl::InvalidArgumentError(StrCat("KV type is ", text, ", must be f16, bf16, q8_0 or f32"));
 }
 
 class Engine::Call : public TrunkCall {

@@ -84,7 +84,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   AddWeightFlags(app, &flags->weights);
-  app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32")->capture_default_str();
+  app->add_option("--kv-type", flags->kv_type, "KV cache: f16, bf16, q8_0 or f32")->capture_default_str();
   app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")
       ->transform(CLI::AsSizeValue(false));
   app->add_option("--prefix-cache", flags->prefix_cache,

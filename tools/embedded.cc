@@ -24,7 +24,7 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
          "margin")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
   AddWeightFlags(app, &flags->weights);
-  app->add_option("--kv-type", flags->kv_type, "KV cache: f16, q8_0 or f32");
+  app->add_option("--kv-type", flags->kv_type, "KV cache: f16, bf16, q8_0 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")
       ->transform(CLI::AsSizeValue(false));
   app->add_option("--prefix-cache", flags->prefix_cache, "keep prefixes in the KV cache: on or off")

@@ -78,19 +78,20 @@ struct NormWeights {
 inline constexpr int kKvBlockTokens = 16;    // positions in a block of the KV cache
 inline constexpr int kAttentionSplit = 256;  // positions in a split of the softmax
 
-enum class KvType : uint8_t { kF16, kF32, kQ8_0 };
+enum class KvType : uint8_t { kF16, kF32, kQ8_0, kBF16 };
 
 inline constexpr int kKvQuantBlock = 32;  // dimensions of a position that share a scale in a Q8_0 cache
 
 // Bytes of K, or of V, of one head and block; of Q8_0, whose head_dim is a multiple of 32, codes and scales.
 constexpr int64_t KvHeadBlockBytes(KvType type, int64_t head_dim) {
   if (type == KvType::kQ8_0) return kKvBlockTokens * (head_dim + head_dim / kKvQuantBlock * 2);
-  return kKvBlockTokens * head_dim * (type == KvType::kF16 ? 2 : 4);
+  return kKvBlockTokens * head_dim * (type == KvType::kF32 ? 4 : 2);
 }
 
 // One layer of the paged cache. Block b of KV head g, `bytes` = KvHeadBlockBytes:
 //   K at k + (b * kv_heads + g) * bytes, as [head_dim][16 positions]
 //   V at v + (b * kv_heads + g) * bytes, as [16 positions][head_dim]
+// F16 and BF16 are rounded to nearest even, past the range to infinity; a NaN stays one.
 // For Q8_0 these are int8 codes; after them stand f16 scales, of K and of V [head_dim / 32][16 positions].
 // A block of 32 dimensions x of a position:
 //   scale = f16(max|x| / 127), nearest even;  code = nearest even of x * (1 / scale), within ±127.

@@ -17,6 +17,7 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
   const std::vector<TransportCase> transports = CoreTransportCases();
   std::map<KvType, LogitHashes> seen;
   for (const KvType type : KvTypes(model->Config())) {
+    if (type == KvType::kBF16) continue;  // differs from F16 in kernels that cuda_attention_test runs
     SCOPED_TRACE(static_cast<int>(type));
     Scenario scenario;
     scenario.kv_type = type;

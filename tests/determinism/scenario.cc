@@ -220,7 +220,7 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
 }
 
 std::vector<KvType> KvTypes(const ModelConfig& config) {
-  std::vector<KvType> types = {KvType::kF16, KvType::kF32};
+  std::vector<KvType> types = {KvType::kF16, KvType::kF32, KvType::kBF16};
   if (config.head_dim % 32 == 0) types.push_back(KvType::kQ8_0);
   return types;
 }

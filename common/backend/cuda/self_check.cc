@@ -220,7 +220,7 @@ absl::StatusOr<std::vector<Run::Output>> Run::All() {
   for (const DType dtype : {DType::kQ4_K, DType::kF16}) {
     for (const int rows : {1, kFew, kRows}) MOEPOOL_RETURN_IF_ERROR(Experts(dtype, rows));
   }
-  for (const KvType type : {KvType::kF16, KvType::kF32, KvType::kQ8_0}) {
+  for (const KvType type : {KvType::kF16, KvType::kBF16, KvType::kF32, KvType::kQ8_0}) {
     MOEPOOL_RETURN_IF_ERROR(Attention(type));
   }
   return std::move(outputs_);

@@ -17,6 +17,15 @@ struct CacheF16 {
   static __m256 Load8(const std::byte* p) { return LoadHalf8(p); }
   static float Load1(const std::byte* p) { return _cvtsh_ss(LoadU16(p)); }
 };
+struct CacheBF16 {
+  static constexpr bool kQuantized = false;
+  static constexpr int kBytes = 2;
+  static __m256 Load8(const std::byte* p) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  static float Load1(const std::byte* p) { return BF16ToF32(LoadU16(p)); }
+};
 struct CacheF32 {
   static constexpr bool kQuantized = false;
   static constexpr int kBytes = 4;
@@ -276,6 +285,8 @@ void Avx2AttendSplit(const KvSplit& split, const SplitRows& rows, float scale, f
   switch (split.type) {
     case KvType::kF16:
       return AttendRowByRow(split, rows, scale, scratch, AttendAll<CacheF16>);
+    case KvType::kBF16:
+      return AttendRowByRow(split, rows, scale, scratch, AttendAll<CacheBF16>);
     case KvType::kF32:
       return AttendRowByRow(split, rows, scale, scratch, AttendAll<CacheF32>);
     case KvType::kQ8_0:

@@ -28,6 +28,21 @@ struct CacheF16 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p));
   }
 };
+struct CacheBF16 {
+  static constexpr bool kQuantized = false;
+  static constexpr int kBytes = 2;
+  static __m512 Load16(const std::byte* p) {
+    return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static __m512 Load(__mmask16 lanes, const std::byte* p) {
+    return Widen(_mm256_maskz_loadu_epi16(lanes, p));
+  }
+
+ private:
+  static __m512 Widen(__m256i bits) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+};
 struct CacheF32 {
   static constexpr bool kQuantized = false;
   static constexpr int kBytes = 4;
@@ -366,6 +381,8 @@ void Avx512AttendSplit(const KvSplit& split, const SplitRows& rows, float scale,
   switch (split.type) {
     case KvType::kF16:
       return AttendAll<CacheF16>(split, rows, scale, scratch);
+    case KvType::kBF16:
+      return AttendAll<CacheBF16>(split, rows, scale, scratch);
     case KvType::kF32:
       return AttendAll<CacheF32>(split, rows, scale, scratch);
     case KvType::kQ8_0:

@@ -267,6 +267,9 @@ inline uint16_t QuantizeKv32(const float* x, int8_t* codes) {
 void Avx512StoreKv(KvType type, const float* k, const float* v, int head_dim, int slot, std::byte* k_block,
                    std::byte* v_block) {
   switch (type) {
+    case KvType::kBF16:
+      StoreKv(type, k, v, head_dim, slot, k_block, v_block);
+      return;
     case KvType::kF32:
       Scatter(k, head_dim, k_block + 4 * slot);
       __builtin_memcpy(v_block + int64_t{4} * slot * head_dim, v, sizeof(float) * head_dim);

@@ -63,6 +63,16 @@ inline uint16_t F32ToF16(float x) {
   return static_cast<uint16_t>(sign | ((magnitude - (uint32_t{112} << 23) + 0xfff + odd) >> 13));
 }
 
+inline float BF16ToF32(uint16_t h) { return BitsFloat(static_cast<uint32_t>(h) << 16); }
+
+// Nearest even; past the range to infinity.
+inline uint16_t F32ToBF16(float x) {
+  const uint32_t bits = FloatBits(x);
+  const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  const uint32_t quiet = bits >> 16 | 0x40;  // of a NaN, whose payload a carry might clear
+  return static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet : rounded);
+}
+
 // 2^(e - 128), half of what the E8M0 scale e of an MXFP4 block stands for; subnormal for 0 and 1. e < 255.
 inline float HalvedE8m0(uint32_t e) {
   const uint32_t bits = e << 23;  // 0 in place of 2^-127, which is subnormal
@@ -204,6 +214,11 @@ inline void StoreKv(KvType type, const float* k, const float* v, int head_dim, i
   }
   auto* const keys = reinterpret_cast<uint16_t*>(k_block);
   auto* const values = reinterpret_cast<uint16_t*>(v_block) + slot * head_dim;
+  if (type == KvType::kBF16) {
+    for (int d = 0; d < head_dim; ++d) keys[kKvBlockTokens * d + slot] = F32ToBF16(k[d]);
+    for (int d = 0; d < head_dim; ++d) values[d] = F32ToBF16(v[d]);
+    return;
+  }
   for (int d = 0; d < head_dim; ++d) keys[kKvBlockTokens * d + slot] = F32ToF16(k[d]);
   for (int d = 0; d < head_dim; ++d) values[d] = F32ToF16(v[d]);
 }

@@ -19,7 +19,9 @@ KeyPlace Place(const RowSplit& s, const std::byte* half, int key) {
 }
 
 float Element(KvType type, const std::byte* block, int64_t i) {
-  return type == KvType::kF32 ? LoadF32(block + 4 * i) : F16ToF32(LoadU16(block + 2 * i));
+  if (type == KvType::kF32) return LoadF32(block + 4 * i);
+  const uint16_t bits = LoadU16(block + 2 * i);
+  return type == KvType::kBF16 ? BF16ToF32(bits) : F16ToF32(bits);
 }
 
 float KvCode(const std::byte* block, int64_t i) { return static_cast<float>(static_cast<int8_t>(block[i])); }

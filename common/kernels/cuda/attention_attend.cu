@@ -32,6 +32,8 @@ void Attend(const AttendArgs& args, void* stream) {
   switch (args.kv.type) {
     case KvType::kF16:
       return AttendTo<KvType::kF16>(args, stream);
+    case KvType::kBF16:
+      return AttendTo<KvType::kBF16>(args, stream);
     case KvType::kF32:
       return AttendTo<KvType::kF32>(args, stream);
     case KvType::kQ8_0:

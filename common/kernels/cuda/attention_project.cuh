@@ -154,16 +154,17 @@ SIMT_DEVICE void StoreKeyAndValue(const ProjectArgs& args, const HeadThreads& ow
     }
     return;
   }
-  const bool half = args.kv.type == KvType::kF16;
+  const bool full = args.kv.type == KvType::kF32;
+  const bool bf16 = args.kv.type == KvType::kBF16;
   for (int d = own.lane; d < dim; d += kLanes) {
     const int k_at = d * kKvBlockTokens + slot;
     const int v_at = slot * dim + d;
-    if (half) {
-      reinterpret_cast<uint16_t*>(k_block)[k_at] = FloatToHalf(k[d]);
-      reinterpret_cast<uint16_t*>(v_block)[v_at] = FloatToHalf(v[d]);
-    } else {
+    if (full) {
       reinterpret_cast<float*>(k_block)[k_at] = k[d];
       reinterpret_cast<float*>(v_block)[v_at] = v[d];
+    } else {
+      reinterpret_cast<uint16_t*>(k_block)[k_at] = bf16 ? FloatToBf16(k[d]) : FloatToHalf(k[d]);
+      reinterpret_cast<uint16_t*>(v_block)[v_at] = bf16 ? FloatToBf16(v[d]) : FloatToHalf(v[d]);
     }
   }
 }

@@ -9,9 +9,9 @@ namespace moepool {
 namespace {
 
 template <KvType type>
-inline constexpr int kKvElementBytes = type == KvType::kF32   ? 4
-                                       : type == KvType::kF16 ? 2
-                                                              : 1;
+inline constexpr int kKvElementBytes = type == KvType::kF32    ? 4
+                                       : type == KvType::kQ8_0 ? 1
+                                                               : 2;
 
 // `count` elements, a power of two, aligned to their size or to 16 bytes.
 template <KvType type, int count>
@@ -48,6 +48,8 @@ struct KvElements {
       return simt::BitsFloat(word[i]);
     } else if constexpr (type == KvType::kF16) {
       return HalfToFloat(static_cast<uint16_t>(word[i / 2] >> 16 * (i % 2)));
+    } else if constexpr (type == KvType::kBF16) {
+      return simt::BitsFloat(i % 2 == 0 ? word[i / 2] << 16 : word[i / 2] & 0xffff0000u);
     } else {
       // 2^23 + (code + 128) as the bits of a float: two fast instructions, where a conversion is slow.
       const uint32_t shifted = (word[i / 4] ^ 0x80808080u) >> 8 * (i % 4) & 0xff;

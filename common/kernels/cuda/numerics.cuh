@@ -17,6 +17,12 @@ SIMT_DEVICE bool IsFinite(float x) { return Magnitude(x) < 0x7f800000u; }
 SIMT_DEVICE float HalfToFloat(uint16_t h) { return simt::HalfToFloat(h); }
 SIMT_DEVICE uint16_t FloatToHalf(float x) { return simt::FloatToHalf(x); }
 SIMT_DEVICE float Bf16ToFloat(uint16_t h) { return simt::BitsFloat(static_cast<uint32_t>(h) << 16); }
+// As F32ToBF16 of generic.h.
+SIMT_DEVICE uint16_t FloatToBf16(float x) {
+  const uint32_t bits = simt::FloatBits(x);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  return static_cast<uint16_t>(Magnitude(x) > 0x7f800000u ? bits >> 16 | 0x40u : rounded);
+}
 
 // Nearest even within ±127; |x| < 2^21.
 SIMT_DEVICE int RoundToCode(float x) {

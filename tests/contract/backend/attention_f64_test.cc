@@ -45,6 +45,7 @@ std::vector<double> Projected(const Sequence& seq) {
 // By how much the cache may round value i of x [dim].
 double Rounding(KvType type, const double* x, int i) {
   if (type == KvType::kF32) return 0;
+  if (type == KvType::kBF16) return std::abs(x[i]) * 0x1p-8;
   if (type == KvType::kF16) return std::abs(x[i]) * 0x1p-11 + 0x1p-25;
   double maximum = 0;
   for (int d = i / 32 * 32; d < i / 32 * 32 + 32; ++d) maximum = std::max(maximum, std::abs(x[d]));

@@ -46,8 +46,8 @@ class Sequence {
   std::vector<float> qkv_, cos_, sin_;
 };
 
-inline constexpr KvType kKvTypes[] = {KvType::kF16, KvType::kF32, KvType::kQ8_0};
-inline constexpr std::byte kPoison{0xff};  // NaN as f16 and f32, and in the scales of Q8_0
+inline constexpr KvType kKvTypes[] = {KvType::kF16, KvType::kBF16, KvType::kF32, KvType::kQ8_0};
+inline constexpr std::byte kPoison{0xff};  // NaN as f16, bf16 and f32, and in the scales of Q8_0
 
 class CacheMemory {
  public:
@@ -82,6 +82,11 @@ class CacheMemory {
   }
   double Value(const std::byte* head, int i, int d, int slot) const {
     if (layer.type == KvType::kF16) return Half(head + 2 * i);
+    if (layer.type == KvType::kBF16) {
+      uint16_t bits;
+      std::memcpy(&bits, head + 2 * i, sizeof bits);
+      return BFloat16ToFloat(bits);
+    }
     if (layer.type == KvType::kQ8_0) {
       const double scale = Half(head + 16 * shape_.head_dim + 2 * (d / 32 * 16 + slot));
       return scale * static_cast<int8_t>(head[i]);

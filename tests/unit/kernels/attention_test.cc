@@ -10,7 +10,7 @@ namespace moepool {
 namespace {
 
 constexpr int kCacheBlocks = 40;
-constexpr std::byte kPoison{0xff};  // NaN as f16 and f32, and in the scales of Q8_0
+constexpr std::byte kPoison{0xff};  // NaN as f16, bf16 and f32, and in the scales of Q8_0
 
 // A cache of one KV head in 40 blocks, of which a split uses 16 in a shuffled order. Block -1 is poisoned.
 class Cache {
@@ -33,6 +33,8 @@ class Cache {
             block[i] = static_cast<std::byte>(static_cast<int>(rng() % 255) - 127);
           } else if (type == KvType::kF16) {
             Put(FloatToHalf(normal(rng)), block + 2 * i);
+          } else if (type == KvType::kBF16) {
+            Put(FloatToBFloat16(normal(rng)), block + 2 * i);
           } else {
             Put(normal(rng), block + 4 * i);
           }
@@ -52,7 +54,7 @@ class Cache {
     const int slot = key % 16;
     std::byte* const k = Block(k_, key);
     std::byte* const v = Block(v_, key);
-    const int element = type_ == KvType::kQ8_0 ? 1 : type_ == KvType::kF16 ? 2 : 4;
+    const int element = type_ == KvType::kQ8_0 ? 1 : type_ == KvType::kF32 ? 4 : 2;
     for (int d = 0; d < head_dim_; ++d) std::fill_n(k + (16 * d + slot) * element, element, kPoison);
     std::fill_n(v + slot * head_dim_ * element, head_dim_ * element, kPoison);
     if (type_ != KvType::kQ8_0) return;
@@ -88,6 +90,7 @@ class Cache {
   }
   double Value(const std::byte* block, int i, int d, int key) const {
     if (type_ == KvType::kF32) return Get<float>(block + 4 * i);
+    if (type_ == KvType::kBF16) return BFloat16ToFloat(Get<uint16_t>(block + 2 * i));
     if (type_ == KvType::kF16) return HalfToFloat(Get<uint16_t>(block + 2 * i));
     const double scale = HalfToFloat(Get<uint16_t>(block + 16 * head_dim_ + 2 * (d / 32 * 16 + key % 16)));
     return scale * static_cast<int8_t>(block[i]);
@@ -173,10 +176,12 @@ class AttentionKernelTest : public ::testing::TestWithParam<KvType> {
   }
 };
 INSTANTIATE_TEST_SUITE_P(CacheTypes, AttentionKernelTest,
-                         ::testing::Values(KvType::kF16, KvType::kF32, KvType::kQ8_0), [](const auto& info) {
-                           return info.param == KvType::kF16   ? "F16"
-                                  : info.param == KvType::kF32 ? "F32"
-                                                               : "Q8_0";
+                         ::testing::Values(KvType::kF16, KvType::kBF16, KvType::kF32, KvType::kQ8_0),
+                         [](const auto& info) {
+                           return info.param == KvType::kF16    ? "F16"
+                                  : info.param == KvType::kBF16 ? "BF16"
+                                  : info.param == KvType::kF32  ? "F32"
+                                                                : "Q8_0";
                          });
 
 TEST_P(AttentionKernelTest, SimdEqualsScalar) {

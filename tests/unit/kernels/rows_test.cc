@@ -272,18 +272,42 @@ TEST(RowKernelsTest, StoreKvRoundsToNearestEvenInEveryTable) {
   tables.push_back(ScalarKernels());
   for (const KernelTable* table : tables) {
     for (int dim : {2, 6, 64, 100}) {
-      for (size_t at = 0; at + 2 * dim < all.size(); at += 997) {
-        std::vector<uint16_t> k(16 * dim, 0x1234), v(16 * dim, 0x1234);
-        const int slot = static_cast<int>(at % 16);
-        table->store_kv(KvType::kF16, all.data() + at, all.data() + at + dim, dim, slot,
-                        reinterpret_cast<std::byte*>(k.data()), reinterpret_cast<std::byte*>(v.data()));
-        for (int d = 0; d < dim; ++d) {
-          for (int s = 0; s < 16; ++s) {
-            ASSERT_EQ(k[16 * d + s], s == slot ? FloatToHalf(all[at + d]) : 0x1234) << table->name;
-            ASSERT_EQ(v[dim * s + d], s == slot ? FloatToHalf(all[at + dim + d]) : 0x1234) << table->name;
+      for (KvType type : {KvType::kF16, KvType::kBF16}) {
+        const auto rounded = type == KvType::kF16 ? FloatToHalf : FloatToBFloat16;
+        for (size_t at = 0; at + 2 * dim < all.size(); at += 997) {
+          std::vector<uint16_t> k(16 * dim, 0x1234), v(16 * dim, 0x1234);
+          const int slot = static_cast<int>(at % 16);
+          table->store_kv(type, all.data() + at, all.data() + at + dim, dim, slot,
+                          reinterpret_cast<std::byte*>(k.data()), reinterpret_cast<std::byte*>(v.data()));
+          for (int d = 0; d < dim; ++d) {
+            for (int s = 0; s < 16; ++s) {
+              ASSERT_EQ(k[16 * d + s], s == slot ? rounded(all[at + d]) : 0x1234) << table->name;
+              ASSERT_EQ(v[dim * s + d], s == slot ? rounded(all[at + dim + d]) : 0x1234) << table->name;
+            }
           }
         }
       }
+    }
+  }
+}
+
+TEST(RowKernelsTest, StoreKvAsBF16KeepsANanAndRoundsPastTheRangeToInfinity) {
+  const std::vector<uint32_t> bits = {0x7fffffff, 0xffffffff, 0x7f800001, 0x7f800000, 0xff800000, 0x7f7fffff,
+                                      0x7f7f8000, 0x7f7f7fff, 0x3f808000, 0x3f818000, 0x3f808001, 0x00008000};
+  const std::vector<uint16_t> expected = {0x7fff, 0xffff, 0x7fc0, 0x7f80, 0xff80, 0x7f80,
+                                          0x7f80, 0x7f7f, 0x3f80, 0x3f82, 0x3f81, 0x0000};
+  const int dim = static_cast<int>(bits.size());
+  std::vector<float> x(bits.size());
+  std::memcpy(x.data(), bits.data(), sizeof(float) * bits.size());
+  std::vector<const KernelTable*> tables = SimdTables();
+  tables.push_back(ScalarKernels());
+  for (const KernelTable* table : tables) {
+    std::vector<uint16_t> k(16 * dim), v(16 * dim);
+    table->store_kv(KvType::kBF16, x.data(), x.data(), dim, 0, reinterpret_cast<std::byte*>(k.data()),
+                    reinterpret_cast<std::byte*>(v.data()));
+    for (int d = 0; d < dim; ++d) {
+      EXPECT_EQ(k[16 * d], expected[d]) << table->name << " " << d;
+      EXPECT_EQ(v[d], expected[d]) << table->name << " " << d;
     }
   }
 }

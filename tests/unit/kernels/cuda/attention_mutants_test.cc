@@ -52,6 +52,7 @@ std::vector<Scenario> Scenarios() {
   }
   scenarios.push_back(scenarios[1]);
   scenarios.back().unusable_norm = true;
+  scenarios.push_back({MakeShape(4, 1, 32), KvType::kBF16, {{20, 22}}});
   const int splits = 32;  // of one round of a merge
   scenarios.push_back({MakeShape(4, 1, 32), KvType::kF16, {{256 * splits + 9, 256 * splits + 10}}});
   scenarios.back().loud_position = 256 * splits + 5;
@@ -88,7 +89,7 @@ TEST(CudaAttentionMutantsTest, WithoutAFaultNoStepIsWrong) {
 
 TEST(CudaAttentionMutantsTest, EveryFaultShows) {
   const std::vector<Mutant> mutants = Mutants();
-  EXPECT_EQ(mutants.size(), 12u);
+  EXPECT_EQ(mutants.size(), 13u);
   for (const Mutant& mutant : mutants) EXPECT_GT(WrongSteps(mutant.kernels, 3), 0) << mutant.name;
 }
 

@@ -163,6 +163,8 @@ class StepData {
             head[i] = static_cast<std::byte>(static_cast<int>(rng_() % 255) - 127);
           } else if (scenario_.type == KvType::kF16) {
             Put(FloatToHalf(normal(rng_)), head + 2 * i);
+          } else if (scenario_.type == KvType::kBF16) {
+            Put(FloatToBFloat16(normal(rng_)), head + 2 * i);
           } else {
             Put(normal(rng_), head + 4 * i);
           }

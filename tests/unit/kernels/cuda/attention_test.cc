@@ -27,10 +27,12 @@ class CudaAttentionTypesTest : public CudaAttentionTest, public ::testing::WithP
   bool Takes(int head_dim) const { return GetParam() != KvType::kQ8_0 || head_dim % 32 == 0; }
 };
 INSTANTIATE_TEST_SUITE_P(CacheTypes, CudaAttentionTypesTest,
-                         ::testing::Values(KvType::kF16, KvType::kF32, KvType::kQ8_0), [](const auto& info) {
-                           return info.param == KvType::kF16   ? "F16"
-                                  : info.param == KvType::kF32 ? "F32"
-                                                               : "Q8_0";
+                         ::testing::Values(KvType::kF16, KvType::kBF16, KvType::kF32, KvType::kQ8_0),
+                         [](const auto& info) {
+                           return info.param == KvType::kF16    ? "F16"
+                                  : info.param == KvType::kBF16 ? "BF16"
+                                  : info.param == KvType::kF32  ? "F32"
+                                                                : "Q8_0";
                          });
 
 TEST_P(CudaAttentionTypesTest, DecodeIsTheCpus) {
@@ -176,7 +178,7 @@ TEST_F(CudaAttentionTest, RandomStepsAreTheCpus) {
   for (int round = 0; round < 12; ++round) {
     const int kv_heads = 1 + upto(3);
     Scenario s = {MakeShape(kv_heads * (1 + upto(9)), kv_heads, 32 * (1 + upto(3))),
-                  static_cast<KvType>(upto(3)),
+                  static_cast<KvType>(upto(4)),
                   {},
                   kTestSeed + round};
     s.shape.rope = upto(2) == 0 ? RopeKind::kNeox : RopeKind::kInterleaved;
