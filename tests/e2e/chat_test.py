@@ -63,11 +63,13 @@ class ChatTest(E2eTest):
 
     def test_ctrl_c_stops_the_answer_and_not_the_program(self):
         pool = self.start_cluster(cluster.slow_mixtral(), workers=2)
-        terminal = self.chat(pool, "--temperature", "0.8", "--seed", "101", "--max-tokens", "2000")
+        terminal = self.chat(pool, "--temperature", "0.8", "--seed", "101", "--max-tokens", "4000")
         terminal.send(f"{cluster.LONG_PROMPT}\r")
         pool.wait_status(lambda s: s["running"] == 1, "the answer to run")
+        pool.router.signal(signal.SIGSTOP)  # so that the answer does not end before the key is seen
         terminal.send(CTRL_C)
         terminal.expect(r"\[stopped\]")
+        pool.router.signal(signal.SIGCONT)
         terminal.expect("> ")
         pool.wait_idle()
         # At the prompt it drops the line.
