@@ -61,11 +61,11 @@ class CudaMatrix final : public Matrix {
 };
 
 // The operations, whose memory to work in can be taken beforehand.
-class CudaTrunkOps : public TrunkOps {
+class ReservingTrunkOps : public TrunkOps {
  public:
   virtual absl::Status Reserve(const ModelConfig& config, const LargestCall& call) = 0;
 };
-class CudaExpertOps : public ExpertOps {
+class ReservingExpertOps : public ExpertOps {
  public:
   virtual absl::Status Reserve(int hidden, const LargestCall& call) = 0;
 };
@@ -106,14 +106,14 @@ class CudaBackend final : public Backend {
   std::unique_ptr<DeviceBlock> cache_memory_;
   std::unique_ptr<ExpertCache> cache_;  // null, as places_: nothing may lie in memory of the host
   std::unique_ptr<ExpertPlaces> places_;
-  std::unique_ptr<CudaTrunkOps> trunk_;
-  std::unique_ptr<CudaExpertOps> experts_;
+  std::unique_ptr<ReservingTrunkOps> trunk_;
+  std::unique_ptr<ReservingExpertOps> experts_;
 
   friend class CudaBuffer;
 };
 
-std::unique_ptr<CudaTrunkOps> MakeCudaTrunkOps(CudaContext* context);
+std::unique_ptr<ReservingTrunkOps> MakeCudaTrunkOps(CudaContext* context);
 // `places` may be null.
-std::unique_ptr<CudaExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertPlaces* places);
+std::unique_ptr<ReservingExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertPlaces* places);
 
 }  // namespace moepool

@@ -44,9 +44,9 @@ struct HiddenPlaces {
   size_t bytes;
 };
 
-class CudaExperts final : public CudaExpertOps {
+class CudaExpertOps final : public ReservingExpertOps {
  public:
-  CudaExperts(CudaContext* context, ExpertPlaces* places)
+  CudaExpertOps(CudaContext* context, ExpertPlaces* places)
       : context_(*context),
         places_(places),
         uploaded_(context),
@@ -108,7 +108,7 @@ class CudaExperts final : public CudaExpertOps {
   HostScratch fetched_;
 };
 
-absl::Status CudaExperts::Reserve(int hidden, const LargestCall& call) {
+absl::Status CudaExpertOps::Reserve(int hidden, const LargestCall& call) {
   MutexLock lock(&context_.mutex());
   const size_t rows = static_cast<size_t>(call.rows);
   const size_t pairs = rows * static_cast<size_t>(call.experts_per_row);
@@ -123,13 +123,13 @@ absl::Status CudaExperts::Reserve(int hidden, const LargestCall& call) {
   return leaves_.Reserve(pairs * cols * sizeof(float));
 }
 
-void CudaExperts::Tiles::Add(bool late, bool plain, ExpertTile run, int32_t pairs_a_tile) {
+void CudaExpertOps::Tiles::Add(bool late, bool plain, ExpertTile run, int32_t pairs_a_tile) {
   for (int32_t begin = run.begin; begin < run.end; begin += pairs_a_tile) {
     of[late][plain].push_back({run.expert, begin, std::min(run.end, begin + pairs_a_tile)});
   }
 }
 
-void CudaExperts::PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x) {
+void CudaExpertOps::PlanTiles(std::span<const ExpertWeights* const> experts, const Activations& x) {
   used_.clear();
   pair_expert_.clear();
   empty_.clear();
@@ -179,12 +179,12 @@ void CudaExperts::PlanTiles(std::span<const ExpertWeights* const> experts, const
   }
 }
 
-PlacedExpert CudaExperts::Locate(const ExpertWeights& expert) {
+PlacedExpert CudaExpertOps::Locate(const ExpertWeights& expert) {
   if (places_ != nullptr) return places_->Use(expert);
   return {{WeightsOf(expert.gate), WeightsOf(expert.up), WeightsOf(expert.down)}, false};
 }
 
-bool CudaExperts::Fused(size_t pairs) const {
+bool CudaExpertOps::Fused(size_t pairs) const {
   if (down_.Any(true) || pairs > kPairsReadAgain * used_.size()) return false;
   int32_t most = 0;
   for (size_t p = 0; p + 1 < pairs_.part_slot.size(); ++p) {
@@ -193,8 +193,8 @@ bool CudaExperts::Fused(size_t pairs) const {
   return most <= kMaxFusedSlots;
 }
 
-void CudaExperts::Queue(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
-                        RowFaults faults) {
+void CudaExpertOps::Queue(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+                          RowFaults faults) {
   pairs_.Plan(experts.size(), batch);
   PlanTiles(experts, batch.x);
   const size_t pairs = static_cast<size_t>(pairs_.part_slot.back());
@@ -300,8 +300,8 @@ void CudaExperts::Queue(std::span<const ExpertWeights* const> experts, const Exp
 
 }  // namespace
 
-std::unique_ptr<CudaExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertPlaces* places) {
-  return std::make_unique<CudaExperts>(context, places);
+std::unique_ptr<ReservingExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertPlaces* places) {
+  return std::make_unique<CudaExpertOps>(context, places);
 }
 
 }  // namespace moepool

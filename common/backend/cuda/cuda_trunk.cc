@@ -18,9 +18,9 @@ const DeviceWeights& WeightsOf(const Matrix& matrix) {
   return static_cast<const CudaMatrix&>(matrix).weights();
 }
 
-class CudaTrunk final : public CudaTrunkOps {
+class CudaTrunkOps final : public ReservingTrunkOps {
  public:
-  explicit CudaTrunk(CudaContext* context)
+  explicit CudaTrunkOps(CudaContext* context)
       : context_(*context), attention_(context), uploaded_(context), fetched_(&context->device()) {}
 
   absl::Status Reserve(const ModelConfig& config, const LargestCall& call) override {
@@ -140,8 +140,8 @@ class CudaTrunk final : public CudaTrunkOps {
 
 }  // namespace
 
-std::unique_ptr<CudaTrunkOps> MakeCudaTrunkOps(CudaContext* context) {
-  return std::make_unique<CudaTrunk>(context);
+std::unique_ptr<ReservingTrunkOps> MakeCudaTrunkOps(CudaContext* context) {
+  return std::make_unique<CudaTrunkOps>(context);
 }
 
 }  // namespace moepool
