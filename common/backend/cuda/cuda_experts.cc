@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/backend/cuda/cuda_backend.h"
+#include "common/backend/cuda/cuda_selected.h"
 #include "common/backend/expert_pairs.h"
 #include "common/base/rounding.h"
 #include "common/base/status_macros.h"
@@ -43,6 +44,7 @@ class CudaExpertOps final : public ExpertOps {
   CudaExpertOps(CudaContext* context, ExpertCache* cache)
       : context_(*context),
         cache_(cache),
+        selected_(context),
         uploaded_(&context->device()),
         hidden_(&context->device()),
         leaves_(&context->device()),
@@ -50,6 +52,22 @@ class CudaExpertOps final : public ExpertOps {
 
   void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
            RowFaults faults) override;
+
+  absl::StatusOr<std::unique_ptr<ExpertSet>> MakeSet(std::span<const ExpertWeights* const> experts) override {
+    MutexLock lock(&context_.mutex());
+    return selected_.MakeSet(experts);
+  }
+  bool CanSelect(const ModelConfig& config) const override { return CudaSelected::CanSelect(config); }
+  void Select(const ModelConfig& config, const float* logits, int rows, SelectedExpert* selected,
+              RowFaults faults) override {
+    MutexLock lock(&context_.mutex());
+    selected_.Select(config, logits, rows, selected, faults);
+  }
+  void RunSelected(const ExpertSet& set, const SelectedBatch& batch, float* residual,
+                   RowFaults faults) override {
+    MutexLock lock(&context_.mutex());
+    selected_.Run(set, batch, residual, faults);
+  }
 
   void Fetch(std::span<Fetched> wanted) override {
     MutexLock lock(&context_.mutex());
@@ -73,6 +91,7 @@ class CudaExpertOps final : public ExpertOps {
 
   CudaContext& context_;
   ExpertCache* const cache_;
+  CudaSelected selected_;
   ExpertPairs pairs_;
   std::vector<DeviceExpert> used_;    // that have pairs and weights
   std::vector<int32_t> pair_expert_;  // [pairs] in used_; -1: its slice is empty

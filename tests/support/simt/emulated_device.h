@@ -4,6 +4,7 @@
 // overwritten or freed while a copy from it is queued thus shows as a wrong result or a sanitizer's report.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -37,13 +38,18 @@ class EmulatedDevice final : public Device {
   void* Stream() override { return &stream_; }
   void Copy(void* to, const void* from, size_t bytes) override;
   void Zero(void* memory, size_t bytes) override;
-  void Synchronize() override { stream_.Run(); }
+  void Synchronize() override {
+    synchronizations_.fetch_add(1, std::memory_order_relaxed);
+    stream_.Run();
+  }
 
   uint64_t launches() const { return stream_.launches(); }
+  uint64_t synchronizations() const { return synchronizations_.load(std::memory_order_relaxed); }
 
  private:
   const EmulatedDeviceOptions options_;
   simt::EmulatedStream stream_;
+  std::atomic<uint64_t> synchronizations_ = 0;
   mutable Mutex mutex_;
   std::map<std::byte*, size_t> memory_ GUARDED_BY(mutex_);
   std::map<std::byte*, size_t> host_memory_ GUARDED_BY(mutex_);
