@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(Backend* backend,
     return absl::InvalidArgumentError(StrCat("rows of a step are ", max_rows, ", must be at least 1"));
   std::unique_ptr<Decoder> decoder(new Decoder(backend, std::move(source), max_rows));
   MOEPOOL_ASSIGN_OR_RETURN(decoder->gate_policy_, MakeGatePolicy(decoder->config_));
+  decoder->selects_on_device_ = hooks.gate == nullptr && backend->Experts().CanSelect(decoder->config_);
   if (hooks.gate != nullptr) decoder->gate_policy_ = std::move(hooks.gate);
   decoder->on_gate_ = std::move(hooks.on_gate);
   MOEPOOL_ASSIGN_OR_RETURN(decoder->weights_, LoadTrunkWeights(backend, *decoder->source_));
@@ -84,6 +85,12 @@ absl::Status Decoder::AllocateActivations() {
   MOEPOOL_ASSIGN_OR_RETURN(normed_, MakeActivations(config_.hidden));
   MOEPOOL_ASSIGN_OR_RETURN(attended_, MakeActivations(static_cast<int>(q_dim)));
   selected_.resize(rows * static_cast<size_t>(config_.experts_per_token));
+  if (selects_on_device_) {
+    const size_t bytes = static_cast<size_t>(config_.layers) * selected_.size() * sizeof(SelectedExpert);
+    MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<Buffer> buffer, backend_->Allocate(bytes));
+    device_selected_ = reinterpret_cast<SelectedExpert*>(buffer->data());
+    buffers_.push_back(std::move(buffer));
+  }
   if (config_.shared_ffn == 0) return absl::OkStatus();
   MOEPOOL_RETURN_IF_ERROR(floats(rows * static_cast<size_t>(config_.hidden), &shared_));
   return floats(rows, &shared_logits_);
@@ -150,9 +157,8 @@ const float* Decoder::SharedExpert(const TrunkLayer& layer, const float* logits,
   return shared_;
 }
 
-Decoder::GateOutput Decoder::Gate(const TrunkLayer& layer, RowFaults faults) {
+void Decoder::GateLogits(const TrunkLayer& layer, RowFaults faults) {
   TrunkOps& ops = backend_->Trunk();
-  const size_t rows = static_cast<size_t>(rows_);
   ops.Norm(layer.ffn_norm, x_, &normed_, faults);
   Product products[2];
   size_t count = 0;
@@ -163,7 +169,10 @@ Decoder::GateOutput Decoder::Gate(const TrunkLayer& layer, RowFaults faults) {
     products[count++] = {layer.shared_gate.get(), nullptr, nullptr, shared_logits_, 1};
   }
   if (count > 0) ops.MatMuls({products, count}, normed_);
+}
 
+Decoder::GateOutput Decoder::FetchGate(const TrunkLayer& layer) {
+  const size_t rows = static_cast<size_t>(rows_);
   const bool quantized = layer.wire == WireDType::kInt8Block32;
   const size_t elements = rows * static_cast<size_t>(config_.hidden);
   fetched_ = {{gate_logits_, rows * static_cast<size_t>(config_.experts) * sizeof(float)},
@@ -176,7 +185,7 @@ Decoder::GateOutput Decoder::Gate(const TrunkLayer& layer, RowFaults faults) {
   } else {
     fetched_.push_back({normed_.f32, elements * sizeof(float)});
   }
-  ops.Fetch(fetched_);
+  backend_->Trunk().Fetch(fetched_);
   GateOutput out;
   out.logits = fetched_[0].f32();
   if (layer.shared_gate != nullptr) out.shared_logits = fetched_[1].f32();
@@ -197,7 +206,8 @@ absl::Status Decoder::ExpertBlock(const TrunkLayer& layer, int index, std::span<
   const size_t experts = static_cast<size_t>(config_.experts);
   const size_t k = static_cast<size_t>(config_.experts_per_token);
   TraceSpan span("gate", {"layer", index}, {"rows", rows_});
-  const GateOutput gate = Gate(layer, faults);
+  GateLogits(layer, faults);
+  const GateOutput gate = FetchGate(layer);
   for (size_t t = 0; t < rows.size(); ++t) {
     if (faults[t]) continue;
     if (!gate_policy_->Select({gate.logits + t * experts, experts}, {&selected_[t * k], k})) faults[t] = 1;
@@ -208,6 +218,58 @@ absl::Status Decoder::ExpertBlock(const TrunkLayer& layer, int index, std::span<
   MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(index, layer.wire, gate.wire, selected, faults, routes));
   const float* const shared = SharedExpert(layer, gate.shared_logits, faults);  // while the workers are at it
   return dispatcher->Finish(&backend_->Trunk(), shared, x_, faults);
+}
+
+bool Decoder::RunsDirectly(const RoutingTable& routes) const {
+  if (!selects_on_device_ || routes.backend != backend_) return false;
+  return std::all_of(weights_.layers.begin(), weights_.layers.end(), [](const TrunkLayer& layer) {
+    return layer.shared == nullptr || layer.shared_set != nullptr;
+  });
+}
+
+SelectedExpert* Decoder::Selected(int layer) const {
+  return device_selected_ + int64_t{layer} * rows_ * config_.experts_per_token;
+}
+
+void Decoder::DirectExperts(const TrunkLayer& layer, int index, std::span<const StepRow> rows,
+                            const ExpertSet& set, RowFaults faults) {
+  ExpertOps& ops = backend_->Experts();
+  SelectedExpert* const selected = Selected(index);
+  TraceSpan gate("gate", {"layer", index}, {"rows", rows_});
+  GateLogits(layer, faults);
+  ops.Select(config_, layer.gate != nullptr ? gate_logits_ : nullptr, rows_, selected, faults);
+  if (on_gate_) {  // who watches waits
+    const size_t count = rows.size() * static_cast<size_t>(config_.experts_per_token);
+    Fetched chosen = {selected, count * sizeof(SelectedExpert)};
+    ops.Fetch({&chosen, 1});
+    on_gate_(index, rows, {static_cast<const SelectedExpert*>(chosen.host), count});
+  }
+  gate.End();
+  const TraceSpan span("experts", {"layer", index}, {"rows", rows_});
+  const absl::Time begin = absl::Now();
+  SelectedBatch batch;
+  batch.x = normed_;
+  batch.selected = selected;
+  batch.experts_per_token = config_.experts_per_token;
+  batch.shared = layer.shared_set.get();
+  batch.shared_logits = layer.shared_gate != nullptr ? shared_logits_ : nullptr;
+  ops.RunSelected(set, batch, x_, faults);
+  direct_times_.push_back(absl::Now() - begin);
+}
+
+void Decoder::FetchAndCount(std::span<Fetched> wanted) {
+  fetched_.assign(wanted.begin(), wanted.end());
+  const size_t each = static_cast<size_t>(rows_) * static_cast<size_t>(config_.experts_per_token);
+  const size_t layers = counter_ != nullptr ? direct_times_.size() : 0;
+  fetched_.push_back({device_selected_, layers * each * sizeof(SelectedExpert)});
+  backend_->Trunk().Fetch(fetched_);
+  std::copy_n(fetched_.begin(), wanted.size(), wanted.begin());
+  const auto* const selected = static_cast<const SelectedExpert*>(fetched_.back().host);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    counter_->CountDirect(static_cast<int>(layer), rows_, {selected + layer * each, each}, *direct_routes_,
+                          direct_times_[layer]);
+  }
+  counter_ = nullptr;
 }
 
 void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink) {
@@ -227,12 +289,11 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
     ops.Norm(weights_.output_norm, x_ + begin * hidden, &normed_, head_faults_);
     ops.MatMul(*weights_.head, normed_, weights_.head_bias, nullptr, logits_, config_.vocab_size);
     Fetched logits = {logits_, count * vocab * sizeof(float)};
-    ops.Fetch({&logits, 1});
+    FetchAndCount({&logits, 1});
     for (size_t i = 0; i < count; ++i) {
       const int32_t row = head_rows_[begin + i];
-      if (head_faults_[i]) {
-        faults[row] = 1;
-      } else {
+      if (head_faults_[i]) faults[row] = 1;
+      if (!faults[row]) {  // those of the layers may have come with the logits
         sink(row, {logits.f32() + i * vocab, vocab});
       }
     }
@@ -258,10 +319,16 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
   }
   backend_->Trunk().Embed(weights_.embedding, tokens_, x_);
   FillRope(rows);
+  const bool direct = RunsDirectly(*routes);
+  counter_ = direct ? dispatcher : nullptr;
+  direct_routes_ = routes.get();
+  direct_times_.clear();
   const absl::Status status = Layers(rows, kv, dispatcher, routes, faults, vain);
-  backend_->Trunk().Fetch({});  // faults are the caller's once this returns
+  // Faults are the caller's once this returns. After layers that ran here they may come with the logits.
+  if (!direct || !status.ok()) FetchAndCount({});
   MOEPOOL_RETURN_IF_ERROR(status);
   Head(rows, faults, sink);
+  if (counter_ != nullptr) FetchAndCount({});  // no row wanted logits
   return absl::OkStatus();
 }
 
@@ -272,6 +339,10 @@ absl::Status Decoder::Layers(std::span<const StepRow> rows, const KvCache& kv, D
     if (vain()) return absl::CancelledError("nobody wants the step any more");
     const TrunkLayer& layer = weights_.layers[static_cast<size_t>(i)];
     AttentionBlock(layer, i, kv, faults);
+    if (counter_ != nullptr) {
+      DirectExperts(layer, i, rows, *routes->sets[static_cast<size_t>(i)], faults);
+      continue;
+    }
     MOEPOOL_RETURN_IF_ERROR(ExpertBlock(layer, i, rows, dispatcher, routes, faults));
   }
   return absl::OkStatus();

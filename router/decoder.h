@@ -73,7 +73,9 @@ class Decoder {
     const float* shared_logits = nullptr;  // [rows] or null
     Activations wire;
   };
-  GateOutput Gate(const TrunkLayer& layer, RowFaults faults);
+  // The norm before the experts, and the logits of the gates, on the device.
+  void GateLogits(const TrunkLayer& layer, RowFaults faults);
+  GateOutput FetchGate(const TrunkLayer& layer);
   absl::Status Layers(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
                       const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
                       const std::function<bool()>& vain);
@@ -81,6 +83,15 @@ class Decoder {
   absl::Status ExpertBlock(const TrunkLayer& layer, int index, std::span<const StepRow> rows,
                            Dispatcher* dispatcher, const std::shared_ptr<const RoutingTable>& routes,
                            RowFaults faults);
+  // Whether the trunk runs all experts of `routes` itself. Layers are then queued one after the other, and
+  // faults and what the gates chose are known after the step's next Fetch() alone.
+  bool RunsDirectly(const RoutingTable& routes) const;
+  void DirectExperts(const TrunkLayer& layer, int index, std::span<const StepRow> rows, const ExpertSet& set,
+                     RowFaults faults);
+  // What the gate of `layer` chose in a step of rows_ rows.
+  SelectedExpert* Selected(int layer) const;
+  // Fetches `wanted`, and what the gates of the step's layers chose where that is not counted yet.
+  void FetchAndCount(std::span<Fetched> wanted);
   // What the trunk's own expert gives each row of normed_, or null where the model has none. `logits` of its
   // gate, null where there is none.
   const float* SharedExpert(const TrunkLayer& layer, const float* logits, RowFaults faults);
@@ -91,6 +102,7 @@ class Decoder {
   const ModelConfig& config_;
   const int max_rows_;
   std::shared_ptr<const GatePolicy> gate_policy_;
+  bool selects_on_device_ = false;  // the gate's rule is the model's own, which the backend has
   GateObserver on_gate_;
 
   TrunkWeights weights_;
@@ -99,14 +111,15 @@ class Decoder {
 
   // Activations of a step, sized for max_rows.
   int rows_ = 0;
-  float* x_ = nullptr;              // [rows, hidden] residual stream
-  Activations normed_;              // [rows, hidden]
-  float* qkv_ = nullptr;            // [rows, (heads + 2 kv_heads) * head_dim]
-  Activations attended_;            // [rows, heads * head_dim]
-  float* gate_logits_ = nullptr;    // [rows, experts]
-  float* shared_ = nullptr;         // [rows, hidden] of the shared expert
-  float* shared_logits_ = nullptr;  // [rows]
-  float* logits_ = nullptr;         // [kHeadRows, vocab]
+  float* x_ = nullptr;                         // [rows, hidden] residual stream
+  Activations normed_;                         // [rows, hidden]
+  float* qkv_ = nullptr;                       // [rows, (heads + 2 kv_heads) * head_dim]
+  Activations attended_;                       // [rows, heads * head_dim]
+  float* gate_logits_ = nullptr;               // [rows, experts]
+  float* shared_ = nullptr;                    // [rows, hidden] of the shared expert
+  float* shared_logits_ = nullptr;             // [rows]
+  float* logits_ = nullptr;                    // [kHeadRows, vocab]
+  SelectedExpert* device_selected_ = nullptr;  // [layers, rows, experts_per_token]
   uint64_t step_ = 0;
   std::vector<float> cos_;  // [rows, rope dims / 2]
   std::vector<float> sin_;
@@ -115,6 +128,10 @@ class Decoder {
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
   std::vector<SelectedExpert> selected_;  // [rows * experts_per_token]
+  // Of a step whose experts the trunk runs: to be counted once what the gates chose is fetched.
+  Dispatcher* counter_ = nullptr;  // null: nothing is left to count
+  const RoutingTable* direct_routes_ = nullptr;
+  std::vector<absl::Duration> direct_times_;  // [layers]
   std::vector<ExpertPart> shared_parts_;
   std::vector<ExpertEntry> shared_entries_;
   std::vector<uint8_t> head_faults_;

@@ -45,6 +45,11 @@ class Loader {
         ParallelStatus(static_cast<int64_t>(matrices_.size()), /*threads=*/0,
                        [this](int64_t i) { return LoadNow(matrices_[static_cast<size_t>(i)]); }));
     backend_->KeepLoaded([] { return false; });
+    for (TrunkLayer& layer : out_.layers) {
+      if (layer.shared == nullptr) continue;
+      const ExpertWeights* const shared = layer.shared.get();
+      MOEPOOL_ASSIGN_OR_RETURN(layer.shared_set, backend_->Experts().MakeSet({&shared, 1}));
+    }
     return std::move(out_);
   }
 

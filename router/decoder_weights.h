@@ -24,6 +24,7 @@ struct TrunkLayer {
   std::unique_ptr<Matrix> q, k, v, o;
   std::unique_ptr<Matrix> gate;           // [experts, hidden]; null: dense
   std::unique_ptr<ExpertWeights> shared;  // null: none
+  std::unique_ptr<ExpertSet> shared_set;  // of it; null: none, or the backend has none
   std::unique_ptr<Matrix> shared_gate;    // [1, hidden]; null: its weight is 1
   WireDType wire = WireDType::kF32;       // of dispatches
 };

@@ -205,6 +205,28 @@ absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
   return absl::OkStatus();
 }
 
+void Dispatcher::CountDirect(int layer, int rows, std::span<const SelectedExpert> selected,
+                             const RoutingTable& table, absl::Duration compute) {
+  const size_t k = static_cast<size_t>(config_.experts_per_token);
+  skipped_.assign(static_cast<size_t>(rows), 0);
+  uint64_t counted = 0;
+  for (size_t row = 0; row < skipped_.size(); ++row) {
+    skipped_[row] = selected[row * k].expert < 0;
+    counted += skipped_[row] ? 0 : 1;
+  }
+  totals_.dispatches += 1;
+  totals_.rows += static_cast<uint64_t>(rows);
+  totals_.parts += counted;
+  totals_.rows_by_parts[1] += counted;
+  totals_.exchange.Add(absl::ToDoubleSeconds(compute));
+  load_.Add(layer, selected, skipped_, clock_());
+  ExchangeReport report;
+  report.worker = table.members[0].worker;
+  report.rows = static_cast<int>(counted);
+  report.round_trip = report.compute = compute;
+  pool_->ReportExchanges({&report, 1});
+}
+
 absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* missing) {
   MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader header, DecodeHeader(frame.bytes));
   refused_ = header.kind == FrameKind::kRefusal;

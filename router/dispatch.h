@@ -89,6 +89,12 @@ class Dispatcher {
   // not finite. Unavailable as above; residual is then unchanged.
   absl::Status Finish(TrunkOps* ops, const float* shared, float* residual, RowFaults faults);
 
+  // Counts a layer whose experts the trunk has run itself, as `table` lets it, within `compute`, or where it
+  // does not wait for them queued within that: as one dispatch of which nothing was sent.  selected [rows *
+  // experts_per_token], experts -1 where a row had none.
+  void CountDirect(int layer, int rows, std::span<const SelectedExpert> selected, const RoutingTable& table,
+                   absl::Duration compute);
+
   const DispatchTotals& totals() const { return totals_; }
   const ExpertLoad& load() const { return load_; }  // for any thread
   // Round trips by worker of the table last used, added up since it is in it.
@@ -158,6 +164,7 @@ class Dispatcher {
   std::vector<int32_t> row_experts_;  // scratch
   std::vector<int> row_owners_;       // scratch
   std::vector<uint8_t> expert_seen_;  // scratch
+  std::vector<uint8_t> skipped_;      // scratch
   std::vector<uint8_t> frame_;        // scratch
   int layer_ = 0;
   bool refused_ = false;                 // the last frame that came was a refusal

@@ -53,12 +53,29 @@ absl::StatusOr<std::unique_ptr<LocalPool>> LocalPool::Create(std::shared_ptr<con
     routes->members.push_back({placed[static_cast<size_t>(w)].id, worker.transport});
     pool->workers_.push_back(std::move(worker));
   }
+  if (workers == 1) {
+    MOEPOOL_RETURN_IF_ERROR(ShareSets(*pool->workers_[0].store, backend, routes.get()));
+  }
   {
     MutexLock lock(&pool->mutex_);
     pool->routes_ = std::move(routes);
     pool->totals_.resize(pool->workers_.size());
   }
   return pool;
+}
+
+absl::Status LocalPool::ShareSets(const ExpertStore& store, Backend* backend, RoutingTable* routes) {
+  for (int layer = 0; layer < store.layers(); ++layer) {
+    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const ExpertSet> set,
+                             backend->Experts().MakeSet(store.Layer(layer)->experts));
+    if (set == nullptr) {
+      routes->sets.clear();
+      return absl::OkStatus();
+    }
+    routes->sets.push_back(std::move(set));
+  }
+  routes->backend = backend;
+  return absl::OkStatus();
 }
 
 std::shared_ptr<const RoutingTable> LocalPool::Routes() {

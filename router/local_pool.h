@@ -21,7 +21,8 @@ namespace moepool {
 class LocalPool : public ExpertPool {
  public:
   // Loads all experts, shared out over `workers` (at least 1) by PlanPlacement. `backend` outlives the pool
-  // and may be the trunk's: a dispatch is computed in the engine's own thread.
+  // and may be the trunk's: a dispatch is computed in the engine's own thread, and with one worker the trunk
+  // needs none where the backend can run a layer's experts from what it chose itself.
   static absl::StatusOr<std::unique_ptr<LocalPool>> Create(std::shared_ptr<const ModelSource> source,
                                                            Backend* backend, int workers);
 
@@ -40,6 +41,8 @@ class LocalPool : public ExpertPool {
     std::shared_ptr<ExpertTransport> transport;
   };
   LocalPool() = default;
+  // Fills in what lets a trunk on `backend` run the only worker's experts itself, where the backend can.
+  static absl::Status ShareSets(const ExpertStore& store, Backend* backend, RoutingTable* routes);
 
   std::shared_ptr<const ModelSource> source_;
   std::string backend_name_;

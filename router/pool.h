@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/backend/backend.h"
 #include "common/base/strong_id.h"
 #include "common/transport/expert_transport.h"
 #include "common/trunk/trunk.h"
@@ -27,6 +28,10 @@ struct RoutingTable {
   uint64_t epoch = 0;
   std::vector<RouteMember> members;
   std::vector<int32_t> member;  // [layers * experts] index into members
+  // Where one member of this process holds all experts on `backend`: a trunk on the same one runs them
+  // itself, without a dispatch. Otherwise null and empty.
+  const Backend* backend = nullptr;
+  std::vector<std::shared_ptr<const ExpertSet>> sets;  // [layers]
 
   int Owner(int layer, int experts, int expert) const { return member[layer * experts + expert]; }
 };

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "common/model/canonical_sum.h"
 #include "common/model/config.h"
+#include "common/model/gate_policy.h"
 #include "common/model/weight_key.h"
 #include "common/tensor/matrix_view.h"
 
@@ -218,6 +219,22 @@ struct ExpertBatch {
   bool host_rows = false;  // x is host memory, free again on return
 };
 
+// Experts by number as RunSelected() takes them, made once. Immutable; the experts outlive it, and it does
+// not outlive its backend.
+class ExpertSet {
+ public:
+  virtual ~ExpertSet() = default;
+};
+
+// Rows and what their gate chose, all in device memory.
+struct SelectedBatch {
+  Activations x;                             // [rows, hidden]
+  const SelectedExpert* selected = nullptr;  // [rows, experts_per_token] from Select()
+  int experts_per_token = 0;
+  const ExpertSet* shared = nullptr;     // the one expert that all rows take besides, or null
+  const float* shared_logits = nullptr;  // [rows], the shared expert's weight being their sigmoid; null: 1
+};
+
 class ExpertOps {
  public:
   virtual ~ExpertOps() = default;
@@ -227,6 +244,23 @@ class ExpertOps {
   // loaded. out [parts, hidden].  Sets faults[p] where a part is not finite.
   virtual void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
                    RowFaults faults) = 0;
+
+  // --- Trunk and all experts of a layer on this device: nothing below waits for it. ---
+
+  // Null where RunSelected() cannot take them: an expert is missing or not in memory of the device, or they
+  // are of kinds that do not go together. ResourceExhausted names the bytes.
+  virtual absl::StatusOr<std::unique_ptr<ExpertSet>> MakeSet(
+      std::span<const ExpertWeights* const> experts) = 0;
+  virtual bool CanSelect(const ModelConfig& config) const = 0;
+  // What the gate of `config`, for which CanSelect(), chooses: as GatePolicy::Select. A row that is at fault,
+  // before or by its logits, gets experts -1.
+  //   logits [rows, experts], not read where the model is dense.   selected [rows, experts_per_token].
+  virtual void Select(const ModelConfig& config, const float* logits, int rows, SelectedExpert* selected,
+                      RowFaults faults) = 0;
+  // residual[row, :] += the row's sum over its experts (+ the shared expert's): residual + (routed + shared),
+  // with the bits of Run() and Combine(). Rows without experts are left alone.  residual [rows, hidden].
+  virtual void RunSelected(const ExpertSet& set, const SelectedBatch& batch, float* residual,
+                           RowFaults faults) = 0;
   // As TrunkOps::Fetch.
   virtual void Fetch(std::span<Fetched> wanted) = 0;
 };

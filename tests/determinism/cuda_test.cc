@@ -29,6 +29,9 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
     scenario.make_trunk = scenario.make_worker = MakeCuda;
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
     if (type != KvType::kF16) continue;
+    scenario.direct = true;
+    EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
+    scenario.direct = false;
     scenario.make_worker = {};
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
     scenario.make_worker = MakeCuda;

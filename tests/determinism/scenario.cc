@@ -15,6 +15,7 @@
 #include "expert_worker/expert_store.h"
 #include "gtest/gtest.h"
 #include "router/engine.h"
+#include "router/local_pool.h"
 #include "router/placement.h"
 #include "tests/support/preempting_scheduler.h"
 
@@ -119,7 +120,8 @@ std::ostream& operator<<(std::ostream& os, const Scenario& s) {
   return os << "workers " << s.workers << " transport " << s.transport << " order " << s.order
             << " max_running " << s.max_running << " step_tokens " << s.step_tokens << " threads "
             << s.threads << " isa " << s.isa << "/" << s.worker_isa << " prefix_cache " << s.prefix_cache
-            << " memory " << static_cast<int>(s.memory) << " kv_type " << static_cast<int>(s.kv_type);
+            << " memory " << static_cast<int>(s.memory) << " kv_type " << static_cast<int>(s.kv_type)
+            << " direct " << s.direct;
 }
 
 std::shared_ptr<const ModelSource> MakeModel(const SynthSpec& spec) {
@@ -162,10 +164,16 @@ std::vector<SequenceRequest> ScenarioRequests() {
 LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
                         std::vector<SequenceRequest> requests, const Scenario& scenario,
                         const std::vector<TransportCase>& transports, EngineStats* stats) {
-  FixedPool pool(source, scenario, transports[static_cast<size_t>(scenario.transport)]);
   const std::unique_ptr<Backend> backend = scenario.make_trunk
                                                ? scenario.make_trunk()
                                                : MakeBackend({"cpu", scenario.isa, scenario.threads}).value();
+  std::unique_ptr<ExpertPool> pool;
+  if (scenario.direct) {
+    pool = LocalPool::Create(source, backend.get(), 1).value();
+    EXPECT_EQ(pool->Routes()->backend, backend.get());
+  } else {
+    pool = std::make_unique<FixedPool>(source, scenario, transports[static_cast<size_t>(scenario.transport)]);
+  }
   LogitHashes hashes;  // written on the engine's thread, read after it has ended
   EngineOptions options;
   options.limits.max_running = scenario.max_running;
@@ -194,7 +202,7 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
   options.on_logits = [&](const std::string& request, int position, std::span<const float> logits) {
     EXPECT_TRUE(hashes.emplace(std::pair(request, position), Hash(logits)).second) << "logits come twice";
   };
-  auto engine = Engine::Create(backend.get(), source, &pool, options).value();
+  auto engine = Engine::Create(backend.get(), source, pool.get(), options).value();
   if (scenario.order == 1) std::reverse(requests.begin(), requests.end());
   Tally tally;
   std::vector<std::unique_ptr<TrunkCall>> calls;
@@ -226,7 +234,7 @@ std::vector<KvType> KvTypes(const ModelConfig& config) {
 }
 
 std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType>& kv_types) {
-  const std::vector<int> workers = {1, 2, 3, 5, 16};
+  const std::vector<int> workers = {0, 2, 3, 5, 16};  // 0: the trunk runs them itself
   const std::vector<int> running = {1, 3, 16};
   const std::vector<int> steps = {1, 7, 64, 512};
   const std::vector<int> threads = {1, 2, 3};
@@ -278,6 +286,7 @@ std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType
     }
     Scenario scenario;
     scenario.workers = workers[choice[0]];
+    scenario.direct = scenario.workers == 0;
     scenario.transport = choice[1];
     scenario.order = choice[2];
     scenario.max_running = running[choice[3]];

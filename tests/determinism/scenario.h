@@ -38,6 +38,9 @@ struct Scenario {
   // Where set, what makes the backends in the place of isa and threads.
   std::function<std::unique_ptr<Backend>()> make_trunk = {};
   std::function<std::unique_ptr<Backend>()> make_worker = {};
+  // One worker on the trunk's own backend, whose experts the trunk runs itself; workers, transport and
+  // make_worker do not matter.
+  bool direct = false;
 };
 std::ostream& operator<<(std::ostream& os, const Scenario& scenario);
 

@@ -6,6 +6,7 @@
 //   3. leaves added along the canonical tree.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <span>
@@ -15,6 +16,7 @@
 #include "common/backend/cpu/matmul.h"
 #include "common/backend/cpu/scratch.h"
 #include "common/backend/expert_pairs.h"
+#include "common/base/math.h"
 #include "common/base/rounding.h"
 #include "common/base/status_macros.h"
 #include "common/base/trace.h"
@@ -23,7 +25,8 @@ namespace moepool {
 namespace {
 
 constexpr int64_t kGroupsAQuantBlock = kQuantBlock / kGroupRows;
-constexpr int64_t kTileFloats = 4096;  // 16 KiB of stack
+constexpr int64_t kTileFloats = 4096;    // 16 KiB of stack
+constexpr int64_t kSerialFloats = 8192;  // below this a loop over rows is faster on the caller alone
 static_assert(kTileFloats >= kQuantBlock * MatMulChunks::kMaxTokens);
 
 // The pairs of one expert, [begin, end) in sorted order, and its place in the shared buffers.
@@ -43,15 +46,35 @@ const PackedMatrix& Packed(const std::unique_ptr<Matrix>& matrix) {
 }
 bool Quantized(const PackedMatrix& w) { return Info(w.dtype).quantized; }
 bool Empty(const ExpertWeights& weights) { return weights.down == nullptr; }
+float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
+
+struct CpuExpertSet : ExpertSet {
+  std::vector<const ExpertWeights*> experts;
+};
+const std::vector<const ExpertWeights*>& ExpertsOf(const ExpertSet& set) {
+  return static_cast<const CpuExpertSet&>(set).experts;
+}
 
 class CpuExpertOps : public ExpertOps {
  public:
   explicit CpuExpertOps(CpuDevice* device) : device_(device) {}
   void Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
-           RowFaults faults) override;
+           RowFaults faults) override {
+    MutexLock lock(&device_->mutex);
+    RunBatch(experts, batch, out, faults);
+  }
+  absl::StatusOr<std::unique_ptr<ExpertSet>> MakeSet(std::span<const ExpertWeights* const> experts) override;
+  bool CanSelect(const ModelConfig& config) const override { return MakeGatePolicy(config).ok(); }
+  void Select(const ModelConfig& config, const float* logits, int rows, SelectedExpert* selected,
+              RowFaults faults) override;
+  void RunSelected(const ExpertSet& set, const SelectedBatch& batch, float* residual,
+                   RowFaults faults) override;
   void Fetch(std::span<Fetched> wanted) override { FetchInPlace(wanted); }
 
  private:
+  void RunBatch(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
+                RowFaults faults);
+  const float* RunShared(const SelectedBatch& batch, RowFaults faults);
   void PlanRuns(std::span<const ExpertWeights* const> experts, const Activations& x);
   MatMulChunks UpChunks(const ExpertRun& run) const;
   MatMulChunks DownChunks(const ExpertRun& run) const;
@@ -74,6 +97,13 @@ class CpuExpertOps : public ExpertOps {
 
   Scratch<ActivationBlock> blocks_;
   Scratch<float> leaves_;  // [pairs, leaf_stride_]
+
+  // Of RunSelected().
+  std::vector<ExpertPart> parts_;
+  std::vector<ExpertEntry> entries_;
+  std::vector<uint8_t> part_faults_;
+  Scratch<float> routed_;  // [parts, hidden]
+  Scratch<float> shared_;  // [rows, hidden]
 };
 
 MatMulChunks CpuExpertOps::UpChunks(const ExpertRun& run) const {
@@ -190,9 +220,8 @@ bool CpuExpertOps::AddLeaves(int64_t part, float* out) {
   return finite;
 }
 
-void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch, float* out,
-                       RowFaults faults) {
-  MutexLock lock(&device_->mutex);
+void CpuExpertOps::RunBatch(std::span<const ExpertWeights* const> experts, const ExpertBatch& batch,
+                            float* out, RowFaults faults) {
   TraceSpan sort("sort by expert");
   hidden_ = batch.x.cols;
   // Callers that each take the whole machine would take turns on its cores, and meet threads that have lost
@@ -231,6 +260,77 @@ void CpuExpertOps::Run(std::span<const ExpertWeights* const> experts, const Expe
   const TraceSpan add("add");
   device_->pool.ParallelFor(static_cast<int64_t>(batch.parts.size()), threads_, [&](int64_t part) {
     if (!AddLeaves(part, out + part * hidden_)) faults[part] = 1;
+  });
+}
+
+absl::StatusOr<std::unique_ptr<ExpertSet>> CpuExpertOps::MakeSet(
+    std::span<const ExpertWeights* const> experts) {
+  if (std::find(experts.begin(), experts.end(), nullptr) != experts.end()) return nullptr;
+  auto set = std::make_unique<CpuExpertSet>();
+  set->experts.assign(experts.begin(), experts.end());
+  return set;
+}
+
+void CpuExpertOps::Select(const ModelConfig& config, const float* logits, int rows, SelectedExpert* selected,
+                          RowFaults faults) {
+  const auto policy = MakeGatePolicy(config);
+  MOEPOOL_CHECK(policy.ok());
+  const auto experts = static_cast<size_t>(config.experts);
+  const auto k = static_cast<size_t>(config.experts_per_token);
+  for (size_t row = 0; row < static_cast<size_t>(rows); ++row) {
+    const std::span<SelectedExpert> chosen(selected + row * k, k);
+    const std::span<const float> own =
+        logits != nullptr ? std::span(logits + row * experts, experts) : std::span<const float>();
+    if (!faults[row] && !(*policy)->Select(own, chosen)) faults[row] = 1;
+    if (faults[row]) std::fill(chosen.begin(), chosen.end(), SelectedExpert{-1, 0.0f});
+  }
+}
+
+// [rows, hidden] of the shared expert, or null.
+const float* CpuExpertOps::RunShared(const SelectedBatch& batch, RowFaults faults) {
+  if (batch.shared == nullptr) return nullptr;
+  parts_.clear();
+  entries_.clear();
+  for (int32_t row = 0; row < batch.x.rows; ++row) {
+    float weight = 1;
+    if (batch.shared_logits != nullptr) {
+      if (!std::isfinite(batch.shared_logits[row])) faults[row] = 1;
+      weight = Sigmoid(batch.shared_logits[row]);
+    }
+    entries_.push_back({0, weight});
+    parts_.push_back({row, row, row + 1});
+  }
+  float* const shared = shared_.Get(int64_t{batch.x.rows} * batch.x.cols);
+  RunBatch(ExpertsOf(*batch.shared), {.x = batch.x, .parts = parts_, .entries = entries_}, shared, faults);
+  return shared;
+}
+
+void CpuExpertOps::RunSelected(const ExpertSet& set, const SelectedBatch& batch, float* residual,
+                               RowFaults faults) {
+  MutexLock lock(&device_->mutex);
+  const float* const shared = RunShared(batch, faults);
+  parts_.clear();
+  entries_.clear();
+  for (int32_t row = 0; row < batch.x.rows; ++row) {
+    const SelectedExpert* const chosen = batch.selected + int64_t{row} * batch.experts_per_token;
+    if (chosen[0].expert < 0) continue;
+    const auto begin = static_cast<int32_t>(entries_.size());
+    for (int i = 0; i < batch.experts_per_token; ++i)
+      entries_.push_back({chosen[i].expert, chosen[i].weight});
+    parts_.push_back({row, begin, static_cast<int32_t>(entries_.size())});
+  }
+  part_faults_.assign(parts_.size(), 0);
+  const int64_t cols = batch.x.cols;
+  float* const routed = routed_.Get(static_cast<int64_t>(parts_.size()) * cols);
+  RunBatch(ExpertsOf(set), {.x = batch.x, .parts = parts_, .entries = entries_}, routed, part_faults_);
+  const TraceSpan add("add to residual");
+  const auto parts = static_cast<int64_t>(parts_.size());
+  device_->pool.ParallelFor(parts, parts * cols < kSerialFloats ? 1 : threads_, [&](int64_t part) {
+    const int64_t row = parts_[static_cast<size_t>(part)].row;
+    float* const sum = routed + part * cols;
+    if (shared != nullptr) device_->kernels.add(shared + row * cols, cols, sum);
+    device_->kernels.add(sum, cols, residual + row * cols);
+    if (part_faults_[static_cast<size_t>(part)]) faults[static_cast<size_t>(row)] = 1;
   });
 }
 

@@ -46,6 +46,9 @@ class CudaMatrix final : public Matrix {
   bool pinned() const { return pinned_ != nullptr; }  // in memory of the host
   uint64_t id() const { return id_; }                 // of this matrix alone; not 0
   std::byte* data() const { return pinned() ? pinned_->data() : block_->data(); }
+  // Somebody has noted where it lies: it is to stay there.
+  void Stay() { stays_ = true; }
+  bool stays() const { return stays_; }
   // Changes memory of as many bytes with `other`; copying the bytes is the caller's.
   void ExchangeMemory(CudaMatrix* other);
 
@@ -55,6 +58,7 @@ class CudaMatrix final : public Matrix {
   std::unique_ptr<DeviceBlock> block_;
   std::unique_ptr<PinnedBlock> pinned_;
   ExpertPlaces* const places_;
+  bool stays_ = false;
   uint64_t expert_ = 0;  // places_'s, which knows it by that; 0: it does not
 
   friend class ExpertPlaces;

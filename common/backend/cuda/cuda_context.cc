@@ -80,8 +80,11 @@ std::byte* CudaContext::Stage(size_t bytes) {
 
 DeviceFaults CudaContext::Report(RowFaults faults) {
   if (faults.empty()) return nullptr;
+  for (const Reported& reported : reported_) {
+    if (reported.to.data() == faults.data() && reported.to.size() == faults.size()) return reported.from;
+  }
   auto* const from = reinterpret_cast<uint8_t*>(Stage(faults.size()));
-  std::memset(from, 0, faults.size());
+  std::memcpy(from, faults.data(), faults.size());
   reported_.push_back({faults, from});
   return from;
 }

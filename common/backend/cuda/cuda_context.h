@@ -74,7 +74,8 @@ class CudaContext {
 
   // Page-locked memory, aligned to 64 bytes, until the next Settle().
   std::byte* Stage(size_t bytes);
-  // Where a kernel reports rows for `faults`, which Settle() brings over.
+  // Where a kernel reports rows for `faults`, which Settle() brings over; what was reported for the same ones
+  // since the last Settle() can be read there.
   DeviceFaults Report(RowFaults faults);
   // Waits for all work; then what was staged is free again and all faults are where they belong.
   void Settle();
@@ -88,7 +89,7 @@ class CudaContext {
   };
   struct Reported {
     RowFaults to;
-    const uint8_t* from;
+    uint8_t* from;
   };
 
   Device& device_;

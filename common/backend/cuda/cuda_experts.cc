@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/backend/cuda/cuda_backend.h"
+#include "common/backend/cuda/cuda_selected.h"
 #include "common/backend/expert_pairs.h"
 #include "common/base/rounding.h"
 #include "common/base/status_macros.h"
@@ -52,6 +53,7 @@ class CudaExpertOps final : public ReservingExpertOps {
         uploaded_(context),
         hidden_(context),
         leaves_(context),
+        selected_(context, &hidden_, &leaves_),
         fetched_(&context->device()) {}
 
   absl::Status Reserve(int hidden, const LargestCall& call) override;
@@ -64,6 +66,22 @@ class CudaExpertOps final : public ReservingExpertOps {
     if (places_ != nullptr) places_->Begin(experts);
     Queue(experts, batch, out, faults);
     if (places_ != nullptr) places_->Exchange();
+  }
+
+  absl::StatusOr<std::unique_ptr<ExpertSet>> MakeSet(std::span<const ExpertWeights* const> experts) override {
+    MutexLock lock(&context_.mutex());
+    return selected_.MakeSet(experts);
+  }
+  bool CanSelect(const ModelConfig& config) const override { return CudaSelected::CanSelect(config); }
+  void Select(const ModelConfig& config, const float* logits, int rows, SelectedExpert* selected,
+              RowFaults faults) override {
+    MutexLock lock(&context_.mutex());
+    selected_.Select(config, logits, rows, selected, faults);
+  }
+  void RunSelected(const ExpertSet& set, const SelectedBatch& batch, float* residual,
+                   RowFaults faults) override {
+    MutexLock lock(&context_.mutex());
+    selected_.Run(set, batch, residual, faults);
   }
 
   void Fetch(std::span<Fetched> wanted) override {
@@ -105,6 +123,7 @@ class CudaExpertOps final : public ReservingExpertOps {
   DeviceScratch uploaded_;
   DeviceScratch hidden_;  // h and pair faults
   DeviceScratch leaves_;
+  CudaSelected selected_;
   HostScratch fetched_;
 };
 
@@ -120,6 +139,7 @@ absl::Status CudaExpertOps::Reserve(int hidden, const LargestCall& call) {
   MOEPOOL_RETURN_IF_ERROR(uploaded_.Reserve(rows * row_bytes + pairs * kPairBytes + 2048));
   const size_t padded = RoundUp<size_t>(static_cast<size_t>(call.ffn), kQuantBlock);
   MOEPOOL_RETURN_IF_ERROR(hidden_.Reserve(HiddenPlaces(pairs, padded).bytes));
+  MOEPOOL_RETURN_IF_ERROR(selected_.Reserve(hidden, call));
   return leaves_.Reserve(pairs * cols * sizeof(float));
 }
 

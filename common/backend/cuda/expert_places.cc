@@ -100,7 +100,7 @@ void ExpertPlaces::Exchange() {
   uses_.clear();
   for (const auto& [id, entry] : known_) {
     const int pinned = Pinned(entry.matrices);
-    if (pinned == 1 || pinned == 2) continue;
+    if (pinned == 1 || pinned == 2 || entry.matrices[0]->stays()) continue;
     ExpertUse use = {.id = id, .uses = entry.uses, .on_host = pinned == 3, .copied = cache_.Has(id)};
     for (size_t m = 0; m < 3; ++m) use.bytes[m] = entry.matrices[m]->bytes();
     uses_.push_back(use);

@@ -88,6 +88,29 @@ struct CombineArgs {
   int32_t cols = 0;
 };
 
+// --- The gate's choice ---
+
+inline constexpr int kMostGateExperts = 1024;
+
+// As GatePolicy of common/model/gate_policy.h, a row a block of threads.
+struct GateArgs {
+  GateConfig gate;                // not of GateKind::kSigmoid
+  const float* logits = nullptr;  // [rows, experts], not read by the dense gate
+  int32_t rows = 0;
+  int32_t experts = 0;                 // at most kMostGateExperts
+  int32_t experts_per_token = 0;       // 2 for sparsemixer
+  SelectedExpert* selected = nullptr;  // [rows, experts_per_token]; -1 where a row is at fault
+  DeviceFaults faults = nullptr;       // read too
+};
+
+// The shared expert, number 0, for every row that is not at fault: with weight sigmoid(logits[row]), or 1.
+struct SharedGateArgs {
+  const float* logits = nullptr;  // [rows] or null
+  int32_t rows = 0;
+  SelectedExpert* selected = nullptr;  // [rows]
+  DeviceFaults faults = nullptr;       // read too
+};
+
 // --- Experts ---
 
 // A pair is one (part, entry). Pairs are sorted by expert; a tile is some of one expert's.
@@ -105,7 +128,8 @@ struct ExpertsArgs {
   const DeviceExpert* experts = nullptr;
   const ExpertTile* tiles = nullptr;
   int32_t tile_count = 0;
-  int32_t tile_pairs = 0;   // the most of a tile
+  const int32_t* tiles_there = nullptr;  // where not null, as many of them are tiles
+  int32_t tile_pairs = 0;                // the most of a tile
   bool plain_up = false;    // gate and up are F32, F16 or BF16, of all experts; otherwise quantised
   bool plain_down = false;  // the same of down
   int32_t up_type = -1;     // DType of all gates and ups, or -1: several
@@ -125,13 +149,17 @@ struct ExpertsArgs {
 struct LeavesArgs {
   float* leaves = nullptr;  // [pairs, cols], overwritten
   const uint8_t* pair_fault = nullptr;
-  const int32_t* slot_pair = nullptr;   // [slots] -> pair; a part's slots are neighbours, in order of entries
+  // [slots] -> pair; a part's slots are neighbours, in order of entries. -1 in its first: nothing is made of
+  // it.
+  const int32_t* slot_pair = nullptr;
   const int32_t* part_begin = nullptr;  // [parts + 1] slots
   const PlannedAdd* adds = nullptr;     // counting from the part's first slot
   const AddRange* part_adds = nullptr;  // [parts] in adds
   int32_t parts = 0;
   int32_t cols = 0;
-  float* out = nullptr;  // [parts, cols]
+  float* out = nullptr;           // [parts, cols]; null: residual takes them
+  const float* shared = nullptr;  // [parts, cols] or null
+  float* residual = nullptr;      // [parts, cols] += part (+ shared)
   DeviceFaults faults = nullptr;
 };
 
@@ -145,6 +173,26 @@ struct PartsArgs {
   LeavesArgs parts;                      // without leaves; of at most kMaxFusedSlots slots each
 };
 
+// What ExpertPairs and the tiles of an ExpertBatch are, made on the device from what the gate chose. A row is
+// a part, row * experts_per_token its first slot.
+struct PlanArgs {
+  const SelectedExpert* selected = nullptr;  // [rows, experts_per_token]
+  const DeviceExpert* experts = nullptr;     // [expert_count]; an empty slice's down has no rows
+  int32_t rows = 0;
+  int32_t experts_per_token = 0;
+  int32_t expert_count = 0;  // at most kMostGateExperts
+  int32_t tile_pairs = 0;    // the most of a tile
+  int32_t* tile_count = nullptr;
+  ExpertTile* tiles = nullptr;     // [tile_count], expert by expert; none of empty slices
+  int32_t* pair_row = nullptr;     // [pairs], pairs of an expert ascend by row
+  float* pair_weight = nullptr;    // [pairs]
+  int32_t* pair_expert = nullptr;  // [pairs] -1: its slice is empty
+  int32_t* slot_pair = nullptr;    // [rows * experts_per_token] -1: the row has no experts
+  int32_t* part_begin = nullptr;   // [rows + 1]
+  PlannedAdd* adds = nullptr;      // [rows * (experts_per_token - 1)]
+  AddRange* part_adds = nullptr;   // [rows]
+};
+
 struct CudaKernels {
   void (*norm)(const NormArgs& args, void* stream);
   void (*quantize)(const QuantizeArgs& args, void* stream);
@@ -152,6 +200,9 @@ struct CudaKernels {
   void (*plain_products)(const ProductsArgs& args, void* stream);
   void (*gather)(const GatherArgs& args, void* stream);
   void (*combine)(const CombineArgs& args, void* stream);
+  void (*select)(const GateArgs& args, void* stream);
+  void (*select_shared)(const SharedGateArgs& args, void* stream);
+  void (*plan)(const PlanArgs& args, void* stream);
   // h of every pair from gate and up; leaves of every pair from h and down.
   void (*expert_hidden)(const ExpertsArgs& args, void* stream);
   void (*expert_leaves)(const ExpertsArgs& args, void* stream);

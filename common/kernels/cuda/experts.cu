@@ -20,6 +20,10 @@ SIMT_DEVICE bool IsQuantized(const DeviceWeights& w) {
 
 SIMT_DEVICE int GroupsOf(const DeviceWeights& w) { return (w.rows + kGroup - 1) / kGroup; }
 
+SIMT_DEVICE bool TileThere(const ExpertsArgs& args) {
+  return args.tiles_there == nullptr || static_cast<int>(blockIdx.y) < *args.tiles_there;
+}
+
 // Tokens [first, first + most) of a tile, which has as many as it has pairs.
 SIMT_DEVICE Tokens TileTokens(const ExpertTile& tile, int first, int most) {
   Tokens tokens;
@@ -53,6 +57,7 @@ SIMT_KERNEL QuantizedHidden(SIMT_ARGS ExpertsArgs args) {
   SIMT_SHARED(float, h, kTokens* kQuantColumns);
   const int warp = static_cast<int>(threadIdx.x) / simt::kWarp;
   const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
+  if (!TileThere(args)) return;
   const ExpertTile tile = args.tiles[blockIdx.y];
   const DeviceExpert& expert = args.experts[tile.expert];
   const int block = static_cast<int>(blockIdx.x);
@@ -88,6 +93,7 @@ SIMT_KERNEL QuantizedHidden(SIMT_ARGS ExpertsArgs args) {
 SIMT_KERNEL PlainHidden(SIMT_ARGS ExpertsArgs args) {
   SIMT_SHARED(float, shared, kPlainTileFloats);
   SIMT_SHARED(float, h, kPlainTokens* kQuantColumns);
+  if (!TileThere(args)) return;
   const ExpertTile tile = args.tiles[blockIdx.y];
   const DeviceExpert& expert = args.experts[tile.expert];
   const int block = static_cast<int>(blockIdx.x);
@@ -125,6 +131,7 @@ SIMT_KERNEL QuantizedLeaves(SIMT_ARGS ExpertsArgs args) {
   constexpr int kTokens = kTiles * kTileTokens;
   const int warp = static_cast<int>(threadIdx.x) / simt::kWarp;
   const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
+  if (!TileThere(args)) return;
   const ExpertTile tile = args.tiles[blockIdx.y];
   const DeviceWeights& down = args.experts[tile.expert].down;
   const int group = static_cast<int>(blockIdx.x) * kLeafWarps + warp;
@@ -162,6 +169,7 @@ SIMT_KERNEL QuantizedParts(SIMT_ARGS PartsArgs args) {
   const int part = static_cast<int>(blockIdx.y);
   const int slots = parts.part_begin[part + 1] - parts.part_begin[part];
   const int32_t* const pairs = parts.slot_pair + parts.part_begin[part];
+  if (pairs[0] < 0) return;
   for (int slot = warp; slot < slots; slot += kLeafWarps) {
     const int pair = pairs[slot];
     const int expert = args.pair_expert[pair];
@@ -190,7 +198,7 @@ SIMT_KERNEL QuantizedParts(SIMT_ARGS PartsArgs args) {
     leaves[add.dst * kGroup + thread] += leaves[add.src * kGroup + thread];
   }
   const float sum = leaves[thread];
-  parts.out[static_cast<int64_t>(part) * parts.cols + row] = sum;
+  KeepSum(parts, static_cast<int64_t>(part) * parts.cols + row, sum);
   bool finite = IsFinite(sum);
   for (int i = 0; i < slots; ++i) finite = finite && parts.pair_fault[pairs[i]] == 0;
   if (!finite && parts.faults != nullptr) parts.faults[part] = 1;
@@ -198,6 +206,7 @@ SIMT_KERNEL QuantizedParts(SIMT_ARGS PartsArgs args) {
 
 SIMT_KERNEL PlainLeaves(SIMT_ARGS ExpertsArgs args) {
   SIMT_SHARED(float, shared, kPlainTileFloats);
+  if (!TileThere(args)) return;
   const ExpertTile tile = args.tiles[blockIdx.y];
   const DeviceWeights& down = args.experts[tile.expert].down;
   const int group = static_cast<int>(blockIdx.x);

@@ -117,6 +117,7 @@ SIMT_KERNEL AddLeaves(LeavesArgs args) {
   const int part = static_cast<int>(blockIdx.y);
   if (col >= args.cols) return;
   const int32_t* const pairs = args.slot_pair + args.part_begin[part];
+  if (pairs[0] < 0) return;
   const AddRange range = args.part_adds[part];
   for (int i = range.begin; i < range.end; ++i) {
     const PlannedAdd add = args.adds[i];
@@ -124,7 +125,7 @@ SIMT_KERNEL AddLeaves(LeavesArgs args) {
         args.leaves[static_cast<int64_t>(pairs[add.src]) * args.cols + col];
   }
   const float sum = args.leaves[static_cast<int64_t>(pairs[0]) * args.cols + col];
-  args.out[static_cast<int64_t>(part) * args.cols + col] = sum;
+  KeepSum(args, static_cast<int64_t>(part) * args.cols + col, sum);
   bool finite = IsFinite(sum);
   if (col == 0) {
     const int slots = args.part_begin[part + 1] - args.part_begin[part];

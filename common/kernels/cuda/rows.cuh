@@ -27,5 +27,14 @@ SIMT_DEVICE bool QuantizeLanes(float x, int lane, int8_t* q, float* scale) {
   return finite;
 }
 
+// The finished value `at` of parts.
+SIMT_DEVICE void KeepSum(const LeavesArgs& parts, int64_t at, float sum) {
+  if (parts.out != nullptr) {
+    parts.out[at] = sum;
+  } else {
+    parts.residual[at] += parts.shared != nullptr ? sum + parts.shared[at] : sum;
+  }
+}
+
 }  // namespace
 }  // namespace moepool

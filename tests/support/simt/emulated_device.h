@@ -5,6 +5,7 @@
 // Copies aside are done as late, or as early, as what orders them and the stream allows.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -44,12 +45,16 @@ class EmulatedDevice final : public Device {
   void* Stream() override { return &stream_; }
   void Copy(void* to, const void* from, size_t bytes) override;
   void Zero(void* memory, size_t bytes) override;
-  void Synchronize() override { stream_.Run(); }
+  void Synchronize() override {
+    synchronizations_.fetch_add(1, std::memory_order_relaxed);
+    stream_.Run();
+  }
   void CopyAside(void* to, const void* from, size_t bytes) override;
   void AsideAfterStream() override;
   void StreamAfterAside() override;
 
   uint64_t launches() const { return stream_.launches(); }
+  uint64_t synchronizations() const { return synchronizations_.load(std::memory_order_relaxed); }
 
  private:
   struct CopyWork {
@@ -64,6 +69,7 @@ class EmulatedDevice final : public Device {
 
   const EmulatedDeviceOptions options_;
   simt::EmulatedStream stream_;
+  std::atomic<uint64_t> synchronizations_ = 0;
   mutable Mutex mutex_;
   std::map<std::byte*, size_t> memory_ GUARDED_BY(mutex_);
   std::map<std::byte*, size_t> host_memory_ GUARDED_BY(mutex_);
