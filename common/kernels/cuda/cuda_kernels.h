@@ -77,6 +77,15 @@ struct GatherArgs {
   int32_t cols = 0;
 };
 
+// As TrunkOps::Pick.
+struct PickArgs {
+  const float* logits = nullptr;  // [rows, vocab]
+  const PickRow* rows = nullptr;  // [count]
+  int32_t* ids = nullptr;         // [count]
+  int32_t count = 0;
+  int32_t vocab = 0;
+};
+
 // As CombineBatch of backend.h.
 struct CombineArgs {
   float* parts = nullptr;            // [parts, cols], overwritten
@@ -151,6 +160,7 @@ struct CudaKernels {
   void (*quantized_products)(const ProductsArgs& args, void* stream);
   void (*plain_products)(const ProductsArgs& args, void* stream);
   void (*gather)(const GatherArgs& args, void* stream);
+  void (*pick)(const PickArgs& args, void* stream);
   void (*combine)(const CombineArgs& args, void* stream);
   // h of every pair from gate and up; leaves of every pair from h and down.
   void (*expert_hidden)(const ExpertsArgs& args, void* stream);
