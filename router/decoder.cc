@@ -80,6 +80,9 @@ absl::Status Decoder::AllocateActivations() {
   MOEPOOL_RETURN_IF_ERROR(floats(rows * (q_dim + 2 * kv_dim), &qkv_));
   MOEPOOL_RETURN_IF_ERROR(floats(rows * static_cast<size_t>(config_.experts), &gate_logits_));
   MOEPOOL_RETURN_IF_ERROR(floats(kHeadRows * static_cast<size_t>(config_.vocab_size), &logits_));
+  float* ids = nullptr;
+  MOEPOOL_RETURN_IF_ERROR(floats(kHeadRows, &ids));
+  ids_ = reinterpret_cast<int32_t*>(ids);
   cos_.resize(rows * rope_.pairs());
   sin_.resize(rows * rope_.pairs());
   MOEPOOL_ASSIGN_OR_RETURN(normed_, MakeActivations(config_.hidden));
@@ -272,7 +275,8 @@ void Decoder::FetchAndCount(std::span<Fetched> wanted) {
   counter_ = nullptr;
 }
 
-void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink) {
+void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const IdSink& picked,
+                   const LogitsSink& sink) {
   TrunkOps& ops = backend_->Trunk();
   const size_t hidden = static_cast<size_t>(config_.hidden);
   const size_t vocab = static_cast<size_t>(config_.vocab_size);
@@ -281,6 +285,7 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
     if (rows[t].wants_logits && !faults[t]) head_rows_.push_back(static_cast<int32_t>(t));
   }
   const TraceSpan span("head", {"rows", static_cast<int64_t>(head_rows_.size())});
+  const auto logits_of = [&](size_t i) { return Fetched{logits_ + i * vocab, vocab * sizeof(float)}; };
   ops.Gather(head_rows_, config_.hidden, x_);  // which nothing else reads after this
   for (size_t begin = 0; begin < head_rows_.size(); begin += kHeadRows) {
     const size_t count = std::min<size_t>(kHeadRows, head_rows_.size() - begin);
@@ -288,21 +293,55 @@ void Decoder::Head(std::span<const StepRow> rows, RowFaults faults, const Logits
     normed_.rows = static_cast<int>(count);
     ops.Norm(weights_.output_norm, x_ + begin * hidden, &normed_, head_faults_);
     ops.MatMul(*weights_.head, normed_, weights_.head_bias, nullptr, logits_, config_.vocab_size);
-    Fetched logits = {logits_, count * vocab * sizeof(float)};
-    FetchAndCount({&logits, 1});
+    picks_.clear();
+    wanted_.assign(1, {});
+    for (size_t i = 0; i < count; ++i) {
+      const std::optional<PickParams>& pick = rows[static_cast<size_t>(head_rows_[begin + i])].pick;
+      if (pick.has_value()) {
+        picks_.push_back({static_cast<int32_t>(i), *pick});
+      } else {
+        wanted_.push_back(logits_of(i));
+      }
+    }
+    if (!picks_.empty()) {
+      const TraceSpan sample("sample", {"rows", static_cast<int64_t>(picks_.size())});
+      ops.Pick(picks_, config_.vocab_size, logits_, ids_);
+    }
+    wanted_[0] = {ids_, picks_.size() * sizeof(int32_t)};
+    FetchAndCount(wanted_);
+    const auto* const ids = static_cast<const int32_t*>(wanted_[0].host);
+    size_t next_id = 0;
+    size_t next_logits = 1;
+    no_id_.clear();
     for (size_t i = 0; i < count; ++i) {
       const int32_t row = head_rows_[begin + i];
       if (head_faults_[i]) faults[row] = 1;
-      if (!faults[row]) {  // those of the layers may have come with the logits
-        sink(row, {logits.f32() + i * vocab, vocab});
+      const bool faulty = faults[row] != 0;  // those of the layers may have come with the logits
+      if (!rows[static_cast<size_t>(row)].pick.has_value()) {
+        const Fetched& logits = wanted_[next_logits++];
+        if (!faulty) sink(row, {logits.f32(), vocab});
+        continue;
       }
+      const int32_t id = ids[next_id++];
+      if (faulty) continue;
+      if (id >= 0) {
+        picked(row, id);
+      } else {
+        no_id_.push_back(i);
+      }
+    }
+    for (const size_t i : no_id_) {
+      Fetched unusable = logits_of(i);
+      ops.Fetch({&unusable, 1});
+      sink(head_rows_[begin + i], {unusable.f32(), vocab});
     }
   }
 }
 
 absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
                               const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
-                              const std::function<bool()>& vain, const LogitsSink& sink) {
+                              const std::function<bool()>& vain, const IdSink& picked,
+                              const LogitsSink& sink) {
   MOEPOOL_CHECK(!rows.empty() && rows.size() <= static_cast<size_t>(max_rows_));
   MOEPOOL_CHECK(faults.size() == rows.size());
   ++step_;
@@ -327,7 +366,7 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
   // Faults are the caller's once this returns. After layers that ran here they may come with the logits.
   if (!direct || !status.ok()) FetchAndCount({});
   MOEPOOL_RETURN_IF_ERROR(status);
-  Head(rows, faults, sink);
+  Head(rows, faults, picked, sink);
   if (counter_ != nullptr) FetchAndCount({});  // no row wanted logits
   return absl::OkStatus();
 }

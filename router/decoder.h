@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -27,9 +28,13 @@ struct StepRow {
   const int32_t* block_table = nullptr;
   RopeSet rope = RopeSet::kShort;  // of the sequence
   bool wants_logits = false;
+  std::optional<PickParams> pick;  // of a row that wants logits: it is content with the id that they give
 };
 
-// Called for each row that wants logits, in order; `logits` [vocab] may be overwritten.
+// Called for each row that wants its id picked, in order.
+using IdSink = std::function<void(int row, int32_t id)>;
+// Called for each other row that wants logits, in order, and for those whose logits give no id; `logits`
+// [vocab] may be overwritten.
 using LogitsSink = std::function<void(int row, std::span<float> logits)>;
 
 // Sees what the gate chose: selected [rows * experts_per_token], ascending within a row. A row that is
@@ -51,12 +56,12 @@ class Decoder {
                                                          int max_rows, DecoderHooks hooks = {});
 
   // Runs one step of at most max_rows rows. Unavailable: a worker was lost or `routes` is stale; nothing was
-  // given to the sink, and the same step can be run again. Cancelled, and the same: `vain`, which is asked
+  // given to the sinks, and the same step can be run again. Cancelled, and the same: `vain`, which is asked
   // before each layer, has said that nobody wants the step any more, or the dispatcher has. A row whose
   // numbers are not finite has faults[row] set and yields no logits.
   absl::Status Forward(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
                        const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
-                       const std::function<bool()>& vain, const LogitsSink& sink);
+                       const std::function<bool()>& vain, const IdSink& picked, const LogitsSink& sink);
 
   int max_rows() const { return max_rows_; }
 
@@ -95,7 +100,7 @@ class Decoder {
   // What the trunk's own expert gives each row of normed_, or null where the model has none. `logits` of its
   // gate, null where there is none.
   const float* SharedExpert(const TrunkLayer& layer, const float* logits, RowFaults faults);
-  void Head(std::span<const StepRow> rows, RowFaults faults, const LogitsSink& sink);
+  void Head(std::span<const StepRow> rows, RowFaults faults, const IdSink& picked, const LogitsSink& sink);
 
   Backend* const backend_;
   const std::shared_ptr<const ModelSource> source_;
@@ -119,11 +124,13 @@ class Decoder {
   float* shared_ = nullptr;                    // [rows, hidden] of the shared expert
   float* shared_logits_ = nullptr;             // [rows]
   float* logits_ = nullptr;                    // [kHeadRows, vocab]
+  int32_t* ids_ = nullptr;                     // [kHeadRows]
   SelectedExpert* device_selected_ = nullptr;  // [layers, rows, experts_per_token]
   uint64_t step_ = 0;
   std::vector<float> cos_;  // [rows, rope dims / 2]
   std::vector<float> sin_;
   std::vector<Fetched> fetched_;
+  std::vector<Fetched> wanted_;  // of the head
   std::vector<int32_t> tokens_;
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
@@ -136,6 +143,8 @@ class Decoder {
   std::vector<ExpertEntry> shared_entries_;
   std::vector<uint8_t> head_faults_;
   std::vector<int32_t> head_rows_;
+  std::vector<PickRow> picks_;
+  std::vector<size_t> no_id_;  // rows under way whose logits give none
 };
 
 }  // namespace moepool

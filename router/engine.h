@@ -128,6 +128,10 @@ class Engine : public Trunk {
   void BuildRows(std::span<const StepChunk> chunks);
   // What the first ids and the last update say of the sequence's way to them.
   static void AnnotateTimes(const Sequence& s, SequenceUpdate* update);
+  // How the sequence's next id is picked, where its logits are not needed for more.
+  std::optional<PickParams> PickOf(const Sequence& sequence) const;
+  static SampleContext ContextOf(const Sequence& sequence);
+  void OnPicked(int row, int32_t id);
   void OnLogits(int row, std::span<float> logits);
   absl::StatusOr<SampledToken> SampleNext(Sequence* sequence, std::span<float> logits);
   void Commit(size_t chunk);

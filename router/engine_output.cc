@@ -117,16 +117,32 @@ void Engine::OnLogits(int row, std::span<float> logits) {
   result.sampled = SampleNext(&sequence, logits);
 }
 
+SampleContext Engine::ContextOf(const Sequence& sequence) {
+  const SequenceRequest& request = sequence.request;
+  const std::span<const int32_t> all(sequence.tokens);
+  return {.prompt = all.first(request.prompt.size()),
+          .generated = all.subspan(request.prompt.size()),
+          .stop_ids = request.stop_ids,
+          .index = static_cast<uint64_t>(sequence.generated()),
+          .allowed = {},
+          .may_stop = true,
+          .forced_id = sequence.reasoning.Forced(request.reasoning)};
+}
+
+std::optional<PickParams> Engine::PickOf(const Sequence& sequence) const {
+  if (options_.on_logits || sequence.constraint.has_value()) return std::nullopt;
+  const SampleContext context = ContextOf(sequence);
+  if (NeedsLogits(sequence.request.sampling, context)) return std::nullopt;
+  return PickParamsOf(sequence.request.sampling, context.index);
+}
+
+void Engine::OnPicked(int row, int32_t id) {
+  results_[chunk_of_row_[static_cast<size_t>(row)]].sampled = SampledToken{id, {}};
+}
+
 absl::StatusOr<SampledToken> Engine::SampleNext(Sequence* sequence, std::span<float> logits) {
   const SequenceRequest& request = sequence->request;
-  const std::span<const int32_t> all(sequence->tokens);
-  SampleContext context{.prompt = all.first(request.prompt.size()),
-                        .generated = all.subspan(request.prompt.size()),
-                        .stop_ids = request.stop_ids,
-                        .index = static_cast<uint64_t>(sequence->generated()),
-                        .allowed = {},
-                        .may_stop = true,
-                        .forced_id = sequence->reasoning.Forced(request.reasoning)};
+  SampleContext context = ContextOf(*sequence);
   std::shared_ptr<const IdBits> mask;
   if (sequence->constraint.has_value() && context.forced_id < 0) {
     const absl::Time begin = absl::Now();

@@ -41,6 +41,7 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
   dispatcher_->SetStepDeadline(step_deadline_);
   absl::Status status = decoder_->Forward(
       rows_, *kv_, dispatcher_.get(), routes, faults_, [this] { return StepIsVain(); },
+      [this](int row, int32_t id) { OnPicked(row, id); },
       [this](int row, std::span<float> logits) { OnLogits(row, logits); });
   forward.End();
   if (absl::IsCancelled(status)) {
@@ -161,6 +162,7 @@ void Engine::BuildRows(std::span<const StepChunk> chunks) {
       row.rope = sequence->rope;
       const bool samples = !sequence->scores() && sequence->request.max_tokens > 0 && chunk.sample &&
                            position + 1 == chunk.begin + chunk.count;
+      if (samples) row.pick = PickOf(*sequence);
       row.wants_logits = samples || sequence->wants_logits(position);
       rows_.push_back(row);
       chunk_of_row_.push_back(i);

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "absl/status/statusor.h"
+#include "common/backend/pick.h"
 #include "common/trunk/trunk.h"
 
 namespace moepool {
@@ -14,8 +15,8 @@ namespace moepool {
 // Philox 4x32 with ten rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
-// Uniform in [0, 1), 53 bits: Philox 4x32-10 with key `seed` and counter `index`.
-double CounterUniform(uint64_t seed, uint64_t index);
+// 64 random bits: Philox 4x32-10 with key `seed` and counter `index`.
+uint64_t CounterBits(uint64_t seed, uint64_t index);
 
 // The sequence so far, as far as sampling looks at it.
 struct SampleContext {
@@ -38,6 +39,13 @@ struct SampledToken {
 // in order of id. Internal where a logit is NaN or +inf, or none is finite.
 absl::StatusOr<TokenLogprobs> LogprobsOf(std::span<const float> logits, int32_t id, int32_t top);
 
+// Steps 6 to 8 of Sample for output `index`.
+PickParams PickParamsOf(const SamplingParams& params, uint64_t index);
+
+// Whether Sample needs logits as the host has them: for log-probabilities, for its steps 1 to 5, or because
+// the id is not theirs to say. Otherwise PickParamsOf says all.
+bool NeedsLogits(const SamplingParams& params, const SampleContext& context);
+
 // Picks the id of output `index`; logits [vocab] is overwritten.
 //   0. LogprobsOf the logits as the model gave them, where asked for. Nothing below shows in them.
 //   1. Where fewer than min_tokens ids are generated, stop ids are left out; and where a constraint holds,
@@ -52,9 +60,9 @@ absl::StatusOr<TokenLogprobs> LogprobsOf(std::span<const float> logits, int32_t 
 //   7. top_k best; then the fewest best of these that hold top_p of their probability, at least one; then
 //      those with at least min_p of the largest probability.
 //   8. One of the rest, by its share of their probability.
-// The better of two is the one with the larger logit, or the lower id where these are equal. Parameters are
-// as ValidateSampling and ValidateSamplingIds leave them. Internal where a logit is NaN or +inf, none is
-// finite, or an id lies outside the vocabulary.
+// PickParams has 6 to 8 to the last bit, and says which of two is the better. Parameters are as
+// ValidateSampling and ValidateSamplingIds leave them. Internal where a logit is NaN or +inf, none is finite,
+// or an id lies outside the vocabulary.
 absl::StatusOr<SampledToken> Sample(const SamplingParams& params, const SampleContext& context,
                                     std::span<float> logits);
 

@@ -165,13 +165,22 @@ absl::Status ApplyDry(const DryParams& dry, const SampleContext& context, std::s
   return absl::OkStatus();
 }
 
+bool MayStop(const SamplingParams& params, const SampleContext& context) {
+  return context.may_stop && static_cast<size_t>(params.min_tokens) <= context.generated.size();
+}
+
 }  // namespace
+
+bool AdjustsNothing(const SamplingParams& params, const SampleContext& context) {
+  return context.allowed.empty() && (context.stop_ids.empty() || MayStop(params, context)) &&
+         params.logit_bias.empty() && params.repetition_penalty == 1 && params.frequency_penalty == 0 &&
+         params.presence_penalty == 0 && params.dry.multiplier == 0;
+}
 
 absl::Status AdjustLogits(const SamplingParams& params, const SampleContext& context,
                           std::span<float> logits) {
   MOEPOOL_RETURN_IF_ERROR(CheckIds(context.stop_ids, logits.size()));
-  const bool may_stop =
-      context.may_stop && static_cast<size_t>(params.min_tokens) <= context.generated.size();
+  const bool may_stop = MayStop(params, context);
   std::vector<float> stops;  // their logits, which the mask says nothing about
   if (may_stop && !context.allowed.empty()) {
     for (const int32_t id : context.stop_ids) stops.push_back(logits[id]);

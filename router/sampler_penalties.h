@@ -14,4 +14,7 @@ namespace moepool {
 absl::Status AdjustLogits(const SamplingParams& params, const SampleContext& context,
                           std::span<float> logits);
 
+// Whether it leaves all logits as they are.
+bool AdjustsNothing(const SamplingParams& params, const SampleContext& context);
+
 }  // namespace moepool

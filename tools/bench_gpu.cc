@@ -67,6 +67,7 @@ class GpuBench {
   absl::Status Products(DType dtype, json* results);
   absl::Status Experts(DType dtype, json* results);
   absl::Status Attention(KvType type, const char* name, int context, int rows, json* results);
+  absl::Status Pick(int rows, json* results);
 
   const GpuBenchOptions& options_;
   Backend& backend_;
@@ -275,6 +276,25 @@ absl::Status GpuBench::Attention(KvType type, const char* name, int context, int
   return absl::OkStatus();
 }
 
+// The bytes of a call are those of the logits, which are gone through more than once.
+absl::Status GpuBench::Pick(int rows, json* results) {
+  Buffers buffers;
+  MOEPOOL_ASSIGN_OR_RETURN(const Activations logits, Rows(rows, options_.vocab, &buffers));
+  const size_t id_bytes = static_cast<size_t>(rows) * sizeof(int32_t);
+  MOEPOOL_ASSIGN_OR_RETURN(std::byte* const ids, Allocate(id_bytes, &buffers));
+  const uint64_t tenth = ~uint64_t{0} / 10;
+  const PickParams nine_tenths = {.temperature = 1, .top_p = 9 * tenth, .random = 5 * tenth};
+  for (const auto& [params, name] : {std::pair{PickParams(), "best"}, {nine_tenths, "top-p"}}) {
+    std::vector<PickRow> picks;
+    for (int32_t row = 0; row < rows; ++row) picks.push_back({row, params});
+    const double seconds = Seconds(
+        [&] { backend_.Trunk().Pick(picks, options_.vocab, logits.f32, reinterpret_cast<int32_t*>(ids)); });
+    results->push_back(Result({{"kernel", "pick"}, {"type", name}, {"rows", rows}}, seconds,
+                              4.0 * rows * options_.vocab, 0, false));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<json> GpuBench::Run() {
   MOEPOOL_ASSIGN_OR_RETURN(limits_, Measure());
   json results = json::array();
@@ -290,6 +310,7 @@ absl::StatusOr<json> GpuBench::Run() {
       }
     }
   }
+  for (const int rows : options_.rows) MOEPOOL_RETURN_IF_ERROR(Pick(rows, &results));
   return json{{"device", device_.Description()},
               {"limits", {{"read_gb_s", limits_.read_gb_s}, {"int8_gops", limits_.int8_gops}}},
               {"results", std::move(results)}};

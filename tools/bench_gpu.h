@@ -1,5 +1,5 @@
-// The GPU's part of `moepool bench kernels`: products, experts and attention of the CUDA backend beside what
-// the card gives at most.
+// The GPU's part of `moepool bench kernels`: products, experts, attention and sampling of the CUDA backend
+// beside what the card gives at most.
 #pragma once
 
 #include <functional>
@@ -24,6 +24,7 @@ struct GpuBenchOptions {
   int heads = 32;
   int kv_heads = 8;
   int head_dim = 128;
+  int vocab = 131072;  // a multiple of 32
   // Of weights or KV cache that calls take in turn, so that they come from memory rather than from a cache.
   uint64_t cold_bytes = uint64_t{256} << 20;
   uint64_t most_cache_bytes = uint64_t{4} << 30;  // of KV; what takes more is left out

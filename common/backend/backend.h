@@ -16,6 +16,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/backend/pick.h"
 #include "common/model/canonical_sum.h"
 #include "common/model/config.h"
 #include "common/model/gate_policy.h"
@@ -161,6 +162,11 @@ struct CombineBatch {
   int64_t hidden = 0;
 };
 
+struct PickRow {
+  int32_t row;  // of the logits
+  PickParams params;
+};
+
 // Operations of the trunk. One caller at a time; an operation may use all the device's threads.
 class TrunkOps {
  public:
@@ -186,6 +192,9 @@ class TrunkOps {
   virtual void Combine(const CombineBatch& batch, float* residual) = 0;
   // x[i, :] = x[rows[i], :]; rows ascend, each once.  x [more than rows.back(), cols].
   virtual void Gather(std::span<const int32_t> rows, int64_t cols, float* x) = 0;
+  // ids[i] = the id that rows[i] picks from its logits [vocab], or -1 where one of these is NaN or +inf or
+  // none is finite.  logits [rows, vocab], ids [rows.size()].
+  virtual void Pick(std::span<const PickRow> rows, int64_t vocab, const float* logits, int32_t* ids) = 0;
   // Waits for all operations before it, and sets `host` of each.
   virtual void Fetch(std::span<Fetched> wanted) = 0;
 };

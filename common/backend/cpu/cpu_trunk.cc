@@ -69,6 +69,14 @@ class CpuTrunkOps : public TrunkOps {
     }
   }
 
+  void Pick(std::span<const PickRow> rows, int64_t vocab, const float* logits, int32_t* ids) override {
+    MutexLock lock(&device_->mutex);
+    device_->pool.ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t i) {
+      const PickRow& row = rows[static_cast<size_t>(i)];
+      ids[i] = PickId(row.params, {logits + row.row * vocab, static_cast<size_t>(vocab)});
+    });
+  }
+
   void Fetch(std::span<Fetched> wanted) override { FetchInPlace(wanted); }
 
  private:

@@ -118,6 +118,19 @@ class CudaTrunkOps final : public ReservingTrunkOps {
     context_.kernels().gather(args, Stream());
   }
 
+  void Pick(std::span<const PickRow> rows, int64_t vocab, const float* logits, int32_t* ids) override {
+    MutexLock lock(&context_.mutex());
+    const size_t place = upload_.Add(rows);
+    upload_.Send(&context_, &uploaded_);
+    PickArgs args;
+    args.logits = logits;
+    args.rows = upload_.At<const PickRow>(place);
+    args.ids = ids;
+    args.count = static_cast<int32_t>(rows.size());
+    args.vocab = static_cast<int32_t>(vocab);
+    context_.kernels().pick(args, Stream());
+  }
+
   void Fetch(std::span<Fetched> wanted) override {
     MutexLock lock(&context_.mutex());
     context_.Fetch(wanted, &fetched_);

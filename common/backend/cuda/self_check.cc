@@ -1,8 +1,11 @@
 // See self_check.h.
 #include "common/backend/cuda/self_check.h"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -61,6 +64,7 @@ class Run {
   void Keep(std::string name, const void* device, size_t bytes);
   absl::Status Rows();
   absl::Status Residual();
+  absl::Status Picks();
   absl::Status Products();
   absl::Status Experts(DType dtype, int rows);
   absl::Status Attention(KvType type);
@@ -146,6 +150,32 @@ absl::Status Run::Residual() {
   return absl::OkStatus();
 }
 
+// Few values, so that many are equal where a search ends, and zeros of both signs. Two rows give no id.
+absl::Status Run::Picks() {
+  constexpr size_t vocab = 700;
+  constexpr uint64_t half = uint64_t{1} << 63;
+  std::vector<float> logits = values_.Take(3 * vocab, 6);
+  for (float& x : logits) x = x > 0 ? 0 - std::floor(x) : std::ceil(x);
+  logits[vocab + 77] = std::numeric_limits<float>::quiet_NaN();
+  std::fill_n(&logits[2 * vocab], vocab, -std::numeric_limits<float>::infinity());
+  std::vector<PickRow> rows = {{0, {}}, {1, {}}, {2, {}}};
+  for (const PickParams& kind : {PickParams{.temperature = 1},
+                                 {.temperature = 0.3f, .top_k = 5},
+                                 {.temperature = 2, .top_p = half},
+                                 {.temperature = 1e4f, .top_k = 40, .top_p = half + half / 2},
+                                 {.temperature = 1, .min_p = 0.2f}}) {
+    for (uint64_t part = 0; part < 4; ++part) {
+      rows.push_back({0, kind});
+      rows.back().params.random = half / 2 * part + (half >> part);
+    }
+  }
+  MOEPOOL_ASSIGN_OR_RETURN(float* const on_device, Upload(logits));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const ids, Upload(std::vector<float>(rows.size())));
+  backend_.Trunk().Pick(rows, vocab, on_device, reinterpret_cast<int32_t*>(ids));
+  Keep("picked ids", ids, rows.size() * sizeof(int32_t));
+  return absl::OkStatus();
+}
+
 absl::Status Run::Products() {
   MOEPOOL_ASSIGN_OR_RETURN(float* const y, Upload(std::vector<float>(kRows * kFfn)));
   MOEPOOL_ASSIGN_OR_RETURN(float* const bias, Upload(values_.Take(kFfn, 1)));
@@ -216,6 +246,7 @@ absl::Status Run::Attention(KvType type) {
 absl::StatusOr<std::vector<Run::Output>> Run::All() {
   MOEPOOL_RETURN_IF_ERROR(Rows());
   MOEPOOL_RETURN_IF_ERROR(Residual());
+  MOEPOOL_RETURN_IF_ERROR(Picks());
   MOEPOOL_RETURN_IF_ERROR(Products());
   for (const DType dtype : {DType::kQ4_K, DType::kF16}) {
     for (const int rows : {1, kFew, kRows}) MOEPOOL_RETURN_IF_ERROR(Experts(dtype, rows));

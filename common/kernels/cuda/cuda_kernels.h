@@ -77,6 +77,15 @@ struct GatherArgs {
   int32_t cols = 0;
 };
 
+// As TrunkOps::Pick.
+struct PickArgs {
+  const float* logits = nullptr;  // [rows, vocab]
+  const PickRow* rows = nullptr;  // [count]
+  int32_t* ids = nullptr;         // [count]
+  int32_t count = 0;
+  int32_t vocab = 0;
+};
+
 // As CombineBatch of backend.h.
 struct CombineArgs {
   float* parts = nullptr;            // [parts, cols], overwritten
@@ -199,6 +208,7 @@ struct CudaKernels {
   void (*quantized_products)(const ProductsArgs& args, void* stream);
   void (*plain_products)(const ProductsArgs& args, void* stream);
   void (*gather)(const GatherArgs& args, void* stream);
+  void (*pick)(const PickArgs& args, void* stream);
   void (*combine)(const CombineArgs& args, void* stream);
   void (*select)(const GateArgs& args, void* stream);
   void (*select_shared)(const SharedGateArgs& args, void* stream);

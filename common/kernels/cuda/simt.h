@@ -51,6 +51,10 @@ __device__ inline uint32_t Ballot(uint32_t mask, bool predicate) { return __ball
 __device__ inline bool Any(uint32_t mask, bool predicate) { return __any_sync(mask, predicate) != 0; }
 __device__ inline bool All(uint32_t mask, bool predicate) { return __all_sync(mask, predicate) != 0; }
 __device__ inline int32_t AtomicAdd(int32_t* p, int32_t value) { return atomicAdd(p, value); }
+__device__ inline void AtomicAdd(uint64_t* p, uint64_t value) {
+  static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
+  atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
+}
 __device__ inline int32_t AtomicOr(int32_t* p, int32_t value) { return atomicOr(p, value); }
 __device__ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   return __dp4a(static_cast<int32_t>(a), static_cast<int32_t>(b), c);
@@ -59,6 +63,8 @@ __device__ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
 __device__ inline uint32_t PickBytes(uint32_t low, uint32_t high, uint32_t nibbles) {
   return __byte_perm(low, high, nibbles);
 }
+// The upper 64 bits of the product.
+__device__ inline uint64_t MultiplyHigh(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 __device__ inline int Popcount(uint32_t v) { return __popc(v); }
 __device__ inline int BitWidth(uint32_t v) { return 32 - __clz(static_cast<int>(v)); }
 __device__ inline float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }

@@ -126,6 +126,7 @@ inline int32_t AtomicAdd(int32_t* p, int32_t value) {
   *p = static_cast<int32_t>(static_cast<uint32_t>(old) + static_cast<uint32_t>(value));
   return old;
 }
+inline void AtomicAdd(uint64_t* p, uint64_t value) { *p += value; }
 inline int32_t AtomicOr(int32_t* p, int32_t value) {
   const int32_t old = *p;
   *p = old | value;
@@ -142,6 +143,9 @@ inline uint32_t PickBytes(uint32_t low, uint32_t high, uint32_t nibbles) {
   for (int i = 0; i < 4; ++i)
     picked |= static_cast<uint32_t>(bytes >> 8 * (nibbles >> 4 * i & 7) & 0xff) << 8 * i;
   return picked;
+}
+inline uint64_t MultiplyHigh(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
 }
 inline int Popcount(uint32_t v) { return std::popcount(v); }
 inline int BitWidth(uint32_t v) { return std::bit_width(v); }

@@ -69,21 +69,17 @@ TEST(PhiloxTest, KnownAnswers) {
               ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
 }
 
-TEST(PhiloxTest, UniformTakesTheLowWords) {
-  const uint64_t bits = 0xe169c58d6627e8d5 >> 11;
-  EXPECT_EQ(CounterUniform(0, 0), static_cast<double>(bits) / 9007199254740992.0);
-  EXPECT_NE(CounterUniform(0, uint64_t{1} << 32), CounterUniform(0, 0));
-  EXPECT_NE(CounterUniform(uint64_t{1} << 32, 0), CounterUniform(0, 0));
+TEST(PhiloxTest, BitsAreTheLowWords) {
+  EXPECT_EQ(CounterBits(0, 0), 0xe169c58d6627e8d5);
+  EXPECT_NE(CounterBits(0, uint64_t{1} << 32), CounterBits(0, 0));
+  EXPECT_NE(CounterBits(uint64_t{1} << 32, 0), CounterBits(0, 0));
 }
 
-TEST(PhiloxTest, UniformIsUniform) {
+TEST(PhiloxTest, BitsAreUniform) {
   constexpr int kDraws = 100000;
   std::vector<int> counts(100, 0);
   for (int i = 0; i < kDraws; ++i) {
-    const double u = CounterUniform(42, i);
-    ASSERT_GE(u, 0);
-    ASSERT_LT(u, 1);
-    ++counts[static_cast<int>(u * 100)];
+    ++counts[(CounterBits(42, i) >> 32) * 100 >> 32];
   }
   EXPECT_LT(ChiSquare(counts, std::vector<double>(100, 0.01)), 149);  // 99 degrees of freedom, p = 0.001
 }
@@ -233,6 +229,56 @@ TEST(SamplerTest, KeepsWhatASortedReferenceKeeps) {
     EXPECT_EQ(Kept(p, logits), expected) << "seed " << kSeed << " round " << round << " top_k " << p.top_k
                                          << " top_p " << p.top_p << " min_p " << p.min_p;
   }
+}
+
+TEST(SamplerTest, ParametersAreRoundedAgainstWhatTheyWouldKeep) {
+  SamplingParams p;
+  p.temperature = 5e-324;
+  p.top_p = std::nextafter(1.0, 0.0);
+  p.min_p = 0.1;  // less than the float nearest to it
+  p.top_k = 3;
+  EXPECT_EQ(PickParamsOf(p, 0).temperature, std::numeric_limits<float>::min());
+  EXPECT_EQ(PickParamsOf(p, 0).top_p, ~uint64_t{0} << 11);
+  EXPECT_EQ(PickParamsOf(p, 0).min_p, 0.1f);
+  EXPECT_EQ(PickParamsOf(p, 0).top_k, 3);
+  p.temperature = 1e300;
+  p.top_p = 5e-324;
+  p.min_p = 0.7;  // more than the float nearest to it
+  EXPECT_EQ(PickParamsOf(p, 0).temperature, std::numeric_limits<float>::max());
+  EXPECT_EQ(PickParamsOf(p, 0).top_p, 1u);
+  EXPECT_EQ(PickParamsOf(p, 0).min_p, std::nextafter(0.7f, 1.0f));
+  p.top_p = 1;
+  EXPECT_EQ(PickParamsOf(p, 0).top_p, 0u);
+  p.min_p = 1;
+  EXPECT_EQ(PickParamsOf(p, 0).min_p, 1.0f);
+}
+
+TEST(SamplerTest, WhatNeedsLogits) {
+  SamplingParams plain;
+  plain.temperature = 1, plain.top_k = 5, plain.top_p = 0.5, plain.min_p = 0.1;
+  const std::vector<int32_t> ids = {1, 2};
+  const std::vector<uint64_t> mask = {~uint64_t{0}};
+  EXPECT_FALSE(NeedsLogits(plain, {ids, ids, ids}));
+  const auto with = [&](const auto& change) {
+    SamplingParams p = plain;
+    SampleContext context = {ids, ids, ids};
+    change(&p, &context);
+    return NeedsLogits(p, context);
+  };
+  using P = SamplingParams*;
+  using C = SampleContext*;
+  EXPECT_TRUE(with([](P p, C) { p->logprobs = true; }));
+  EXPECT_TRUE(with([](P p, C) { p->logit_bias = {{0, 1.0f}}; }));
+  EXPECT_TRUE(with([](P p, C) { p->repetition_penalty = 1.1; }));
+  EXPECT_TRUE(with([](P p, C) { p->frequency_penalty = 0.1; }));
+  EXPECT_TRUE(with([](P p, C) { p->presence_penalty = -0.1; }));
+  EXPECT_TRUE(with([](P p, C) { p->dry.multiplier = 0.1; }));
+  EXPECT_TRUE(with([](P p, C) { p->min_tokens = 3; }));
+  EXPECT_TRUE(with([](P, C c) { c->may_stop = false; }));
+  EXPECT_TRUE(with([](P, C c) { c->forced_id = 0; }));
+  EXPECT_TRUE(with([&](P, C c) { c->allowed = mask; }));
+  EXPECT_FALSE(with([](P p, C) { p->min_tokens = 2; }));
+  EXPECT_FALSE(with([](P p, C c) { p->min_tokens = 3, c->stop_ids = {}; }));
 }
 
 TEST(SamplerTest, OutputsDependOnSeedAndIndexAlone) {

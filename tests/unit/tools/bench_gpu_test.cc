@@ -30,6 +30,7 @@ TEST(BenchGpuTest, MeasuresEachKernelAndShape) {
   options.heads = 4;
   options.kv_heads = 2;
   options.head_dim = 32;
+  options.vocab = 288;
   options.cold_bytes = 40000;
   std::vector<std::string> lines;
   const auto bench =
@@ -47,8 +48,9 @@ TEST(BenchGpuTest, MeasuresEachKernelAndShape) {
               ::testing::UnorderedElementsAre(
                   std::pair(std::pair("matmul", "Q4_K"), 2), std::pair(std::pair("experts", "Q4_K"), 2),
                   std::pair(std::pair("matmul", "F16"), 2), std::pair(std::pair("experts", "F16"), 2),
-                  std::pair(std::pair("attention", "F16"), 2), std::pair(std::pair("attention", "Q8_0"), 2)));
-  EXPECT_EQ(lines.size(), 1u + 12);
+                  std::pair(std::pair("attention", "F16"), 2), std::pair(std::pair("attention", "Q8_0"), 2),
+                  std::pair(std::pair("pick", "best"), 2), std::pair(std::pair("pick", "top-p"), 2)));
+  EXPECT_EQ(lines.size(), 1u + 16);
 }
 
 TEST(BenchGpuTest, ProbesReadAndMultiplyAll) {

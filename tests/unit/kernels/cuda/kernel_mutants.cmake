@@ -30,6 +30,12 @@ kernel_mutant(experts leaf_of_the_next_weight experts.cu "sum * args.pair_weight
 kernel_mutant(experts leaves_added_before_they_are_there experts.cu
   "  simt::SyncThreads();\n  const int row = kGroup * group + thread;" "  const int row = kGroup * group + thread;")
 kernel_mutant(experts part_without_its_last_leaf experts.cu "i < range.end" "i + 1 < range.end")
+kernel_mutant(pick zeros_of_two_ranks pick.cu "FloatBits(logit + 0.0f)" "FloatBits(logit)")
+kernel_mutant(pick bins_filled_before_they_are_empty pick.cu "bins[i] = 0;\n    simt::SyncThreads();" "bins[i] = 0;")
+kernel_mutant(pick digit_before_the_bins_are_full pick.cu "    simt::SyncThreads();\n    if (row.warp() == 0) FindDigit" "    if (row.warp() == 0) FindDigit")
+kernel_mutant(pick takes_the_whole_bin pick.cu "enough = found.enough;" "enough = found.bin;")
+kernel_mutant(pick min_p_of_none pick.cu "weight >= row.params.min_p" "weight >= 0")
+kernel_mutant(pick stretch_begins_late pick.cu "begin += w * each;" "begin += w * each + 1;")
 file(CONFIGURE OUTPUT kernel_mutants.inc CONTENT "${kernel_mutant_lines}" @ONLY)
 moepool_test(cuda_mutants_test SRCS kernel_mutants_test.cc ${kernel_mutants} DEPS moepool_emulated_device moepool_backend)
 target_include_directories(cuda_mutants_test PRIVATE ${CMAKE_CURRENT_BINARY_DIR})

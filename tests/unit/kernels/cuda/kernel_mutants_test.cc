@@ -30,8 +30,13 @@
   void LaunchExpertLeaves(const ExpertsArgs&, void*); \
   void LaunchExpertParts(const PartsArgs&, void*);    \
   }
+#define PICK_MUTANT(name)                  \
+  namespace moepool::name {                \
+  void LaunchPick(const PickArgs&, void*); \
+  }
 #include "kernel_mutants.inc"
 #undef ROWS_MUTANT
+#undef PICK_MUTANT
 #undef PRODUCTS_MUTANT
 #undef EXPERTS_MUTANT
 
@@ -71,6 +76,7 @@ std::vector<Mutant> Mutants() {
     kernels.expert_leaves = name::LaunchExpertLeaves; \
     kernels.expert_parts = name::LaunchExpertParts;   \
   }
+#define PICK_MUTANT(name) add(#name).pick = name::LaunchPick;
 #include "kernel_mutants.inc"
   return mutants;
 }
@@ -91,7 +97,7 @@ TEST(CudaMutantsTest, TheCheckAtTheStartPassesTheKernels) {
 
 TEST(CudaMutantsTest, TheCheckAtTheStartShowsEveryFault) {
   const std::vector<Mutant> mutants = Mutants();
-  EXPECT_EQ(mutants.size(), 17u);
+  EXPECT_EQ(mutants.size(), 23u);
   for (const Mutant& mutant : mutants) {
     const absl::Status status = Check(mutant.kernels);
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << mutant.name << ": " << status;
