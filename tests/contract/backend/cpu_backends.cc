@@ -1,5 +1,5 @@
-// The CPU backend with each instruction set of this machine and several numbers of threads; under a sanitizer, which
-// makes minutes of seconds, with one number.
+// The CPU backend with each instruction set of this machine and several numbers of threads; under a
+// sanitizer, which makes minutes of seconds, with one number.
 #include "tests/contract/backend/backend_contract.h"
 
 namespace moepool {
