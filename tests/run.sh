@@ -10,9 +10,10 @@ usage() {
 usage: tests/run.sh [--fast] [--nightly]
 
   --fast     without AddressSanitizer and clang-tidy
-  --nightly  the tests labelled nightly too (published vocabularies and templates, a real model, an hour's soak), the
-             core under ThreadSanitizer, CUDA for all cards rather than sm_89 alone, the image, compose and the
-             package in a Debian of their own, and the fuzz targets for ten minutes each: five hours
+  --nightly  the tests labelled nightly too (published vocabularies and templates, a real model, every pair of settings
+             for each family, an hour's soak), the core under ThreadSanitizer, CUDA for all cards rather than sm_89
+             alone, the image, compose and the package in a Debian of their own, and the fuzz targets for ten minutes
+             each: five hours
 TEXT
 }
 
