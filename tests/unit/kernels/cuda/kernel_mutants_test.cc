@@ -30,10 +30,21 @@
   void LaunchExpertLeaves(const ExpertsArgs&, void*); \
   void LaunchExpertParts(const PartsArgs&, void*);    \
   }
+#define GATE_MUTANT(name)                                \
+  namespace moepool::name {                              \
+  void LaunchSelect(const GateArgs&, void*);             \
+  void LaunchSelectShared(const SharedGateArgs&, void*); \
+  }
+#define PLAN_MUTANT(name)                  \
+  namespace moepool::name {                \
+  void LaunchPlan(const PlanArgs&, void*); \
+  }
 #include "kernel_mutants.inc"
 #undef ROWS_MUTANT
 #undef PRODUCTS_MUTANT
 #undef EXPERTS_MUTANT
+#undef GATE_MUTANT
+#undef PLAN_MUTANT
 
 namespace moepool {
 namespace {
@@ -71,6 +82,13 @@ std::vector<Mutant> Mutants() {
     kernels.expert_leaves = name::LaunchExpertLeaves; \
     kernels.expert_parts = name::LaunchExpertParts;   \
   }
+#define GATE_MUTANT(name)                             \
+  {                                                   \
+    CudaKernels& kernels = add(#name);                \
+    kernels.select = name::LaunchSelect;              \
+    kernels.select_shared = name::LaunchSelectShared; \
+  }
+#define PLAN_MUTANT(name) add(#name).plan = name::LaunchPlan;
 #include "kernel_mutants.inc"
   return mutants;
 }
@@ -91,7 +109,7 @@ TEST(CudaMutantsTest, TheCheckAtTheStartPassesTheKernels) {
 
 TEST(CudaMutantsTest, TheCheckAtTheStartShowsEveryFault) {
   const std::vector<Mutant> mutants = Mutants();
-  EXPECT_EQ(mutants.size(), 17u);
+  EXPECT_EQ(mutants.size(), 25u);
   for (const Mutant& mutant : mutants) {
     const absl::Status status = Check(mutant.kernels);
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << mutant.name << ": " << status;
