@@ -36,6 +36,16 @@ kernel_mutant(pick digit_before_the_bins_are_full pick.cu "    simt::SyncThreads
 kernel_mutant(pick takes_the_whole_bin pick.cu "enough = found.enough;" "enough = found.bin;")
 kernel_mutant(pick min_p_of_none pick.cu "weight >= row.params.min_p" "weight >= 0")
 kernel_mutant(pick stretch_begins_late pick.cu "begin += w * each;" "begin += w * each + 1;")
+kernel_mutant(rows forgets_the_shared_expert rows.cuh "parts.shared != nullptr ? sum + parts.shared[at] : sum" "sum")
+kernel_mutant(gate equal_logits_to_the_higher gate.cu "other > best" "other < best")
+kernel_mutant(gate weights_added_before_they_are_there gate.cu
+  "  simt::SyncWarp(simt::kAllLanes);\n  float all = 0;" "  float all = 0;")
+kernel_mutant(gate all_but_the_last_exponential gate.cu "i < n; ++i" "i + 1 < n; ++i")
+kernel_mutant(gate weighs_the_taken_one gate.cu "const bool near = e != taken &&" "const bool near =")
+kernel_mutant(plan right_sides_added_to_the_first plan.cu "depth > 1 ? waiting[depth - 2] : 0" "0")
+kernel_mutant(plan tiles_without_their_last_pair plan.cu "? tile + args.tile_pairs : end" "? tile + args.tile_pairs - 1 : end")
+kernel_mutant(plan scanned_before_all_is_counted plan.cu
+  "simt::AtomicAdd(&count[e], 1);\n  }\n  simt::SyncThreads();" "simt::AtomicAdd(&count[e], 1);\n  }")
 file(CONFIGURE OUTPUT kernel_mutants.inc CONTENT "${kernel_mutant_lines}" @ONLY)
 moepool_test(cuda_mutants_test SRCS kernel_mutants_test.cc ${kernel_mutants} DEPS moepool_emulated_device moepool_backend)
 target_include_directories(cuda_mutants_test PRIVATE ${CMAKE_CURRENT_BINARY_DIR})

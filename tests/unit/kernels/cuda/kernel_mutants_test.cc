@@ -34,11 +34,22 @@
   namespace moepool::name {                \
   void LaunchPick(const PickArgs&, void*); \
   }
+#define GATE_MUTANT(name)                                \
+  namespace moepool::name {                              \
+  void LaunchSelect(const GateArgs&, void*);             \
+  void LaunchSelectShared(const SharedGateArgs&, void*); \
+  }
+#define PLAN_MUTANT(name)                  \
+  namespace moepool::name {                \
+  void LaunchPlan(const PlanArgs&, void*); \
+  }
 #include "kernel_mutants.inc"
 #undef ROWS_MUTANT
 #undef PICK_MUTANT
 #undef PRODUCTS_MUTANT
 #undef EXPERTS_MUTANT
+#undef GATE_MUTANT
+#undef PLAN_MUTANT
 
 namespace moepool {
 namespace {
@@ -77,6 +88,13 @@ std::vector<Mutant> Mutants() {
     kernels.expert_parts = name::LaunchExpertParts;   \
   }
 #define PICK_MUTANT(name) add(#name).pick = name::LaunchPick;
+#define GATE_MUTANT(name)                             \
+  {                                                   \
+    CudaKernels& kernels = add(#name);                \
+    kernels.select = name::LaunchSelect;              \
+    kernels.select_shared = name::LaunchSelectShared; \
+  }
+#define PLAN_MUTANT(name) add(#name).plan = name::LaunchPlan;
 #include "kernel_mutants.inc"
   return mutants;
 }
@@ -97,7 +115,7 @@ TEST(CudaMutantsTest, TheCheckAtTheStartPassesTheKernels) {
 
 TEST(CudaMutantsTest, TheCheckAtTheStartShowsEveryFault) {
   const std::vector<Mutant> mutants = Mutants();
-  EXPECT_EQ(mutants.size(), 23u);
+  EXPECT_EQ(mutants.size(), 31u);
   for (const Mutant& mutant : mutants) {
     const absl::Status status = Check(mutant.kernels);
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << mutant.name << ": " << status;
