@@ -53,12 +53,18 @@ void ExpectTheSameLogits(const SynthSpec& spec, size_t first, size_t stride) {
     EXPECT_EQ(RunScenario(model, plenty ? all : few, scenario, transports, &stats),
               (plenty ? expected : expected_few)[scenario.kv_type]);
     // What the scenario is about has happened.
-    if (scenario.prefix_cache && plenty && scenario.order == 2) EXPECT_GE(stats.prefix_hits, 1u);
-    if (scenario.memory == Memory::kPreempt) EXPECT_GE(stats.preemptions, 20u);
+    if (scenario.prefix_cache && plenty && scenario.order == 2) {
+      EXPECT_GE(stats.prefix_hits, 1u);
+    }
+    if (scenario.memory == Memory::kPreempt) {
+      EXPECT_GE(stats.preemptions, 20u);
+    }
     if (scenario.memory == Memory::kScarce) scarce_preemptions += stats.preemptions;
     if (::testing::Test::HasFailure()) return;
   }
-  if (stride == 1) EXPECT_GE(scarce_preemptions, 1u);
+  if (stride == 1) {
+    EXPECT_GE(scarce_preemptions, 1u);
+  }
 }
 
 // Of the scenarios, which hold every pair of settings, a model has a third, and another third than the next.
