@@ -23,5 +23,4 @@ function(moepool_kernel_mutant name file text replacement)
   set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX)
   target_include_directories(${name} BEFORE PRIVATE ${root} ${CMAKE_SOURCE_DIR}/tests/support/simt)
   target_compile_definitions(${name} PRIVATE SIMT_TARGET=${name})
-  target_compile_options(${name} PRIVATE -O1)  # they compile for longer than they run
 endfunction()
