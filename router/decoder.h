@@ -1,5 +1,6 @@
-// The trunk of the model: from rows of tokens to logits, one step at a time. Everything but the experts runs
-// here, on one backend. Owned by the engine's thread.
+// The trunk of the model: from rows of tokens to logits, one step at a time, on one backend. The experts are
+// workers', or run here too where the routes say that this backend has them all. Owned by the engine's
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -38,7 +39,7 @@ using IdSink = std::function<void(int row, int32_t id)>;
 using LogitsSink = std::function<void(int row, std::span<float> logits)>;
 
 // Sees what the gate chose: selected [rows * experts_per_token], ascending within a row. A row that is
-// faulty has been given nothing.
+// faulty has been given nothing; what stands there means nothing, and may be expert -1.
 using GateObserver =
     std::function<void(int layer, std::span<const StepRow> rows, std::span<const SelectedExpert> selected)>;
 

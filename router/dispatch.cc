@@ -224,6 +224,7 @@ void Dispatcher::CountDirect(int layer, int rows, std::span<const SelectedExpert
   report.worker = table.members[0].worker;
   report.rows = static_cast<int>(counted);
   report.round_trip = report.compute = compute;
+  round_trips_[report.worker] += compute;
   pool_->ReportExchanges({&report, 1});
 }
 

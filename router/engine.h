@@ -27,7 +27,7 @@
 
 namespace moepool {
 
-// f16, q8_0 or f32. InvalidArgument names them and what was given.
+// f16, bf16, q8_0 or f32. InvalidArgument names them and what was given.
 absl::StatusOr<KvType> ParseKvType(const std::string& text);
 
 // Sees the logits behind each sampled id and each position of a prompt whose logits are wanted, before

@@ -1,5 +1,5 @@
-// `moepool serve`: gateway, router and workers in one process, over the in-process transport. The default for
-// a laptop, and for debugging.
+// `moepool serve`: gateway, router and workers in one process; with several workers over the in-process
+// transport, with one without any. The default for a laptop, and for debugging.
 #include <unistd.h>
 
 #include "CLI/CLI.hpp"

@@ -2,7 +2,7 @@
 // (common/kernels/packed.h) and kernels compute in the same order, so that a GPU gives the CPU's bits and
 // shares its numeric class.
 //
-// Work is queued on one stream; the host waits in Fetch() alone.
+// Work is queued on one stream, copies of experts aside of it (device.h); the host waits in Fetch() alone.
 #pragma once
 
 #include <atomic>

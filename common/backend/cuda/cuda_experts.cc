@@ -10,6 +10,7 @@
 
 #include "common/backend/cuda/cuda_backend.h"
 #include "common/backend/cuda/cuda_selected.h"
+#include "common/backend/cuda/expert_work.h"
 #include "common/backend/expert_pairs.h"
 #include "common/base/rounding.h"
 #include "common/base/status_macros.h"
@@ -19,32 +20,12 @@
 namespace moepool {
 namespace {
 
-constexpr int32_t kFewPairs = 8;    // of an expert: one tile of the kernels' columns
-constexpr int32_t kManyPairs = 32;  // that share a reading of the weights
-// Pairs of an expert, on average, up to which its weights may be read for each anew.
-constexpr size_t kPairsReadAgain = 2;
-
 constexpr int32_t kSeveralTypes = -1;
 constexpr int32_t kNoType = -2;
 
 const DeviceWeights& WeightsOf(const std::unique_ptr<Matrix>& matrix) {
   return static_cast<const CudaMatrix&>(*matrix).weights();
 }
-bool Plain(const DeviceWeights& w) { return !Info(w.dtype).quantized; }
-
-// Of h of all pairs in its three forms, after the pairs' faults.
-struct HiddenPlaces {
-  HiddenPlaces(size_t pairs, size_t padded)
-      : q(RoundUp<size_t>(pairs, 256)),
-        scale(q + RoundUp<size_t>(pairs * padded, 256)),
-        f32(scale + RoundUp<size_t>(pairs * padded / kQuantBlock * sizeof(float), 256)),
-        bytes(f32 + pairs * padded * sizeof(float)) {}
-  size_t q;
-  size_t scale;
-  size_t f32;
-  size_t bytes;
-};
-
 class CudaExpertOps final : public ReservingExpertOps {
  public:
   CudaExpertOps(CudaContext* context, ExpertPlaces* places)

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/backend/cuda/cuda_backend.h"
+#include "common/backend/cuda/expert_work.h"
 #include "common/base/rounding.h"
 #include "common/base/status_macros.h"
 #include "common/base/trace.h"
@@ -16,14 +17,7 @@
 namespace moepool {
 namespace {
 
-constexpr int kFewPairs = 8;    // of an expert: one tile of the kernels' columns
-constexpr int kManyPairs = 32;  // that share a reading of the weights
-// Pairs of an expert, on average, up to which its weights may be read for each anew.
-constexpr double kPairsReadAgain = 2;
-
 constexpr size_t kAlignment = 256;
-
-bool Plain(const DeviceWeights& w) { return !Info(w.dtype).quantized; }
 
 // Arrays that lie one after the other in a scratch.
 class Layout {
@@ -100,6 +94,7 @@ CudaSelected::CudaSelected(CudaContext* context, DeviceScratch* hidden, DeviceSc
     : context_(*context), hidden_(*hidden), leaves_(*leaves), plan_(context), shared_(context) {}
 
 absl::Status CudaSelected::Reserve(int hidden, const LargestCall& call) {
+  if (!sets_made_) return absl::OkStatus();
   const auto rows = static_cast<size_t>(call.rows);
   const auto pairs = rows * static_cast<size_t>(call.experts_per_row);
   MOEPOOL_RETURN_IF_ERROR(plan_.Reserve(PlanPlaces(rows, pairs, pairs).bytes));
@@ -119,9 +114,8 @@ absl::StatusOr<std::unique_ptr<ExpertSet>> CudaSelected::MakeSet(
     const std::unique_ptr<Matrix>* const matrices[] = {&experts[e]->gate, &experts[e]->up, &experts[e]->down};
     DeviceWeights* const places[] = {&table[e].gate, &table[e].up, &table[e].down};
     for (int i = 0; i < 3; ++i) {
-      auto& matrix = static_cast<CudaMatrix&>(**matrices[i]);
+      const auto& matrix = static_cast<const CudaMatrix&>(**matrices[i]);
       if (matrix.pinned()) return nullptr;
-      matrix.Stay();
       *places[i] = matrix.weights();
       std::optional<DType>& type = types[i / 2];  // up, down
       if (type.has_value() && Info(*type).quantized != Info(matrix.dtype()).quantized) return nullptr;
@@ -138,6 +132,14 @@ absl::StatusOr<std::unique_ptr<ExpertSet>> CudaSelected::MakeSet(
   }
   if (types[0].has_value() && !several[0]) set->up_type = static_cast<int32_t>(*types[0]);
   if (types[1].has_value() && !several[1]) set->down_type = static_cast<int32_t>(*types[1]);
+  for (const ExpertWeights* expert : experts) {
+    if (expert->down == nullptr) continue;
+    for (const auto* matrix : {&expert->gate, &expert->up, &expert->down}) {
+      static_cast<CudaMatrix&>(**matrix).Stay();
+    }
+  }
+  context_.device().StreamAfterAside();  // of what has changed places just now
+  sets_made_ = true;
   set->count = static_cast<int32_t>(experts.size());
   const size_t bytes = table.size() * sizeof(DeviceExpert);
   MOEPOOL_RETURN_IF_ERROR(set->table.Reserve(bytes));
@@ -204,8 +206,9 @@ void CudaSelected::RunSet(const CudaExpertSet& set, const Activations& x, const 
   const bool few = x.rows <= kFewPairs || pairs <= static_cast<size_t>(set.count) * (kFewPairs / 2);
   const int tile_pairs = few ? kFewPairs : kManyPairs;
   const size_t used = std::min(pairs, static_cast<size_t>(set.with_weights));
+  // An empty grid is an error.
   const size_t most_tiles =
-      (pairs + used * static_cast<size_t>(tile_pairs - 1)) / static_cast<size_t>(tile_pairs);
+      used == 0 ? 0 : (pairs + used * static_cast<size_t>(tile_pairs - 1)) / static_cast<size_t>(tile_pairs);
 
   const PlanPlaces places(rows, pairs, most_tiles);
   std::byte* const base = plan_.Get(places.bytes);
@@ -243,16 +246,11 @@ void CudaSelected::RunSet(const CudaExpertSet& set, const Activations& x, const 
   args.x = {x.f32, x.q, x.scale};
   args.pair_row = plan.pair_row;
   args.pair_weight = plan.pair_weight;
-  const size_t values = pairs * static_cast<size_t>(args.padded);
-  Layout h;
-  const size_t h_faults = h.Add<uint8_t>(pairs);
-  const size_t h_q = h.Add<int8_t>(set.plain_down ? 0 : values);
-  const size_t h_scale = h.Add<float>(set.plain_down ? 0 : values / kQuantBlock);
-  const size_t h_f32 = h.Add<float>(set.plain_down ? values : 0);
-  std::byte* const hidden = hidden_.Get(h.bytes());
-  args.pair_fault = reinterpret_cast<uint8_t*>(hidden + h_faults);
-  args.h = {reinterpret_cast<float*>(hidden + h_f32), reinterpret_cast<int8_t*>(hidden + h_q),
-            reinterpret_cast<float*>(hidden + h_scale)};
+  const HiddenPlaces h(pairs, static_cast<size_t>(args.padded));
+  std::byte* const hidden = hidden_.Get(set.plain_down ? h.bytes : h.f32);
+  args.pair_fault = reinterpret_cast<uint8_t*>(hidden);
+  args.h = {reinterpret_cast<float*>(hidden + h.f32), reinterpret_cast<int8_t*>(hidden + h.q),
+            reinterpret_cast<float*>(hidden + h.scale)};
   context_.device().Zero(args.pair_fault, pairs);
   context_.kernels().expert_hidden(args, Stream());
 
@@ -271,7 +269,7 @@ void CudaSelected::RunSet(const CudaExpertSet& set, const Activations& x, const 
   const double chosen = static_cast<double>(k) / set.count;  // of the experts, by a row
   const double expected = set.count * (1 - std::pow(1 - chosen, x.rows));
   const bool fused = !set.plain_down && set.with_weights > 0 && k <= kMaxFusedSlots &&
-                     static_cast<double>(pairs) <= kPairsReadAgain * expected;
+                     static_cast<double>(pairs) <= double{kPairsReadAgain} * expected;
   if (fused) {
     context_.kernels().expert_parts({args, plan.pair_expert, leaves}, Stream());
     return;

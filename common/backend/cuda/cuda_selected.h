@@ -18,7 +18,7 @@ class CudaSelected {
  public:
   // Works in `hidden` and `leaves` too, which other operations of the context's stream may share.
   CudaSelected(CudaContext* context, DeviceScratch* hidden, DeviceScratch* leaves);
-  // Takes what calls up to `call` need beside `hidden` and `leaves`.
+  // Takes what Run() needs for calls up to `call` beside `hidden` and `leaves`, where a set has been made.
   absl::Status Reserve(int hidden, const LargestCall& call);
   absl::StatusOr<std::unique_ptr<ExpertSet>> MakeSet(std::span<const ExpertWeights* const> experts);
   static bool CanSelect(const ModelConfig& config);
@@ -42,6 +42,7 @@ class CudaSelected {
   CudaContext& context_;
   DeviceScratch& hidden_;  // h and pair faults
   DeviceScratch& leaves_;
+  bool sets_made_ = false;
   DeviceScratch plan_;
   DeviceScratch shared_;  // selection and sums of the shared expert
 };

@@ -88,6 +88,7 @@ TEST(CudaMemoryTest, WhatIsReservedIsEnough) {
   const int blocks = config.context_tokens / kKvBlockTokens;
   const auto k = memory(blocks * 2 * kKvBlockTokens * 16), v = memory(blocks * 2 * kKvBlockTokens * 16);
   const auto qkv = memory(kRows * 8 * 16), out = memory(kRows * kSize), residual = memory(kRows * kSize);
+  const std::unique_ptr<ExpertSet> set = layer.MakeSet();
   const LargestCall call = {.rows = kRows, .experts_per_row = kExperts, .ffn = kSize};
   ASSERT_TRUE(backend->ReserveTrunk(config, call).ok());
   ASSERT_TRUE(backend->ReserveExperts(kSize, call).ok());
@@ -120,6 +121,7 @@ TEST(CudaMemoryTest, WhatIsReservedIsEnough) {
   }
   backend->Trunk().Combine({.parts = parts, .adds = adds, .rows = rows, .hidden = kSize}, residual->f32());
   layer.RunAll(kRows);
+  layer.RunAllSelected(*set, kRows);
   EXPECT_EQ(backend->Gpu().memory_bytes, left);
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -90,6 +91,27 @@ class Layer {
         .entries = entries,
         .host_rows = true};
     backend_.Experts().Run(pointers_, batch, out->f32(), faults);
+    backend_.Experts().Fetch({});
+  }
+
+  std::unique_ptr<ExpertSet> MakeSet() { return backend_.Experts().MakeSet(pointers_).value(); }
+  // Each of `rows` rows of zeros through every expert, and the first besides as the shared one.
+  void RunAllSelected(const ExpertSet& set, int rows) {
+    const size_t elements = static_cast<size_t>(rows) * kSize;
+    const auto q = backend_.Allocate(elements).value();
+    const auto scale = backend_.Allocate(elements / 32 * sizeof(float)).value();
+    const auto residual = backend_.Allocate(elements * sizeof(float)).value();
+    std::vector<SelectedExpert> chosen;
+    for (int32_t p = 0; p < rows * kExperts; ++p) chosen.push_back({p % kExperts, 0.5f});
+    const auto selected = backend_.Allocate(chosen.size() * sizeof(SelectedExpert)).value();
+    selected->Write(0, std::as_bytes(std::span<const SelectedExpert>(chosen)));
+    std::vector<uint8_t> faults(static_cast<size_t>(rows));
+    SelectedBatch batch;
+    batch.x = {.rows = rows, .cols = kSize, .q = reinterpret_cast<int8_t*>(q->data()), .scale = scale->f32()};
+    batch.selected = reinterpret_cast<const SelectedExpert*>(selected->data());
+    batch.experts_per_token = kExperts;
+    batch.shared = &set;
+    backend_.Experts().RunSelected(set, batch, residual->f32(), faults);
     backend_.Experts().Fetch({});
   }
 
