@@ -150,7 +150,7 @@ std::vector<SequenceRequest> ScenarioRequests() {
     request.request_id = StrCat("request-", i);
     request.max_tokens = prompts[static_cast<size_t>(i)].size() > 100 ? 4 : 20 + 3 * i;
     request.prompt = std::move(prompts[static_cast<size_t>(i)]);
-    request.sampling.seed = static_cast<uint64_t>(100 + i);
+    request.sampling.seed = uint64_t{100} + static_cast<uint64_t>(i);
     if (i % 2 == 1) {
       request.sampling.temperature = 0.9;
       request.sampling.top_p = 0.95;
@@ -207,7 +207,7 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
   Tally tally;
   std::vector<std::unique_ptr<TrunkCall>> calls;
   for (SequenceRequest& request : requests) {
-    auto call = engine->Generate(std::move(request), [&](SequenceUpdate update) {
+    auto call = engine->Generate(std::move(request), [&](const SequenceUpdate& update) {
       if (update.finished) tally.End(update);
     });
     EXPECT_TRUE(call.ok()) << call.status();

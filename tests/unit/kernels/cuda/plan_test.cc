@@ -55,7 +55,7 @@ void Compare(const Choice& c, int tile_pairs) {
   const std::vector<SelectedExpert> selected = Choose(c, &rng);
   std::vector<DeviceExpert> experts(static_cast<size_t>(c.experts));
   for (size_t e = 0; e < experts.size(); ++e) experts[e].down.rows = e % 7 == 3 ? 0 : 32;
-  const auto slots = static_cast<size_t>(c.rows * c.k);
+  const auto slots = size_t{1} * c.rows * c.k;
 
   std::vector<int32_t> tile_count(1), pair_row(slots), pair_expert(slots), slot_pair(slots, -2);
   std::vector<float> pair_weight(slots);
@@ -75,10 +75,10 @@ void Compare(const Choice& c, int tile_pairs) {
   std::vector<ExpertPart> parts;
   std::vector<ExpertEntry> entries;
   for (int32_t row = 0; row < c.rows; ++row) {
-    if (selected[static_cast<size_t>(row * c.k)].expert < 0) continue;
+    if (selected[size_t{1} * row * c.k].expert < 0) continue;
     parts.push_back({row, static_cast<int32_t>(entries.size()), static_cast<int32_t>(entries.size()) + c.k});
     for (int i = 0; i < c.k; ++i) {
-      const SelectedExpert& s = selected[static_cast<size_t>(row * c.k + i)];
+      const SelectedExpert& s = selected[size_t{1} * row * c.k + i];
       entries.push_back({s.expert, s.weight});
     }
   }
@@ -91,7 +91,7 @@ void Compare(const Choice& c, int tile_pairs) {
   // Slots, and the adds that count from them, by row.
   size_t part = 0;
   for (int32_t row = 0; row < c.rows; ++row) {
-    const auto first = static_cast<size_t>(row * c.k);
+    const auto first = size_t{1} * row * c.k;
     EXPECT_EQ(part_begin[static_cast<size_t>(row)], row * c.k);
     if (selected[first].expert < 0) {
       EXPECT_EQ(slot_pair[first], -1);
