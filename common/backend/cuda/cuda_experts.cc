@@ -26,6 +26,7 @@ constexpr int32_t kNoType = -2;
 const DeviceWeights& WeightsOf(const std::unique_ptr<Matrix>& matrix) {
   return static_cast<const CudaMatrix&>(*matrix).weights();
 }
+
 class CudaExpertOps final : public ReservingExpertOps {
  public:
   CudaExpertOps(CudaContext* context, ExpertPlaces* places)
