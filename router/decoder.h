@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -18,19 +17,10 @@
 #include "router/decoder_weights.h"
 #include "router/dispatch.h"
 #include "router/kv_cache.h"
+#include "router/micro_batch.h"
 #include "router/rope_tables.h"
 
 namespace moepool {
-
-// Rows of one sequence are consecutive and ascend in position.
-struct StepRow {
-  int32_t token = 0;
-  int32_t position = 0;
-  const int32_t* block_table = nullptr;
-  RopeSet rope = RopeSet::kShort;  // of the sequence
-  bool wants_logits = false;
-  std::optional<PickParams> pick;  // of a row that wants logits: it is content with the id that they give
-};
 
 // Called for each row that wants its id picked, in order.
 using IdSink = std::function<void(int row, int32_t id)>;
@@ -71,7 +61,21 @@ class Decoder {
   absl::Status AllocateActivations();
   absl::StatusOr<Activations> MakeActivations(int cols);
 
-  void FillRope(std::span<const StepRow> rows);
+  // What a step of these rows needs before its first layer.
+  void Prepare(std::span<const StepRow> rows);
+  // The step's rows [first, first + rows.size()).
+  MicroBatch Part(int first, std::span<const StepRow> rows, RowFaults faults);
+  absl::Status Layers(MicroBatch* batch, const KvCache& kv, Dispatcher* dispatcher,
+                      const std::shared_ptr<const RoutingTable>& routes, const std::function<bool()>& vain);
+  void Head(std::span<const StepRow> rows, RowFaults faults, const IdSink& picked, const LogitsSink& sink);
+  // Fetches `wanted`, and what the gates of the step's layers chose where that is not counted yet.
+  void FetchAndCount(std::span<Fetched> wanted);
+
+  // --- One layer (decoder_layer.cc). ---
+
+  void AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch);
+  // The norm before the experts, and the logits of the gates, on the device.
+  void GateLogits(const TrunkLayer& layer, MicroBatch* batch);
   // Host memory of what the host needs of the gate: its logits, those of the shared expert's gate, and the
   // rows as the layer's dispatch carries them.
   struct GateOutput {
@@ -79,29 +83,20 @@ class Decoder {
     const float* shared_logits = nullptr;  // [rows] or null
     Activations wire;
   };
-  // The norm before the experts, and the logits of the gates, on the device.
-  void GateLogits(const TrunkLayer& layer, RowFaults faults);
-  GateOutput FetchGate(const TrunkLayer& layer);
-  absl::Status Layers(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
-                      const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
-                      const std::function<bool()>& vain);
-  void AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, RowFaults faults);
-  absl::Status ExpertBlock(const TrunkLayer& layer, int index, std::span<const StepRow> rows,
-                           Dispatcher* dispatcher, const std::shared_ptr<const RoutingTable>& routes,
-                           RowFaults faults);
+  GateOutput FetchGate(const TrunkLayer& layer, const MicroBatch& batch);
+  // From the gate to the layer's exchange, which is under way on return; what the trunk's own expert gives
+  // is then computed or queued.
+  absl::Status BeginExperts(const TrunkLayer& layer, int index, MicroBatch* batch, Dispatcher* dispatcher,
+                            const std::shared_ptr<const RoutingTable>& routes);
+  // Adds what the exchange gives.
+  absl::Status FinishExperts(MicroBatch* batch, Dispatcher* dispatcher);
+  // Sets shared_sum to what the trunk's own expert gives each row of `normed`, or to null where the model has
+  // none. `logits` of its gate, null where there is none.
+  void SharedExpert(const TrunkLayer& layer, const float* logits, MicroBatch* batch);
   // Whether the trunk runs all experts of `routes` itself. Layers are then queued one after the other, and
   // faults and what the gates chose are known after the step's next Fetch() alone.
   bool RunsDirectly(const RoutingTable& routes) const;
-  void DirectExperts(const TrunkLayer& layer, int index, std::span<const StepRow> rows, const ExpertSet& set,
-                     RowFaults faults);
-  // What the gate of `layer` chose in a step of rows_ rows.
-  SelectedExpert* Selected(int layer) const;
-  // Fetches `wanted`, and what the gates of the step's layers chose where that is not counted yet.
-  void FetchAndCount(std::span<Fetched> wanted);
-  // What the trunk's own expert gives each row of normed_, or null where the model has none. `logits` of its
-  // gate, null where there is none.
-  const float* SharedExpert(const TrunkLayer& layer, const float* logits, RowFaults faults);
-  void Head(std::span<const StepRow> rows, RowFaults faults, const IdSink& picked, const LogitsSink& sink);
+  void DirectExperts(const TrunkLayer& layer, int index, const ExpertSet& set, MicroBatch* batch);
 
   Backend* const backend_;
   const std::shared_ptr<const ModelSource> source_;
@@ -115,27 +110,24 @@ class Decoder {
   RopeTables rope_;
   std::vector<std::unique_ptr<Buffer>> buffers_;  // what the pointers below point into
 
-  // Activations of a step, sized for max_rows.
-  int rows_ = 0;
-  float* x_ = nullptr;                         // [rows, hidden] residual stream
-  Activations normed_;                         // [rows, hidden]
-  float* qkv_ = nullptr;                       // [rows, (heads + 2 kv_heads) * head_dim]
-  Activations attended_;                       // [rows, heads * head_dim]
-  float* gate_logits_ = nullptr;               // [rows, experts]
-  float* shared_ = nullptr;                    // [rows, hidden] of the shared expert
-  float* shared_logits_ = nullptr;             // [rows]
+  // Rows of logits computed at a time: a step that scores a whole chunk would otherwise hold rows * vocab
+  // floats.
+  static constexpr int kHeadRows = 32;
+  // Of a step, sized for max_rows; device memory unless it is a vector.
+  MicroBatch all_;  // where the first row of each activation stands
+  uint64_t attention_step_ = 0;
   float* logits_ = nullptr;                    // [kHeadRows, vocab]
   int32_t* ids_ = nullptr;                     // [kHeadRows]
   SelectedExpert* device_selected_ = nullptr;  // [layers, rows, experts_per_token]
-  uint64_t step_ = 0;
-  std::vector<float> cos_;  // [rows, rope dims / 2]
+  std::vector<float> cos_;                     // [rows, rope dims / 2]
   std::vector<float> sin_;
-  std::vector<Fetched> fetched_;
-  std::vector<Fetched> wanted_;  // of the head
   std::vector<int32_t> tokens_;
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
   std::vector<SelectedExpert> selected_;  // [rows * experts_per_token]
+
+  std::vector<Fetched> fetched_;  // scratch
+  std::vector<Fetched> wanted_;   // of the head
   // Of a step whose experts the trunk runs: to be counted once what the gates chose is fetched.
   Dispatcher* counter_ = nullptr;  // null: nothing is left to count
   const RoutingTable* direct_routes_ = nullptr;

@@ -32,7 +32,6 @@ Dispatcher::Dispatcher(const ModelConfig& config, uint64_t model_digest, ExpertP
                        DispatchTimeouts timeouts, RouterIdentity identity, std::function<absl::Time()> clock)
     : config_(config),
       limits_{config.hidden, config.layers, config.experts, model_digest},
-      levels_(TreeLevels(config.experts)),
       pool_(pool),
       timeouts_(timeouts),
       identity_(identity),
@@ -53,88 +52,10 @@ const char* RetryReasonName(RetryReason reason) {
   return "";
 }
 
-void Dispatcher::Plan(const Activations& x, std::span<const SelectedExpert> selected,
-                      std::span<const uint8_t> skip) {
-  const size_t k = static_cast<size_t>(config_.experts_per_token);
-  shares_.resize(table_->members.size());
-  for (Share& share : shares_) {
-    share.dispatch_id = 0;
-    share.last_row = -1;
-    share.rows.clear();
-    share.parts.clear();
-    share.entries.clear();
-    share.part_of.clear();
-  }
-  parts_.clear();
-  adds_.clear();
-  row_of_.clear();
-  rows_.clear();
-  row_experts_.resize(k);
-  row_owners_.resize(k);
-  for (int row = 0; row < x.rows; ++row) {
-    if (skip[row]) continue;
-    const std::span<const SelectedExpert> chosen = selected.subspan(row * k, k);
-    for (size_t i = 0; i < k; ++i) {
-      row_experts_[i] = chosen[i].expert;
-      row_owners_[i] = table_->Owner(layer_, config_.experts, chosen[i].expert);
-    }
-    const size_t first_part = parts_.size();
-    const size_t first_add = adds_.size();
-    PlanRow(row_experts_, row_owners_, levels_, &parts_, &adds_);
-    rows_.push_back({row, static_cast<int32_t>(first_part), static_cast<int32_t>(parts_.size()),
-                     static_cast<int32_t>(first_add), static_cast<int32_t>(adds_.size())});
-    ++totals_.rows_by_parts[std::min(parts_.size() - first_part, DispatchTotals::kMostParts)];
-    for (size_t p = first_part; p < parts_.size(); ++p) {
-      const PlannedPart& part = parts_[p];
-      Share& share = shares_[part.owner];
-      if (share.last_row != row) {
-        share.rows.push_back(row);
-        share.last_row = row;
-      }
-      share.parts.push_back({static_cast<uint32_t>(share.rows.size() - 1),
-                             static_cast<uint16_t>(part.node.level), static_cast<uint16_t>(part.node.index),
-                             static_cast<uint32_t>(share.entries.size())});
-      for (int i = part.begin; i < part.end; ++i)
-        share.entries.push_back({chosen[i].expert, chosen[i].weight});
-      share.part_of.push_back(static_cast<int32_t>(p));
-      row_of_.push_back(row);
-    }
-  }
-}
-
-void Dispatcher::PlanHost() {
-  constexpr size_t kEvenness = 8;  // the largest share is above the mean by an eighth of it at most
-  // Reading an expert's weights takes as long as this many rows more of its product, in four bits and in
-  // eight: 145 us with one row and 260 with eight, of 12.4 MB.
-  constexpr size_t kRowsAnExpert = 9;
-  host_workers_ = 0;
-  all_shared_memory_ = true;
-  bool all_asked = true;
-  size_t total = 0;
-  size_t largest = 0;
-  for (size_t m = 0; m < shares_.size(); ++m) {
-    Share& share = shares_[m];
-    const RouteMember& member = table_->members[m];
-    if (!share.parts.empty() && member.transport->Name() != "shm") all_shared_memory_ = false;
-    if (!member.on_host) continue;
-    share.host_slot = host_workers_++;
-    expert_seen_.assign(static_cast<size_t>(config_.experts), 0);
-    size_t work = share.entries.size();
-    for (const ExpertEntry& entry : share.entries) {
-      if (expert_seen_[entry.expert] == 0) work += kRowsAnExpert;
-      expert_seen_[entry.expert] = 1;
-    }
-    total += work;
-    largest = std::max(largest, work);
-    all_asked = all_asked && work > 0;
-  }
-  const bool even = all_asked && largest * host_workers_ * kEvenness <= total * (kEvenness + 1);
-  if (!even || host_workers_ > std::numeric_limits<uint8_t>::max()) host_workers_ = 0;
-}
-
-absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, size_t member) {
-  Share& share = shares_[member];
-  const TraceSpan span("send", {"worker", static_cast<int64_t>(table_->members[member].worker.value())},
+absl::Status Dispatcher::Send(const GatedRows& rows, Exchange* exchange, size_t member) {
+  ExchangeShare& share = exchange->shares[member];
+  const RouteMember& to = exchange->table->members[member];
+  const TraceSpan span("send", {"worker", static_cast<int64_t>(to.worker.value())},
                        {"rows", static_cast<int64_t>(share.rows.size())},
                        {"parts", static_cast<int64_t>(share.parts.size())});
   const absl::Duration budget = timeouts_.base + timeouts_.per_row * static_cast<double>(share.rows.size());
@@ -144,25 +65,24 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   share.have.assign(share.parts.size(), 0);
   share.compute_us = 0;
 
-  ExpertTransport& transport = *table_->members[member].transport;
   DispatchRequest request;
   request.header.router_id = identity_.router_id;
   request.header.incarnation = identity_.incarnation;
   request.header.dispatch_id = share.dispatch_id;
   request.header.model_digest = limits_.model_digest;
-  request.header.epoch = table_->epoch;
-  if (host_workers_ > 0 && table_->members[member].on_host) {
-    request.header.host_workers = static_cast<uint8_t>(host_workers_);
+  request.header.epoch = exchange->table->epoch;
+  if (exchange->host_workers > 0 && to.on_host) {
+    request.header.host_workers = static_cast<uint8_t>(exchange->host_workers);
     request.header.host_slot = static_cast<uint8_t>(share.host_slot);
   }
-  if (asleep_) request.header.flags |= kSleepAtOnce;
-  request.header.layer = static_cast<uint32_t>(layer);
-  request.header.in = wire;
+  if (exchange->asleep) request.header.flags |= kSleepAtOnce;
+  request.header.layer = static_cast<uint32_t>(rows.layer);
+  request.header.in = rows.wire;
   // 0 would be for ever.
   request.header.budget_us = static_cast<uint32_t>(
       std::clamp<int64_t>(absl::ToInt64Microseconds(std::min(budget, step_deadline_ - share.sent)), 1,
                           std::numeric_limits<uint32_t>::max()));
-  request.x = x;
+  request.x = rows.x;
   request.rows = share.rows;
   request.parts = share.parts;
   request.entries = share.entries;
@@ -172,36 +92,33 @@ absl::Status Dispatcher::Send(int layer, WireDType wire, const Activations& x, s
   share.sent_bytes = frame_.size();
   share.received_bytes = 0;
   TraceFlowBegin("dispatch", identity_.incarnation ^ share.dispatch_id);
-  absl::Status status = transport.Send(share.dispatch_id, frame_, share.deadline);
+  absl::Status status = to.transport->Send(share.dispatch_id, frame_, share.deadline);
   share.dispatch = clock_() - share.sent;
   return status;
 }
 
-absl::Status Dispatcher::Begin(int layer, WireDType wire, const Activations& x,
-                               std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
-                               std::shared_ptr<const RoutingTable> table) {
-  const TraceSpan span("dispatch", {"layer", layer}, {"rows", x.rows});
-  layer_ = layer;
+absl::Status Dispatcher::Begin(const GatedRows& rows, std::shared_ptr<const RoutingTable> table) {
+  const TraceSpan span("dispatch", {"layer", rows.layer}, {"rows", rows.x.rows});
+  Exchange& exchange = exchanges_[static_cast<size_t>(rows.micro_batch)];
   refused_ = false;
-  table_ = std::move(table);
-  Plan(x, selected, skip);
-  PlanHost();
-  totals_.rows += static_cast<uint64_t>(x.rows);
-  replies_.clear();
-  data_.assign(parts_.size(), nullptr);
-  part_fault_.assign(parts_.size(), 0);
-  sending_ = clock_();
-  asleep_ = all_shared_memory_ && contention_.Asleep(sending_);
-  if (asleep_) {
+  exchange.Plan(config_, rows.layer, rows.x.rows, rows.selected, rows.skip, std::move(table));
+  totals_.rows += static_cast<uint64_t>(rows.x.rows);
+  for (const CombineRow& row : exchange.rows) {
+    const size_t parts = static_cast<size_t>(row.parts_end - row.parts_begin);
+    ++totals_.rows_by_parts[std::min(parts, DispatchTotals::kMostParts)];
+  }
+  exchange.sending = clock_();
+  exchange.asleep = exchange.all_shared_memory && contention_.Asleep(exchange.sending);
+  if (exchange.asleep) {
     SleepAtOnceFor(kSleepAtOnceTime);
     ++totals_.asleep;
   }
-  for (size_t m = 0; m < shares_.size(); ++m) {
-    if (shares_[m].parts.empty()) continue;
-    if (absl::Status sent = Send(layer, wire, x, m); !sent.ok()) return Lose(m, sent);
+  for (size_t m = 0; m < exchange.shares.size(); ++m) {
+    if (exchange.shares[m].parts.empty()) continue;
+    if (absl::Status sent = Send(rows, &exchange, m); !sent.ok()) return Lose(exchange, m, sent);
   }
-  begun_ = clock_();
-  load_.Add(layer, selected, skip, begun_);  // while the workers are at it
+  exchange.begun = clock_();
+  load_.Add(rows.layer, rows.selected, rows.skip, exchange.begun);  // while the workers are at it
   return absl::OkStatus();
 }
 
@@ -228,17 +145,18 @@ void Dispatcher::CountDirect(int layer, int rows, std::span<const SelectedExpert
   pool_->ReportExchanges({&report, 1});
 }
 
-absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* missing) {
+absl::Status Dispatcher::AcceptReply(Exchange* exchange, FrameBytes frame, size_t member, size_t* missing) {
   MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader header, DecodeHeader(frame.bytes));
   refused_ = header.kind == FrameKind::kRefusal;
   if (refused_) return DecodeRefusal(frame.bytes);
   MOEPOOL_ASSIGN_OR_RETURN(const ReplyView reply, DecodeReply(frame.bytes, limits_));
-  Share& share = shares_[member];
+  ExchangeShare& share = exchange->shares[member];
   if (reply.header.router_id != identity_.router_id || reply.header.incarnation != identity_.incarnation ||
-      reply.header.dispatch_id != share.dispatch_id || reply.header.layer != static_cast<uint32_t>(layer_)) {
+      reply.header.dispatch_id != share.dispatch_id ||
+      reply.header.layer != static_cast<uint32_t>(exchange->layer)) {
     return absl::InvalidArgumentError(StrCat("reply: it answers dispatch ", reply.header.dispatch_id,
                                              ", layer ", reply.header.layer, ", dispatch ", share.dispatch_id,
-                                             ", layer ", layer_, " of this router was asked for"));
+                                             ", layer ", exchange->layer, " of this router was asked for"));
   }
   const uint64_t end = uint64_t{reply.header.first_part} + reply.header.parts;
   if (end > share.parts.size()) {
@@ -254,26 +172,26 @@ absl::Status Dispatcher::AcceptReply(FrameBytes frame, size_t member, size_t* mi
     share.have[local] = 1;
     *missing -= 1;
     const size_t part = static_cast<size_t>(share.part_of[local]);
-    data_[part] = &reply.data[i * hidden];
-    part_fault_[part] = reply.faults[i];
+    exchange->data[part] = &reply.data[i * hidden];
+    exchange->part_fault[part] = reply.faults[i];
   }
   // A frame of nothing but duplicates is let go: a worker that repeats itself must not fill our memory.
-  if (*missing < before) replies_.push_back(std::move(frame));
+  if (*missing < before) exchange->replies.push_back(std::move(frame));
   return absl::OkStatus();
 }
 
-absl::Status Dispatcher::Receive(size_t member) {
-  Share& share = shares_[member];
-  ExpertTransport& transport = *table_->members[member].transport;
-  const TraceSpan span("wait", {"layer", layer_},
-                       {"worker", static_cast<int64_t>(table_->members[member].worker.value())});
+absl::Status Dispatcher::Receive(Exchange* exchange, size_t member) {
+  ExchangeShare& share = exchange->shares[member];
+  const RouteMember& from = exchange->table->members[member];
+  const TraceSpan span("wait", {"layer", exchange->layer},
+                       {"worker", static_cast<int64_t>(from.worker.value())});
   size_t missing = share.parts.size();
   while (missing > 0) {
-    absl::StatusOr<FrameBytes> frame = transport.Receive(share.dispatch_id, share.deadline);
+    absl::StatusOr<FrameBytes> frame = from.transport->Receive(share.dispatch_id, share.deadline);
     if (!frame.ok()) return frame.status();
     share.received_bytes += frame->bytes.size();
     const size_t before = missing;
-    MOEPOOL_RETURN_IF_ERROR(AcceptReply(*std::move(frame), member, &missing));
+    MOEPOOL_RETURN_IF_ERROR(AcceptReply(exchange, *std::move(frame), member, &missing));
     // Frames that have arrived are taken after the deadline too; a flood of duplicates must not hold us up.
     if (missing == before && clock_() > share.deadline) {
       return absl::DeadlineExceededError(StrCat("duplicates past the deadline, ", missing, " of ",
@@ -281,19 +199,32 @@ absl::Status Dispatcher::Receive(size_t member) {
     }
   }
   TraceFlowEnd("reply", identity_.incarnation ^ share.dispatch_id);
-  transport.Forget(share.dispatch_id);
+  from.transport->Forget(share.dispatch_id);
   share.dispatch_id = 0;
   share.received = clock_();
   return absl::OkStatus();
 }
 
-bool Dispatcher::Superseded() const {
+bool Dispatcher::Superseded(const RoutingTable& table) const {
   const std::shared_ptr<const RoutingTable> now = pool_->Routes();
-  return now == nullptr || now->epoch != table_->epoch;
+  return now == nullptr || now->epoch != table.epoch;
 }
 
-absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
-  const RouteMember lost = table_->members[member];
+void Dispatcher::GiveUp() {
+  for (Exchange& exchange : exchanges_) {
+    if (exchange.table == nullptr) continue;
+    for (size_t m = 0; m < exchange.shares.size(); ++m) {
+      ExchangeShare& share = exchange.shares[m];
+      if (share.dispatch_id != 0) exchange.table->members[m].transport->Forget(share.dispatch_id);
+      share.dispatch_id = 0;
+    }
+    exchange.Clear();
+  }
+}
+
+absl::Status Dispatcher::Lose(const Exchange& exchange, size_t member, const absl::Status& cause) {
+  const RouteMember lost = exchange.table->members[member];
+  const int layer = exchange.layer;
   std::string what = "was lost";
   RetryReason reason = RetryReason::kRefusal;
   if (absl::IsDeadlineExceeded(cause)) reason = RetryReason::kTimeout;
@@ -302,54 +233,52 @@ absl::Status Dispatcher::Lose(size_t member, const absl::Status& cause) {
   const bool vain = refused_ && absl::IsDeadlineExceeded(cause) && clock_() >= step_deadline_;
   if (vain) {
     what = "was asked too late";
-  } else if (absl::IsNotFound(cause) && Superseded()) {
+  } else if (absl::IsNotFound(cause) && Superseded(*exchange.table)) {
     what = "has newer routes";
     reason = RetryReason::kStaleRoutes;
   } else {
     totals_.losses += 1;
     pool_->ReportLoss(lost.worker, cause);
   }
-  for (size_t m = 0; m < shares_.size(); ++m) {
-    if (shares_[m].dispatch_id == 0) continue;
-    table_->members[m].transport->Forget(shares_[m].dispatch_id);
-    shares_[m].dispatch_id = 0;
-  }
-  replies_.clear();
-  table_.reset();
+  GiveUp();
   if (vain) return absl::CancelledError("the deadline of all sequences of the step has passed");
   totals_.retries[static_cast<size_t>(reason)] += 1;
   return absl::UnavailableError(
-      StrCat("worker ", lost.worker.value(), " ", what, " in layer ", layer_, ": ", ToStd(cause.message())));
+      StrCat("worker ", lost.worker.value(), " ", what, " in layer ", layer, ": ", ToStd(cause.message())));
 }
 
-void Dispatcher::CountTime(absl::Time waiting, absl::Time end) {
+void Dispatcher::CountTime(const Exchange& exchange, absl::Time waiting, absl::Time end) {
+  const absl::Duration whole = end - exchange.sending;
   totals_.wait_seconds += absl::ToDoubleSeconds(end - waiting);
-  totals_.exchange.Add(absl::ToDoubleSeconds(end - sending_));
+  totals_.exchange.Add(absl::ToDoubleSeconds(whole));
   // Workers and trunk compute side by side, so that the longest of them is what would remain without an
   // exchange.
-  absl::Duration computed = waiting - begun_;
-  for (size_t m = 0; m < shares_.size(); ++m) {
-    if (shares_[m].parts.empty()) continue;
-    if (table_->members[m].transport->Name() == "in_process") return;  // one after another, in this thread
-    computed = std::max(computed, absl::Microseconds(shares_[m].compute_us));
+  absl::Duration computed = waiting - exchange.begun;
+  for (size_t m = 0; m < exchange.shares.size(); ++m) {
+    const ExchangeShare& share = exchange.shares[m];
+    if (share.parts.empty()) continue;
+    // These compute one after another, in this thread.
+    if (exchange.table->members[m].transport->Name() == "in_process") return;
+    computed = std::max(computed, absl::Microseconds(share.compute_us));
   }
-  totals_.exchange_own.Add(std::max(0.0, absl::ToDoubleSeconds(end - sending_ - computed)));
-  if (all_shared_memory_) contention_.Add(end - sending_, computed, end);
+  totals_.exchange_own.Add(std::max(0.0, absl::ToDoubleSeconds(whole - computed)));
+  if (exchange.all_shared_memory) contention_.Add(whole, computed, end);
 }
 
-void Dispatcher::Report(absl::Time added) {
-  if (round_trips_epoch_ != table_->epoch) {
+void Dispatcher::Report(const Exchange& exchange, absl::Time added) {
+  const RoutingTable& table = *exchange.table;
+  if (round_trips_epoch_ != table.epoch) {
     std::map<WorkerId, absl::Duration> kept;
-    for (const RouteMember& member : table_->members) kept[member.worker] = round_trips_[member.worker];
+    for (const RouteMember& member : table.members) kept[member.worker] = round_trips_[member.worker];
     round_trips_ = std::move(kept);
-    round_trips_epoch_ = table_->epoch;
+    round_trips_epoch_ = table.epoch;
   }
   reports_.clear();
-  for (size_t m = 0; m < shares_.size(); ++m) {
-    const Share& share = shares_[m];
+  for (size_t m = 0; m < exchange.shares.size(); ++m) {
+    const ExchangeShare& share = exchange.shares[m];
     if (share.parts.empty()) continue;
     ExchangeReport& report = reports_.emplace_back();
-    report.worker = table_->members[m].worker;
+    report.worker = table.members[m].worker;
     report.rows = static_cast<int>(share.rows.size());
     report.dispatch = share.dispatch;
     report.round_trip = share.received - share.sent;
@@ -362,24 +291,30 @@ void Dispatcher::Report(absl::Time added) {
   pool_->ReportExchanges(reports_);
 }
 
-absl::Status Dispatcher::Finish(TrunkOps* ops, const float* shared, float* residual, RowFaults faults) {
+absl::Status Dispatcher::Finish(int micro_batch, TrunkOps* ops, const float* shared, float* residual,
+                                RowFaults faults) {
+  Exchange& exchange = exchanges_[static_cast<size_t>(micro_batch)];
   const absl::Time begin = clock_();
-  for (size_t m = 0; m < shares_.size(); ++m) {
-    if (shares_[m].dispatch_id == 0) continue;
-    shares_[m].deadline += begin - begun_;  // what the trunk did meanwhile is not the workers' time
-    if (absl::Status received = Receive(m); !received.ok()) return Lose(m, received);
+  for (size_t m = 0; m < exchange.shares.size(); ++m) {
+    ExchangeShare& share = exchange.shares[m];
+    if (share.dispatch_id == 0) continue;
+    share.deadline += begin - exchange.begun;  // what the trunk did meanwhile is not the workers' time
+    if (absl::Status received = Receive(&exchange, m); !received.ok()) return Lose(exchange, m, received);
   }
-  const absl::Time end = clock_();
-  CountTime(begin, end);
-  for (size_t p = 0; p < parts_.size(); ++p) {
-    if (part_fault_[p]) faults[row_of_[p]] = 1;
+  CountTime(exchange, begin, clock_());
+  for (size_t p = 0; p < exchange.parts.size(); ++p) {
+    if (exchange.part_fault[p]) faults[exchange.row_of[p]] = 1;
   }
-  const TraceSpan span("combine", {"layer", layer_}, {"parts", static_cast<int64_t>(parts_.size())});
-  ops->Combine({.parts = data_, .adds = adds_, .rows = rows_, .shared = shared, .hidden = config_.hidden},
+  const TraceSpan span("combine", {"layer", exchange.layer},
+                       {"parts", static_cast<int64_t>(exchange.parts.size())});
+  ops->Combine({.parts = exchange.data,
+                .adds = exchange.adds,
+                .rows = exchange.rows,
+                .shared = shared,
+                .hidden = config_.hidden},
                residual);
-  Report(clock_());
-  replies_.clear();
-  table_.reset();
+  Report(exchange, clock_());
+  exchange.Clear();
   return absl::OkStatus();
 }
 

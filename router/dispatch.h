@@ -1,5 +1,5 @@
-// The exchange of one layer as the router sees it: rows grouped by worker, one dispatch a worker, and the
-// parts that come back added in the canonical order. Owned by the engine's thread.
+// The exchanges of a step's layers as the router sees them: rows grouped by worker, one dispatch a worker,
+// and the parts that come back added in the canonical order. Owned by the engine's thread.
 #pragma once
 
 #include <array>
@@ -15,11 +15,11 @@
 #include "absl/time/time.h"
 #include "common/backend/backend.h"
 #include "common/base/time_histogram.h"
-#include "common/model/canonical_sum.h"
 #include "common/model/config.h"
 #include "common/model/gate_policy.h"
 #include "common/transport/frame.h"
 #include "router/contention.h"
+#include "router/exchange.h"
 #include "router/expert_load.h"
 #include "router/pool.h"
 
@@ -65,6 +65,19 @@ struct DispatchTotals {
   TimeHistogram exchange_own;
 };
 
+// Micro-batches of a step whose exchanges may be under way at once.
+inline constexpr int kMicroBatches = 2;
+
+// The rows of a micro-batch with what the gate of a layer chose for them.
+struct GatedRows {
+  int micro_batch = 0;  // under kMicroBatches
+  int layer = 0;
+  WireDType wire = WireDType::kF32;
+  Activations x;                             // [rows, hidden] in host memory
+  std::span<const SelectedExpert> selected;  // [rows * experts_per_token], ascending within a row
+  std::span<const uint8_t> skip;             // [rows]: 1 leaves the row out
+};
+
 class Dispatcher {
  public:
   // `pool` outlives this. `model_digest`: the first 8 bytes of the digest.
@@ -75,19 +88,17 @@ class Dispatcher {
   // too late.
   void SetStepDeadline(absl::Time deadline) { step_deadline_ = deadline; }
 
-  // Sends the rows of `x` to the workers that `table` names for their experts.
-  //   selected [x.rows * experts_per_token], ascending within a row.   skip [x.rows]: 1 leaves the row out.
+  // Sends the rows to the workers that `table` names for their experts. Nothing of their micro-batch is under
+  // way.
   // Unavailable where a worker is lost on the way, which is reported to the pool, or where `table` is out of
   // date: a worker refuses an expert that newer routes have let it release. Cancelled where a worker has not
-  // begun because the step's deadline has passed.
-  absl::Status Begin(int layer, WireDType wire, const Activations& x,
-                     std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
-                     std::shared_ptr<const RoutingTable> table);
+  // begun because the step's deadline has passed. Nothing of any micro-batch is under way then.
+  absl::Status Begin(const GatedRows& rows, std::shared_ptr<const RoutingTable> table);
 
-  // Waits for the parts and has `ops` add them to residual [rows, hidden] in the canonical order.  `shared`
-  // [rows, hidden] or null: what the rows get from the trunk's own expert.  Sets faults[row] where a part is
-  // not finite. Unavailable as above; residual is then unchanged.
-  absl::Status Finish(TrunkOps* ops, const float* shared, float* residual, RowFaults faults);
+  // Waits for the parts of what Begin() has sent and has `ops` add them to residual [rows, hidden] in the
+  // canonical order.  `shared` [rows, hidden] or null: what the rows get from the trunk's own expert.  Sets
+  // faults[row] where a part is not finite. Unavailable as above; residual is then unchanged.
+  absl::Status Finish(int micro_batch, TrunkOps* ops, const float* shared, float* residual, RowFaults faults);
 
   // Counts a layer whose experts the trunk has run itself, as `table` lets it, within `compute`, or where it
   // does not wait for them queued within that: as one dispatch of which nothing was sent.  selected [rows *
@@ -101,46 +112,22 @@ class Dispatcher {
   const std::map<WorkerId, absl::Duration>& round_trips() const { return round_trips_; }
 
  private:
-  // What one worker is asked for.
-  struct Share {
-    uint64_t dispatch_id = 0;
-    size_t host_slot = 0;
-    absl::Time sent;  // begins
-    absl::Duration dispatch;
-    absl::Time received;  // the last part
-    absl::Time deadline;
-    uint64_t sent_bytes = 0;
-    uint64_t received_bytes = 0;
-    int last_row = -1;
-    std::vector<int32_t> rows;
-    std::vector<WirePart> parts;
-    std::vector<ExpertEntry> entries;
-    std::vector<int32_t> part_of;  // by local part: its number in the step
-    std::vector<uint8_t> have;     // by local part
-    uint32_t compute_us = 0;       // what the worker says
-  };
-
-  void Plan(const Activations& x, std::span<const SelectedExpert> selected, std::span<const uint8_t> skip);
-  // Finds whether the workers of this host have even shares of the layer's work. They are then told to keep
-  // to their parts of the cores; where shares are uneven they had better compete for them.
-  void PlanHost();
-  absl::Status Send(int layer, WireDType wire, const Activations& x, size_t member);
-  absl::Status Receive(size_t member);
-  // Adds the layer's to the totals: it was sent from sending_ to begun_, and waited for from `waiting` to
-  // `end`.
-  void CountTime(absl::Time waiting, absl::Time end);
-  // Tells the pool how the layer's dispatches went, which were added by `added`.
-  void Report(absl::Time added);
-  // Whether the pool's routes are no longer those of the layer under way.
-  bool Superseded() const;
-  absl::Status AcceptReply(FrameBytes frame, size_t member, size_t* missing);
-  // Takes the worker out of the pool unless the routes are to blame, gives up on the layer's other
-  // dispatches, and returns what the caller is to return.
-  absl::Status Lose(size_t member, const absl::Status& cause);
+  absl::Status Send(const GatedRows& rows, Exchange* exchange, size_t member);
+  absl::Status Receive(Exchange* exchange, size_t member);
+  absl::Status AcceptReply(Exchange* exchange, FrameBytes frame, size_t member, size_t* missing);
+  // Adds the exchange's to the totals, which was waited for from `waiting` to `end`.
+  void CountTime(const Exchange& exchange, absl::Time waiting, absl::Time end);
+  // Tells the pool how the exchange's dispatches went, whose parts were added by `added`.
+  void Report(const Exchange& exchange, absl::Time added);
+  // Whether the pool's routes are no longer `table`.
+  bool Superseded(const RoutingTable& table) const;
+  // Takes the worker out of the pool unless the routes are to blame, gives up on all that is under way, and
+  // returns what the caller is to return.
+  absl::Status Lose(const Exchange& exchange, size_t member, const absl::Status& cause);
+  void GiveUp();
 
   const ModelConfig config_;
   const FrameLimits limits_;
-  const uint32_t levels_;
   ExpertPool* const pool_;
   const DispatchTimeouts timeouts_;
   const RouterIdentity identity_;
@@ -148,29 +135,11 @@ class Dispatcher {
   uint64_t next_dispatch_ = 1;
   absl::Time step_deadline_ = absl::InfiniteFuture();
 
-  // The layer under way.
-  std::shared_ptr<const RoutingTable> table_;
-  std::vector<Share> shares_;         // [members]
-  size_t host_workers_ = 0;           // FrameHeader::host_workers
-  bool all_shared_memory_ = false;    // carries the frames of every worker that is asked
-  bool asleep_ = false;               // FrameHeader::flags of them
-  std::vector<PlannedPart> parts_;    // of all rows
-  std::vector<PlannedAdd> adds_;      // part numbers of their row
-  std::vector<CombineRow> rows_;      // of those that are not skipped
-  std::vector<int32_t> row_of_;       // [parts]
-  std::vector<FrameBytes> replies_;   // that hold the parts
-  std::vector<const float*> data_;    // [parts] -> [hidden]
-  std::vector<uint8_t> part_fault_;   // [parts]
-  std::vector<int32_t> row_experts_;  // scratch
-  std::vector<int> row_owners_;       // scratch
-  std::vector<uint8_t> expert_seen_;  // scratch
-  std::vector<uint8_t> skipped_;      // scratch
-  std::vector<uint8_t> frame_;        // scratch
-  int layer_ = 0;
-  bool refused_ = false;                 // the last frame that came was a refusal
-  absl::Time sending_;                   // begins
-  absl::Time begun_;                     // all is sent
-  std::vector<ExchangeReport> reports_;  // scratch
+  std::array<Exchange, kMicroBatches> exchanges_;  // [micro-batches]
+  bool refused_ = false;                           // the last frame that came was a refusal
+  std::vector<uint8_t> skipped_;                   // scratch
+  std::vector<uint8_t> frame_;                     // scratch
+  std::vector<ExchangeReport> reports_;            // scratch
   HostContention contention_;
   DispatchTotals totals_;
   ExpertLoad load_;

@@ -95,8 +95,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   rows.rows = 3;
   rows.cols = config->hidden;
   rows.f32 = x.data();
-  MOEPOOL_CHECK(dispatcher.Begin(1, WireDType::kF32, rows, selected, skip, pool.Routes()).ok());
-  const absl::Status finished = dispatcher.Finish(&backend->Trunk(), nullptr, residual.data(), faults);
+  MOEPOOL_CHECK(
+      dispatcher.Begin({.layer = 1, .x = rows, .selected = selected, .skip = skip}, pool.Routes()).ok());
+  const absl::Status finished = dispatcher.Finish(0, &backend->Trunk(), nullptr, residual.data(), faults);
   if (finished.ok()) {
     MOEPOOL_CHECK(pool.round_trips() == 1 && pool.losses() == 0);
   } else {

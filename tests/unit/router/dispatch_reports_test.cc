@@ -44,7 +44,7 @@ TEST_F(DispatchReportsTest, EachWorkerOfTheLayerIsReportedOnce) {
   faults_.assign(kRows, 0);
   ASSERT_TRUE(Begin().ok());
   now_ += absl::Milliseconds(5);
-  ASSERT_TRUE(dispatcher_->Finish(&backend_->Trunk(), nullptr, out_.data(), faults_).ok());
+  ASSERT_TRUE(dispatcher_->Finish(0, &backend_->Trunk(), nullptr, out_.data(), faults_).ok());
   ASSERT_EQ(pool_.reports.size(), 2u);
   uint64_t parts = 0;
   for (size_t m = 0; m < 2; ++m) {

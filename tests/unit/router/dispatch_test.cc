@@ -34,7 +34,7 @@ TEST_F(DispatchTest, SharedRowsJoinTheRoutedSumBeforeTheResidual) {
   out_ = residual;
   faults_.assign(kRows, 0);
   ASSERT_TRUE(Begin().ok());
-  ASSERT_TRUE(dispatcher_->Finish(&backend_->Trunk(), shared.data(), out_.data(), faults_).ok());
+  ASSERT_TRUE(dispatcher_->Finish(0, &backend_->Trunk(), shared.data(), out_.data(), faults_).ok());
   for (size_t i = 0; i < out_.size(); ++i) {
     const bool skipped = i / kHidden == 3;
     EXPECT_EQ(out_[i], skipped ? residual[i] : residual[i] + (routed[i] + shared[i])) << i;
@@ -351,7 +351,7 @@ TEST_F(DispatchTest, OwnTimeLeavesOutWhatIsComputedMeanwhile) {
     faults_.assign(kRows, 0);
     ASSERT_TRUE(Begin().ok());
     now += c.trunk;
-    ASSERT_TRUE(dispatcher_->Finish(&backend_->Trunk(), nullptr, out_.data(), faults_).ok());
+    ASSERT_TRUE(dispatcher_->Finish(0, &backend_->Trunk(), nullptr, out_.data(), faults_).ok());
     const DispatchTotals& totals = dispatcher_->totals();
     EXPECT_EQ(totals.exchange.count(), 1u);
     EXPECT_EQ(totals.exchange_own.count(), 1u);

@@ -219,13 +219,13 @@ class DispatchTest : public ::testing::Test {
     x.rows = kRows;
     x.cols = kHidden;
     x.f32 = x_.data();
-    return dispatcher_->Begin(kLayer, WireDType::kF32, x, selected_, skip_, pool_.routes);
+    return dispatcher_->Begin({.layer = kLayer, .x = x, .selected = selected_, .skip = skip_}, pool_.routes);
   }
   absl::Status Exchange() {
     out_ = residual_;
     faults_.assign(kRows, 0);
     absl::Status status = Begin();
-    if (status.ok()) status = dispatcher_->Finish(&backend_->Trunk(), nullptr, out_.data(), faults_);
+    if (status.ok()) status = dispatcher_->Finish(0, &backend_->Trunk(), nullptr, out_.data(), faults_);
     return status;
   }
 

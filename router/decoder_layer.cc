@@ -1,0 +1,174 @@
+// One layer of a micro-batch: see decoder.h.
+#include <algorithm>
+#include <cmath>
+
+#include "absl/time/clock.h"
+#include "common/base/math.h"
+#include "common/base/status_macros.h"
+#include "common/base/trace.h"
+#include "router/decoder.h"
+
+namespace moepool {
+namespace {
+
+float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
+
+}  // namespace
+
+void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
+  const TraceSpan span("attention", {"layer", index}, {"rows", batch->count()});
+  TrunkOps& ops = backend_->Trunk();
+  const int64_t q_dim = int64_t{config_.heads} * config_.head_dim;
+  const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
+  const int64_t stride = q_dim + 2 * kv_dim;
+  ops.Norm(layer.attn_norm, batch->x, &batch->normed, batch->faults);
+  const Product qkv[] = {{layer.q.get(), layer.q_bias, nullptr, batch->qkv, stride},
+                         {layer.k.get(), layer.k_bias, nullptr, batch->qkv + q_dim, stride},
+                         {layer.v.get(), layer.v_bias, nullptr, batch->qkv + q_dim + kv_dim, stride}};
+  ops.MatMuls(qkv, batch->normed);
+
+  AttentionShape shape;
+  shape.heads = config_.heads;
+  shape.kv_heads = config_.kv_heads;
+  shape.head_dim = config_.head_dim;
+  shape.rope = config_.rope.kind;
+  shape.rope_dims = config_.rope.dims;
+  shape.qk_norm = config_.qk_norm;
+  shape.q_norm = layer.q_norm;
+  shape.k_norm = layer.k_norm;
+  shape.norm_eps = config_.norm_eps;
+  shape.window = config_.sliding_window;
+  ops.Attention(shape, batch->attention, kv.Layer(index), batch->qkv, batch->attended.f32);
+  if (Info(layer.o->dtype()).quantized) ops.Quantize(&batch->attended, batch->faults);
+  ops.MatMul(*layer.o, batch->attended, layer.o_bias, batch->x, batch->x, config_.hidden);
+}
+
+void Decoder::GateLogits(const TrunkLayer& layer, MicroBatch* batch) {
+  TrunkOps& ops = backend_->Trunk();
+  ops.Norm(layer.ffn_norm, batch->x, &batch->normed, batch->faults);
+  Product products[2];
+  size_t count = 0;
+  if (layer.gate != nullptr) {
+    products[count++] = {layer.gate.get(), nullptr, nullptr, batch->gate_logits, config_.experts};
+  }
+  if (layer.shared_gate != nullptr) {
+    products[count++] = {layer.shared_gate.get(), nullptr, nullptr, batch->shared_logits, 1};
+  }
+  if (count > 0) ops.MatMuls({products, count}, batch->normed);
+}
+
+Decoder::GateOutput Decoder::FetchGate(const TrunkLayer& layer, const MicroBatch& batch) {
+  const size_t rows = batch.rows.size();
+  const bool quantized = layer.wire == WireDType::kInt8Block32;
+  const size_t elements = rows * static_cast<size_t>(config_.hidden);
+  fetched_ = {{batch.gate_logits, rows * static_cast<size_t>(config_.experts) * sizeof(float)},
+              {layer.shared_gate != nullptr ? batch.shared_logits : nullptr, rows * sizeof(float)}};
+  if (layer.gate == nullptr) fetched_[0].bytes = 0;
+  if (layer.shared_gate == nullptr) fetched_[1].bytes = 0;
+  if (quantized) {
+    fetched_.push_back({batch.normed.q, elements});
+    fetched_.push_back({batch.normed.scale, elements / 32 * sizeof(float)});
+  } else {
+    fetched_.push_back({batch.normed.f32, elements * sizeof(float)});
+  }
+  backend_->Trunk().Fetch(fetched_);
+  GateOutput out;
+  out.logits = fetched_[0].f32();
+  if (layer.shared_gate != nullptr) out.shared_logits = fetched_[1].f32();
+  out.wire.rows = batch.count();
+  out.wire.cols = config_.hidden;
+  if (quantized) {
+    out.wire.q = static_cast<int8_t*>(fetched_[2].host);
+    out.wire.scale = fetched_[3].f32();
+  } else {
+    out.wire.f32 = fetched_[2].f32();
+  }
+  return out;
+}
+
+absl::Status Decoder::BeginExperts(const TrunkLayer& layer, int index, MicroBatch* batch,
+                                   Dispatcher* dispatcher,
+                                   const std::shared_ptr<const RoutingTable>& routes) {
+  const size_t experts = static_cast<size_t>(config_.experts);
+  const size_t k = static_cast<size_t>(config_.experts_per_token);
+  TraceSpan span("gate", {"layer", index}, {"rows", batch->count()});
+  GateLogits(layer, batch);
+  const GateOutput gate = FetchGate(layer, *batch);
+  for (size_t t = 0; t < batch->rows.size(); ++t) {
+    if (batch->faults[t]) continue;
+    const std::span<const float> logits(gate.logits + t * experts, experts);
+    if (!gate_policy_->Select(logits, batch->selected.subspan(t * k, k))) batch->faults[t] = 1;
+  }
+  if (on_gate_) on_gate_(index, batch->rows, batch->selected);
+  span.End();
+  GatedRows rows;
+  rows.micro_batch = batch->index;
+  rows.layer = index;
+  rows.wire = layer.wire;
+  rows.x = gate.wire;
+  rows.selected = batch->selected;
+  rows.skip = batch->faults;
+  MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(rows, routes));
+  SharedExpert(layer, gate.shared_logits, batch);  // while the workers are at it
+  return absl::OkStatus();
+}
+
+absl::Status Decoder::FinishExperts(MicroBatch* batch, Dispatcher* dispatcher) {
+  return dispatcher->Finish(batch->index, &backend_->Trunk(), batch->shared_sum, batch->x, batch->faults);
+}
+
+void Decoder::SharedExpert(const TrunkLayer& layer, const float* logits, MicroBatch* batch) {
+  batch->shared_sum = nullptr;
+  if (layer.shared == nullptr) return;
+  const TraceSpan span("shared expert", {"rows", batch->count()});
+  shared_parts_.clear();
+  shared_entries_.clear();
+  for (int32_t row = 0; row < batch->count(); ++row) {
+    float weight = 1;
+    if (logits != nullptr) {
+      if (!std::isfinite(logits[row])) batch->faults[row] = 1;
+      weight = Sigmoid(logits[row]);
+    }
+    shared_entries_.push_back({0, weight});
+    shared_parts_.push_back({row, row, row + 1});
+  }
+  const ExpertWeights* const expert = layer.shared.get();
+  const ExpertBatch rows = {.x = batch->normed, .parts = shared_parts_, .entries = shared_entries_};
+  backend_->Experts().Run({&expert, 1}, rows, batch->shared, batch->faults);
+  batch->shared_sum = batch->shared;
+}
+
+bool Decoder::RunsDirectly(const RoutingTable& routes) const {
+  if (!selects_on_device_ || routes.backend != backend_) return false;
+  return std::all_of(weights_.layers.begin(), weights_.layers.end(), [](const TrunkLayer& layer) {
+    return layer.shared == nullptr || layer.shared_set != nullptr;
+  });
+}
+
+void Decoder::DirectExperts(const TrunkLayer& layer, int index, const ExpertSet& set, MicroBatch* batch) {
+  ExpertOps& ops = backend_->Experts();
+  const size_t count = batch->selected.size();
+  SelectedExpert* const selected = device_selected_ + static_cast<size_t>(index) * count;
+  TraceSpan gate("gate", {"layer", index}, {"rows", batch->count()});
+  GateLogits(layer, batch);
+  ops.Select(config_, layer.gate != nullptr ? batch->gate_logits : nullptr, batch->count(), selected,
+             batch->faults);
+  if (on_gate_) {  // who watches waits
+    Fetched chosen = {selected, count * sizeof(SelectedExpert)};
+    ops.Fetch({&chosen, 1});
+    on_gate_(index, batch->rows, {static_cast<const SelectedExpert*>(chosen.host), count});
+  }
+  gate.End();
+  const TraceSpan span("experts", {"layer", index}, {"rows", batch->count()});
+  const absl::Time begin = absl::Now();
+  SelectedBatch rows;
+  rows.x = batch->normed;
+  rows.selected = selected;
+  rows.experts_per_token = config_.experts_per_token;
+  rows.shared = layer.shared_set.get();
+  rows.shared_logits = layer.shared_gate != nullptr ? batch->shared_logits : nullptr;
+  ops.RunSelected(set, rows, batch->x, batch->faults);
+  direct_times_.push_back(absl::Now() - begin);
+}
+
+}  // namespace moepool
