@@ -64,6 +64,7 @@ absl::Status Dispatcher::Send(const GatedRows& rows, Exchange* exchange, size_t 
   share.dispatch_id = next_dispatch_++;
   share.have.assign(share.parts.size(), 0);
   share.compute_us = 0;
+  share.behind = absl::ZeroDuration();
 
   DispatchRequest request;
   request.header.router_id = identity_.router_id;
@@ -77,6 +78,7 @@ absl::Status Dispatcher::Send(const GatedRows& rows, Exchange* exchange, size_t 
   }
   if (exchange->asleep) request.header.flags |= kSleepAtOnce;
   request.header.layer = static_cast<uint32_t>(rows.layer);
+  request.header.micro_batch = static_cast<uint32_t>(rows.micro_batch);
   request.header.in = rows.wire;
   // 0 would be for ever.
   request.header.budget_us = static_cast<uint32_t>(
@@ -98,8 +100,11 @@ absl::Status Dispatcher::Send(const GatedRows& rows, Exchange* exchange, size_t 
 }
 
 absl::Status Dispatcher::Begin(const GatedRows& rows, std::shared_ptr<const RoutingTable> table) {
-  const TraceSpan span("dispatch", {"layer", rows.layer}, {"rows", rows.x.rows});
+  const TraceSpan span("dispatch", {"layer", rows.layer}, {"rows", rows.x.rows},
+                       {"micro_batch", rows.micro_batch});
   Exchange& exchange = exchanges_[static_cast<size_t>(rows.micro_batch)];
+  MOEPOOL_CHECK(exchange.table == nullptr);
+  exchange.micro_batch = rows.micro_batch;
   refused_ = false;
   exchange.Plan(config_, rows.layer, rows.x.rows, rows.selected, rows.skip, std::move(table));
   totals_.rows += static_cast<uint64_t>(rows.x.rows);
@@ -184,7 +189,8 @@ absl::Status Dispatcher::Receive(Exchange* exchange, size_t member) {
   ExchangeShare& share = exchange->shares[member];
   const RouteMember& from = exchange->table->members[member];
   const TraceSpan span("wait", {"layer", exchange->layer},
-                       {"worker", static_cast<int64_t>(from.worker.value())});
+                       {"worker", static_cast<int64_t>(from.worker.value())},
+                       {"micro_batch", exchange->micro_batch});
   size_t missing = share.parts.size();
   while (missing > 0) {
     absl::StatusOr<FrameBytes> frame = from.transport->Receive(share.dispatch_id, share.deadline);
@@ -200,8 +206,11 @@ absl::Status Dispatcher::Receive(Exchange* exchange, size_t member) {
   }
   TraceFlowEnd("reply", identity_.incarnation ^ share.dispatch_id);
   from.transport->Forget(share.dispatch_id);
-  share.dispatch_id = 0;
   share.received = clock_();
+  for (Exchange& other : exchanges_) {
+    if (&other != exchange) exchange->HoldUp(member, &other);
+  }
+  share.dispatch_id = 0;
   return absl::OkStatus();
 }
 
@@ -253,16 +262,20 @@ void Dispatcher::CountTime(const Exchange& exchange, absl::Time waiting, absl::T
   totals_.exchange.Add(absl::ToDoubleSeconds(whole));
   // Workers and trunk compute side by side, so that the longest of them is what would remain without an
   // exchange.
-  absl::Duration computed = waiting - exchange.begun;
+  absl::Duration computed;
+  absl::Duration busy = waiting - exchange.begun;
+  bool in_turn = false;  // in this thread, one after another
   for (size_t m = 0; m < exchange.shares.size(); ++m) {
     const ExchangeShare& share = exchange.shares[m];
     if (share.parts.empty()) continue;
-    // These compute one after another, in this thread.
-    if (exchange.table->members[m].transport->Name() == "in_process") return;
+    in_turn = in_turn || exchange.table->members[m].transport->Name() == "in_process";
     computed = std::max(computed, absl::Microseconds(share.compute_us));
+    busy = std::max(busy, share.behind + absl::Microseconds(share.compute_us));
   }
-  totals_.exchange_own.Add(std::max(0.0, absl::ToDoubleSeconds(whole - computed)));
-  if (exchange.all_shared_memory) contention_.Add(whole, computed, end);
+  totals_.computed_seconds += absl::ToDoubleSeconds(computed);
+  if (in_turn) return;
+  totals_.exchange_own.Add(std::max(0.0, absl::ToDoubleSeconds(whole - busy)));
+  if (exchange.all_shared_memory) contention_.Add(whole, busy, end);
 }
 
 void Dispatcher::Report(const Exchange& exchange, absl::Time added) {
@@ -306,7 +319,8 @@ absl::Status Dispatcher::Finish(int micro_batch, TrunkOps* ops, const float* sha
     if (exchange.part_fault[p]) faults[exchange.row_of[p]] = 1;
   }
   const TraceSpan span("combine", {"layer", exchange.layer},
-                       {"parts", static_cast<int64_t>(exchange.parts.size())});
+                       {"parts", static_cast<int64_t>(exchange.parts.size())},
+                       {"micro_batch", exchange.micro_batch});
   ops->Combine({.parts = exchange.data,
                 .adds = exchange.adds,
                 .rows = exchange.rows,

@@ -58,9 +58,13 @@ struct DispatchTotals {
   std::array<uint64_t, kRetryReasons> retries{};
   std::array<uint64_t, kMostParts + 1> rows_by_parts{};  // asked of all workers for a row; the last: or more
   uint64_t asleep = 0;                                   // layers whose waits slept at once (contention.h)
-  double wait_seconds = 0;                               // from the last send of a layer to its last part
-  TimeHistogram exchange;                                // of a layer: first send to last part
-  // The same less the longest that a worker says it computed, or the trunk did meanwhile. Not of layers with
+  double wait_seconds = 0;                               // of the trunk, for parts
+  double computed_seconds = 0;  // of each exchange, what the worker that took longest says
+  // Of a layer and micro-batch: first send to last part.
+  TimeHistogram exchange;
+  // The same less the longest that a worker says it computed, or the trunk did meanwhile. What is hidden
+  // behind the other micro-batch is not in it: neither what the trunk does for that, nor what a worker still
+  // did for it, nor the trunk's waits, which are counted where they are waited for. Not of layers with
   // workers in this process, which compute one after another.
   TimeHistogram exchange_own;
 };
@@ -115,7 +119,8 @@ class Dispatcher {
   absl::Status Send(const GatedRows& rows, Exchange* exchange, size_t member);
   absl::Status Receive(Exchange* exchange, size_t member);
   absl::Status AcceptReply(Exchange* exchange, FrameBytes frame, size_t member, size_t* missing);
-  // Adds the exchange's to the totals, which was waited for from `waiting` to `end`.
+  // The exchange's answers have been taken: adds its times to the totals, which was waited for from `waiting`
+  // to `end`.
   void CountTime(const Exchange& exchange, absl::Time waiting, absl::Time end);
   // Tells the pool how the exchange's dispatches went, whose parts were added by `added`.
   void Report(const Exchange& exchange, absl::Time added);

@@ -93,6 +93,15 @@ void Exchange::PlanHost(int experts) {
   if (!even || host_workers > std::numeric_limits<uint8_t>::max()) host_workers = 0;
 }
 
+void Exchange::HoldUp(size_t member, Exchange* other) const {
+  if (other->table == nullptr || other->table->epoch != table->epoch) return;
+  const ExchangeShare& share = shares[member];
+  ExchangeShare& later = other->shares[member];
+  if (later.dispatch_id < share.dispatch_id) return;
+  later.behind = std::clamp(share.received - later.sent, absl::ZeroDuration(),
+                            absl::Duration(absl::Microseconds(share.compute_us)));
+}
+
 void Exchange::Clear() {
   replies.clear();
   table.reset();

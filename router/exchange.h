@@ -35,6 +35,8 @@ struct ExchangeShare {
   std::vector<int32_t> part_of;  // by local part: its number in the exchange
   std::vector<uint8_t> have;     // by local part
   uint32_t compute_us = 0;       // what the worker says
+  // Of the time since `sent`, how long the worker was at most still at the other micro-batch's dispatch.
+  absl::Duration behind;
 };
 
 class Exchange {
@@ -45,9 +47,12 @@ class Exchange {
   void Plan(const ModelConfig& config, int layer_number, int row_count,
             std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
             std::shared_ptr<const RoutingTable> routes);
+  // An answer of this exchange has been taken in full: `other`, which was sent later, had to wait for it.
+  void HoldUp(size_t member, Exchange* other) const;
   // The exchange is over: lets the replies and the table go.
   void Clear();
 
+  int micro_batch = 0;
   int layer = 0;
   std::shared_ptr<const RoutingTable> table;  // null: nothing is under way
   std::vector<ExchangeShare> shares;          // [members]

@@ -117,6 +117,7 @@ class ScriptedTransport : public ExpertTransport {
   }
   absl::StatusOr<FrameBytes> Receive(uint64_t dispatch_id, absl::Time) override {
     Script& script = open_.at(dispatch_id);
+    if (on_receive) on_receive(dispatch_id);
     if (script.frames.empty()) return script.then;
     const FrameBytes frame = CopyFrame(script.frames.front());
     script.frames.erase(script.frames.begin());
@@ -137,6 +138,7 @@ class ScriptedTransport : public ExpertTransport {
 
   std::string name = "scripted";
   Worker worker = Honest;
+  std::function<void(uint64_t dispatch_id)> on_receive;
   absl::Status send_status;
   std::vector<Frame> sent;
   size_t most_kept = 0;  // at any time when another was asked for
