@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 
@@ -25,6 +26,7 @@ absl::StatusOr<std::unique_ptr<Decoder>> Decoder::Create(Backend* backend,
   decoder->selects_on_device_ = hooks.gate == nullptr && backend->Experts().CanSelect(decoder->config_);
   if (hooks.gate != nullptr) decoder->gate_policy_ = std::move(hooks.gate);
   decoder->on_gate_ = std::move(hooks.on_gate);
+  decoder->first_rows_ = std::move(hooks.first_rows);
   MOEPOOL_ASSIGN_OR_RETURN(decoder->weights_, LoadTrunkWeights(backend, *decoder->source_));
   MOEPOOL_RETURN_IF_ERROR(decoder->AllocateActivations());
   const ModelConfig& config = decoder->config_;
@@ -73,6 +75,7 @@ absl::Status Decoder::AllocateActivations() {
   sin_.resize(rows * rope_.pairs());
   MOEPOOL_ASSIGN_OR_RETURN(all_.normed, MakeActivations(config_.hidden));
   MOEPOOL_ASSIGN_OR_RETURN(all_.attended, MakeActivations(static_cast<int>(q_dim)));
+  shared_weights_.resize(rows);
   selected_.resize(rows * static_cast<size_t>(config_.experts_per_token));
   if (selects_on_device_) {
     const size_t bytes = static_cast<size_t>(config_.layers) * selected_.size() * sizeof(SelectedExpert);
@@ -86,8 +89,8 @@ absl::Status Decoder::AllocateActivations() {
 }
 
 absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
-                              const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
-                              const std::function<bool()>& vain, const IdSink& picked,
+                              const std::shared_ptr<const RoutingTable>& routes, int micro_batches,
+                              RowFaults faults, const std::function<bool()>& vain, const IdSink& picked,
                               const LogitsSink& sink) {
   MOEPOOL_CHECK(!rows.empty() && rows.size() <= static_cast<size_t>(max_rows_));
   MOEPOOL_CHECK(faults.size() == rows.size());
@@ -96,8 +99,17 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
   counter_ = direct ? dispatcher : nullptr;
   direct_routes_ = routes.get();
   direct_times_.clear();
-  MicroBatch batch = Part(0, rows, faults);
-  const absl::Status status = Layers(&batch, kv, dispatcher, routes, vain);
+  Split(rows, faults, direct ? 1 : micro_batches);
+  const DispatchTotals& totals = dispatcher->totals();
+  const double waited = totals.wait_seconds;
+  const double computed = totals.computed_seconds;
+  const absl::Time begin = absl::Now();
+  const absl::Status status = Layers(kv, dispatcher, routes, vain);
+  layers_time_ = {.rows = static_cast<int>(rows.size()),
+                  .micro_batches = direct ? 0 : static_cast<int>(batches_.size()),
+                  .whole = absl::Now() - begin,
+                  .waited = absl::Seconds(totals.wait_seconds - waited),
+                  .computed = absl::Seconds(totals.computed_seconds - computed)};
   // Faults are the caller's once this returns. After layers that ran here they may come with the logits.
   if (!direct || !status.ok()) FetchAndCount({});
   MOEPOOL_RETURN_IF_ERROR(status);
@@ -119,6 +131,21 @@ void Decoder::Prepare(std::span<const StepRow> rows) {
   for (size_t t = 0; t < rows.size(); ++t) {
     rope_.Fill(rows[t].position, rows[t].rope, &cos_[t * rope_.pairs()], &sin_[t * rope_.pairs()]);
   }
+}
+
+void Decoder::Split(std::span<const StepRow> rows, RowFaults faults, int micro_batches) {
+  batches_.clear();
+  const int count = static_cast<int>(rows.size());
+  size_t first = rows.size();
+  if (micro_batches > 1 && count >= 2 * kMicroBatchAlignment) {
+    const int half = (count / 2 + kMicroBatchAlignment / 2) / kMicroBatchAlignment * kMicroBatchAlignment;
+    first = static_cast<size_t>(first_rows_ ? first_rows_(count) : half);
+    MOEPOOL_CHECK(first > 0 && first < rows.size() && first % kMicroBatchAlignment == 0);
+  }
+  batches_.push_back(Part(0, rows.first(first), faults.first(first)));
+  if (first == rows.size()) return;
+  batches_.push_back(Part(static_cast<int>(first), rows.subspan(first), faults.subspan(first)));
+  batches_[1].index = 1;
 }
 
 MicroBatch Decoder::Part(int first, std::span<const StepRow> rows, RowFaults faults) {
@@ -154,25 +181,41 @@ MicroBatch Decoder::Part(int first, std::span<const StepRow> rows, RowFaults fau
   part.attention.cos = cos_.data() + offset * rope_.pairs();
   part.attention.sin = sin_.data() + offset * rope_.pairs();
   part.attention.step = ++attention_step_;
+  part.shared_weights = std::span(shared_weights_).subspan(offset, rows.size());
   part.selected = std::span(selected_).subspan(offset * k, rows.size() * k);
   return part;
 }
 
-absl::Status Decoder::Layers(MicroBatch* batch, const KvCache& kv, Dispatcher* dispatcher,
+absl::Status Decoder::Layers(const KvCache& kv, Dispatcher* dispatcher,
                              const std::shared_ptr<const RoutingTable>& routes,
                              const std::function<bool()>& vain) {
-  for (int i = 0; i < config_.layers; ++i) {
-    if (vain()) return absl::CancelledError("nobody wants the step any more");
-    const TrunkLayer& layer = weights_.layers[static_cast<size_t>(i)];
-    AttentionBlock(layer, i, kv, batch);
-    if (counter_ != nullptr) {
-      DirectExperts(layer, i, *routes->sets[static_cast<size_t>(i)], batch);
-      continue;
+  const auto finish = [&] {
+    absl::Status status;
+    for (MicroBatch& batch : batches_) {
+      if (status.ok()) status = FinishExperts(&batch, dispatcher);
     }
-    MOEPOOL_RETURN_IF_ERROR(BeginExperts(layer, i, batch, dispatcher, routes));
-    MOEPOOL_RETURN_IF_ERROR(FinishExperts(batch, dispatcher));
+    return status;
+  };
+  for (int i = 0; i < config_.layers; ++i) {
+    if (vain()) {
+      MOEPOOL_RETURN_IF_ERROR(finish());
+      return absl::CancelledError("nobody wants the step any more");
+    }
+    const TrunkLayer& layer = weights_.layers[static_cast<size_t>(i)];
+    for (MicroBatch& batch : batches_) {
+      MOEPOOL_RETURN_IF_ERROR(FinishExperts(&batch, dispatcher));  // of the layer before
+      // Rows of the other one that come before these in their sequence have their K and V of this layer in
+      // the cache by now.
+      AttentionBlock(layer, i, kv, &batch);
+      if (counter_ != nullptr) {
+        DirectExperts(layer, i, *routes->sets[static_cast<size_t>(i)], &batch);
+        continue;
+      }
+      MOEPOOL_RETURN_IF_ERROR(BeginExperts(layer, i, &batch, dispatcher, routes));
+    }
+    if (batches_.size() == 1) MOEPOOL_RETURN_IF_ERROR(finish());  // there is nothing to do meanwhile
   }
-  return absl::OkStatus();
+  return finish();
 }
 
 }  // namespace moepool

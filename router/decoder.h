@@ -18,6 +18,7 @@
 #include "router/dispatch.h"
 #include "router/kv_cache.h"
 #include "router/micro_batch.h"
+#include "router/micro_batch_chooser.h"
 #include "router/rope_tables.h"
 
 namespace moepool {
@@ -37,6 +38,9 @@ using GateObserver =
 struct DecoderHooks {
   std::shared_ptr<const GatePolicy> gate;  // in the place of the model's own
   GateObserver on_gate;
+  // Of how many rows the first of two micro-batches is, in the place of half of them: a multiple of
+  // kMicroBatchAlignment, and fewer than all.
+  std::function<int(int rows)> first_rows = {};
 };
 
 class Decoder {
@@ -46,14 +50,17 @@ class Decoder {
                                                          std::shared_ptr<const ModelSource> source,
                                                          int max_rows, DecoderHooks hooks = {});
 
-  // Runs one step of at most max_rows rows. Unavailable: a worker was lost or `routes` is stale; nothing was
-  // given to the sinks, and the same step can be run again. Cancelled, and the same: `vain`, which is asked
-  // before each layer, has said that nobody wants the step any more, or the dispatcher has. A row whose
-  // numbers are not finite has faults[row] set and yields no logits.
+  // Runs one step of at most max_rows rows, in one micro-batch or in two, where there are rows enough and the
+  // experts are not run by the trunk itself; the results are the same. Unavailable: a worker was lost or
+  // `routes` is stale; nothing was given to the sinks, and the same step can be run again. Cancelled, and the
+  // same: `vain`, which is asked before each layer, has said that nobody wants the step any more, or the
+  // dispatcher has. A row whose numbers are not finite has faults[row] set and yields no logits.
   absl::Status Forward(std::span<const StepRow> rows, const KvCache& kv, Dispatcher* dispatcher,
-                       const std::shared_ptr<const RoutingTable>& routes, RowFaults faults,
+                       const std::shared_ptr<const RoutingTable>& routes, int micro_batches, RowFaults faults,
                        const std::function<bool()>& vain, const IdSink& picked, const LogitsSink& sink);
 
+  // How the layers of the last step went that succeeded; no micro-batches where the trunk ran the experts.
+  const LayersTime& layers_time() const { return layers_time_; }
   int max_rows() const { return max_rows_; }
 
  private:
@@ -63,9 +70,12 @@ class Decoder {
 
   // What a step of these rows needs before its first layer.
   void Prepare(std::span<const StepRow> rows);
+  // Makes batches_ of all rows of the step.
+  void Split(std::span<const StepRow> rows, RowFaults faults, int micro_batches);
   // The step's rows [first, first + rows.size()).
   MicroBatch Part(int first, std::span<const StepRow> rows, RowFaults faults);
-  absl::Status Layers(MicroBatch* batch, const KvCache& kv, Dispatcher* dispatcher,
+  // Runs batches_ through all layers. Of two the trunk computes one while the other is with the workers.
+  absl::Status Layers(const KvCache& kv, Dispatcher* dispatcher,
                       const std::shared_ptr<const RoutingTable>& routes, const std::function<bool()>& vain);
   void Head(std::span<const StepRow> rows, RowFaults faults, const IdSink& picked, const LogitsSink& sink);
   // Fetches `wanted`, and what the gates of the step's layers chose where that is not counted yet.
@@ -84,15 +94,16 @@ class Decoder {
     Activations wire;
   };
   GateOutput FetchGate(const TrunkLayer& layer, const MicroBatch& batch);
-  // From the gate to the layer's exchange, which is under way on return; what the trunk's own expert gives
-  // is then computed or queued.
+  // From the gate to the layer's exchange, which is under way on return.
   absl::Status BeginExperts(const TrunkLayer& layer, int index, MicroBatch* batch, Dispatcher* dispatcher,
                             const std::shared_ptr<const RoutingTable>& routes);
-  // Adds what the exchange gives.
+  // Adds what the exchange gives, where one is under way, and the trunk's own expert, which computes until
+  // then: behind the other micro-batch's gate, for which the host waits.
   absl::Status FinishExperts(MicroBatch* batch, Dispatcher* dispatcher);
-  // Sets shared_sum to what the trunk's own expert gives each row of `normed`, or to null where the model has
-  // none. `logits` of its gate, null where there is none.
-  void SharedExpert(const TrunkLayer& layer, const float* logits, MicroBatch* batch);
+  // `logits` of its gate, null where there is none.
+  void WeighSharedExpert(const float* logits, MicroBatch* batch);
+  // What the trunk's own expert gives each row of `normed`, or null where the model has none.
+  const float* SharedExpert(const TrunkLayer& layer, MicroBatch* batch);
   // Whether the trunk runs all experts of `routes` itself. Layers are then queued one after the other, and
   // faults and what the gates chose are known after the step's next Fetch() alone.
   bool RunsDirectly(const RoutingTable& routes) const;
@@ -105,6 +116,7 @@ class Decoder {
   std::shared_ptr<const GatePolicy> gate_policy_;
   bool selects_on_device_ = false;  // the gate's rule is the model's own, which the backend has
   GateObserver on_gate_;
+  std::function<int(int)> first_rows_;
 
   TrunkWeights weights_;
   RopeTables rope_;
@@ -115,6 +127,8 @@ class Decoder {
   static constexpr int kHeadRows = 32;
   // Of a step, sized for max_rows; device memory unless it is a vector.
   MicroBatch all_;  // where the first row of each activation stands
+  std::vector<MicroBatch> batches_;
+  LayersTime layers_time_;
   uint64_t attention_step_ = 0;
   float* logits_ = nullptr;                    // [kHeadRows, vocab]
   int32_t* ids_ = nullptr;                     // [kHeadRows]
@@ -125,6 +139,8 @@ class Decoder {
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
   std::vector<SelectedExpert> selected_;  // [rows * experts_per_token]
+
+  std::vector<float> shared_weights_;  // [rows]
 
   std::vector<Fetched> fetched_;  // scratch
   std::vector<Fetched> wanted_;   // of the head

@@ -1,6 +1,7 @@
 // One layer of a micro-batch: see decoder.h.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "common/base/math.h"
@@ -16,7 +17,8 @@ float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
 }  // namespace
 
 void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
-  const TraceSpan span("attention", {"layer", index}, {"rows", batch->count()});
+  const TraceSpan span("attention", {"layer", index}, {"rows", batch->count()},
+                       {"micro_batch", batch->index});
   TrunkOps& ops = backend_->Trunk();
   const int64_t q_dim = int64_t{config_.heads} * config_.head_dim;
   const int64_t kv_dim = int64_t{config_.kv_heads} * config_.head_dim;
@@ -91,7 +93,7 @@ absl::Status Decoder::BeginExperts(const TrunkLayer& layer, int index, MicroBatc
                                    const std::shared_ptr<const RoutingTable>& routes) {
   const size_t experts = static_cast<size_t>(config_.experts);
   const size_t k = static_cast<size_t>(config_.experts_per_token);
-  TraceSpan span("gate", {"layer", index}, {"rows", batch->count()});
+  TraceSpan span("gate", {"layer", index}, {"rows", batch->count()}, {"micro_batch", batch->index});
   GateLogits(layer, batch);
   const GateOutput gate = FetchGate(layer, *batch);
   for (size_t t = 0; t < batch->rows.size(); ++t) {
@@ -109,33 +111,42 @@ absl::Status Decoder::BeginExperts(const TrunkLayer& layer, int index, MicroBatc
   rows.selected = batch->selected;
   rows.skip = batch->faults;
   MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(rows, routes));
-  SharedExpert(layer, gate.shared_logits, batch);  // while the workers are at it
+  batch->under_way = &layer;
+  if (layer.shared != nullptr) WeighSharedExpert(gate.shared_logits, batch);
   return absl::OkStatus();
 }
 
 absl::Status Decoder::FinishExperts(MicroBatch* batch, Dispatcher* dispatcher) {
-  return dispatcher->Finish(batch->index, &backend_->Trunk(), batch->shared_sum, batch->x, batch->faults);
+  if (batch->under_way == nullptr) return absl::OkStatus();
+  const TrunkLayer& layer = *std::exchange(batch->under_way, nullptr);
+  const float* const shared = SharedExpert(layer, batch);  // while the workers are at it
+  return dispatcher->Finish(batch->index, &backend_->Trunk(), shared, batch->x, batch->faults);
 }
 
-void Decoder::SharedExpert(const TrunkLayer& layer, const float* logits, MicroBatch* batch) {
-  batch->shared_sum = nullptr;
-  if (layer.shared == nullptr) return;
-  const TraceSpan span("shared expert", {"rows", batch->count()});
-  shared_parts_.clear();
-  shared_entries_.clear();
-  for (int32_t row = 0; row < batch->count(); ++row) {
+void Decoder::WeighSharedExpert(const float* logits, MicroBatch* batch) {
+  for (size_t row = 0; row < batch->rows.size(); ++row) {
     float weight = 1;
     if (logits != nullptr) {
       if (!std::isfinite(logits[row])) batch->faults[row] = 1;
       weight = Sigmoid(logits[row]);
     }
-    shared_entries_.push_back({0, weight});
+    batch->shared_weights[row] = weight;
+  }
+}
+
+const float* Decoder::SharedExpert(const TrunkLayer& layer, MicroBatch* batch) {
+  if (layer.shared == nullptr) return nullptr;
+  const TraceSpan span("shared expert", {"rows", batch->count()}, {"micro_batch", batch->index});
+  shared_parts_.clear();
+  shared_entries_.clear();
+  for (int32_t row = 0; row < batch->count(); ++row) {
+    shared_entries_.push_back({0, batch->shared_weights[static_cast<size_t>(row)]});
     shared_parts_.push_back({row, row, row + 1});
   }
   const ExpertWeights* const expert = layer.shared.get();
   const ExpertBatch rows = {.x = batch->normed, .parts = shared_parts_, .entries = shared_entries_};
   backend_->Experts().Run({&expert, 1}, rows, batch->shared, batch->faults);
-  batch->shared_sum = batch->shared;
+  return batch->shared;
 }
 
 bool Decoder::RunsDirectly(const RoutingTable& routes) const {

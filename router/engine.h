@@ -3,6 +3,7 @@
 // RequestQueue alone.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <map>
@@ -49,6 +50,9 @@ struct EngineOptions {
   // workers that are lost again and again.
   absl::Duration no_holder_timeout = absl::Seconds(15);
   DispatchTimeouts dispatch;
+  // In how many micro-batches steps go through the layers; 0: in one or two, whichever is faster. Steps whose
+  // experts the trunk runs go in one.
+  int micro_batches = 0;
   RouterIdentity identity = RandomIdentity();
   // The log has a line for each sequence that took this long from its arrival to its end.
   absl::Duration slow_request = absl::InfiniteDuration();
@@ -70,6 +74,7 @@ struct EngineStats {
   uint64_t prefix_queries = 0;  // tokens looked up in the prefix cache, once for each sequence,
   uint64_t prefix_hits = 0;     // and found there
   uint64_t kv_blocks_evicted = 0;
+  std::array<uint64_t, kMicroBatches> steps_by_micro_batches{};  // [micro-batches - 1], of `steps`
   double step_seconds = 0;
   double constraint_mask_seconds = 0;  // finding out which ids constraints allow
   int last_step_rows = 0;
@@ -119,6 +124,8 @@ class Engine : public Trunk {
   void FailStranded(const absl::Status& step);
   // Whether all sequences of the step under way have been cancelled or have run out of time.
   bool StepIsVain();
+  // In how many micro-batches the step of rows_ is to go through the layers.
+  int MicroBatchesOfStep(const RoutingTable& routes) const;
   // Unavailable: the step is to be run again.
   absl::Status Step(const std::shared_ptr<const RoutingTable>& routes);
   void MakePlan();
@@ -164,6 +171,7 @@ class Engine : public Trunk {
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Scheduler> scheduler_;
+  MicroBatchChooser micro_batches_;
   const std::shared_ptr<RequestQueue> queue_;  // shared with the calls
   std::atomic<uint64_t> next_id_ = 1;
   std::atomic<uint64_t> accepted_ =

@@ -40,6 +40,12 @@ void AddEngine(const EngineStats& stats, MetricFamilies* m) {
           "Steps given up between two layers, as all their sequences had been cancelled or had run out of "
           "time.",
           stats.abandoned_steps);
+  for (size_t i = 0; i < stats.steps_by_micro_batches.size(); ++i) {
+    m->Counter("engine_steps_by_micro_batches_total",
+               "Steps that succeeded, by the micro-batches in which their rows went through the layers.",
+               static_cast<double>(stats.steps_by_micro_batches[i]),
+               {{"micro_batches", std::to_string(i + 1)}});
+  }
   counter("engine_step_seconds_total", "Time spent in steps that succeeded.", stats.step_seconds);
   counter("constraint_mask_seconds_total", "Time spent finding out which tokens constraints allow.",
           stats.constraint_mask_seconds);
@@ -66,13 +72,13 @@ void AddExchange(const DispatchTotals& totals, MetricFamilies* m) {
         "(lost), refusal (any other answer than what was asked for).",
         static_cast<double>(totals.retries[i]), {{"reason", RetryReasonName(static_cast<RetryReason>(i))}});
   }
-  counter("exchange_wait_seconds_total", "Time from a layer's last dispatch to its last part.",
-          totals.wait_seconds);
+  counter("exchange_wait_seconds_total", "Time that the trunk waited for parts.", totals.wait_seconds);
   counter("exchange_asleep_total",
           "Exchanges whose processes slept where they waited, as staying awake got in the way.",
           totals.asleep);
-  m->Times("exchange_seconds", "Time of a layer from its first dispatch to its last part.", totals.exchange,
-           1);
+  m->Times("exchange_seconds",
+           "Time of a layer, or of a micro-batch in it, from its first dispatch to its last part.",
+           totals.exchange, 1);
   m->Times("exchange_own_seconds",
            "The same less the longest that a worker or the trunk computed: what the exchange costs.",
            totals.exchange_own, 1);

@@ -40,8 +40,8 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
   faults_.assign(rows_.size(), 0);
   dispatcher_->SetStepDeadline(step_deadline_);
   absl::Status status = decoder_->Forward(
-      rows_, *kv_, dispatcher_.get(), routes, faults_, [this] { return StepIsVain(); },
-      [this](int row, int32_t id) { OnPicked(row, id); },
+      rows_, *kv_, dispatcher_.get(), routes, MicroBatchesOfStep(*routes), faults_,
+      [this] { return StepIsVain(); }, [this](int row, int32_t id) { OnPicked(row, id); },
       [this](int row, std::span<float> logits) { OnLogits(row, logits); });
   forward.End();
   if (absl::IsCancelled(status)) {
@@ -57,11 +57,23 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
     return status;
   }
   stats_.steps += 1;
+  const LayersTime& layers = decoder_->layers_time();
+  stats_.steps_by_micro_batches[static_cast<size_t>(std::max(layers.micro_batches, 1) - 1)] += 1;
+  if (layers.micro_batches > 0) micro_batches_.Add(layers);
   stats_.step_seconds += absl::ToDoubleSeconds(absl::Now() - begin);
   stats_.last_step_rows = static_cast<int>(rows_.size());
   const TraceSpan commit("commit", {"sequences", static_cast<int64_t>(plan_.chunks.size())});
   for (size_t i = 0; i < plan_.chunks.size(); ++i) Commit(i);
   return absl::OkStatus();
+}
+
+int Engine::MicroBatchesOfStep(const RoutingTable& routes) const {
+  if (options_.micro_batches > 0) return options_.micro_batches;
+  // Workers of this host take turns with the trunk, on the same cores: nothing would run side by side.
+  const bool apart = std::any_of(routes.members.begin(), routes.members.end(), [](const RouteMember& member) {
+    return !member.on_host && member.transport->Name() != "in_process";
+  });
+  return apart ? micro_batches_.Choose(static_cast<int>(rows_.size())) : 1;
 }
 
 bool Engine::StepIsVain() {

@@ -48,6 +48,7 @@ struct Flags {
   std::string prefix_cache = "on";
   int context_tokens = 0;
   int step_tokens = 512;
+  std::string micro_batches = "auto";
   int max_running = 64;
   int max_waiting = 1024;
   int min_workers = 1;
@@ -95,6 +96,12 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::NonNegativeNumber);
   app->add_option("--step-tokens", flags->step_tokens, "Rows of a step at most")
       ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app->add_option(
+         "--micro-batches", flags->micro_batches,
+         "Parts in which a step's rows go through the layers: 1, 2 so that trunk and workers compute "
+         "side by side, or auto, whichever is faster")
+      ->check(CLI::IsMember({"auto", "1", "2"}))
       ->capture_default_str();
   app->add_option("--max-running", flags->max_running, "Sequences in the batch at most")
       ->check(CLI::Range(1, 65536))
@@ -153,6 +160,7 @@ absl::StatusOr<MembershipOptions> ToMembershipOptions(const Flags& flags, const 
 absl::StatusOr<EngineOptions> ToEngineOptions(const Flags& flags, RouterIdentity identity) {
   EngineOptions options;
   options.limits.token_budget = flags.step_tokens;
+  options.micro_batches = flags.micro_batches == "auto" ? 0 : flags.micro_batches == "1" ? 1 : 2;
   options.limits.max_running = flags.max_running;
   options.max_waiting = flags.max_waiting;
   options.kv_bytes = flags.kv_memory_bytes;

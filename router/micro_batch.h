@@ -22,6 +22,12 @@ struct StepRow {
   std::optional<PickParams> pick;  // of a row that wants logits: it is content with the id that they give
 };
 
+struct TrunkLayer;
+
+// The second micro-batch of a step begins at a multiple of this, so that its activations, of whatever width,
+// are aligned to 16 bytes as the first one's are.
+inline constexpr int kMicroBatchAlignment = 4;
+
 struct MicroBatch {
   int index = 0;      // in the step
   int first_row = 0;  // of the step
@@ -39,8 +45,9 @@ struct MicroBatch {
 
   // Host memory.
   AttentionBatch attention;
-  std::span<SelectedExpert> selected;  // [rows * experts_per_token]
-  const float* shared_sum = nullptr;   // of the layer whose exchange is under way: `shared`, or null
+  std::span<SelectedExpert> selected;     // [rows * experts_per_token]
+  std::span<float> shared_weights;        // [rows] of the shared expert
+  const TrunkLayer* under_way = nullptr;  // the layer whose exchange is, or null
 
   int count() const { return static_cast<int>(rows.size()); }
 };

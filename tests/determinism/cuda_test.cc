@@ -29,6 +29,15 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
     scenario.make_trunk = scenario.make_worker = MakeCuda;
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
     if (type != KvType::kF16) continue;
+    scenario.micro_batches = 2;
+    for (const bool short_first : {false, true}) {
+      scenario.short_first = short_first;
+      EngineStats stats;
+      EXPECT_EQ(RunScenario(model, requests, scenario, transports, &stats), expected);
+      EXPECT_GE(stats.steps_by_micro_batches[1], 1u);
+    }
+    scenario.micro_batches = 1;
+    scenario.short_first = false;
     scenario.direct = true;
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
     scenario.direct = false;

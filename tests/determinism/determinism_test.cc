@@ -1,5 +1,6 @@
-// The same bits for every placement, transport, order, batch, chunk, thread count and instruction set, with
-// and without the prefix cache, and however often sequences are preempted; for each type of the KV cache.
+// The same bits for every placement, transport, order, batch, chunk, micro-batch, thread count and
+// instruction set, with and without the prefix cache, and however often sequences are preempted; for each
+// type of the KV cache.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -58,6 +59,10 @@ void ExpectTheSameLogits(const SynthSpec& spec, size_t first, size_t stride) {
     }
     if (scenario.memory == Memory::kPreempt) {
       EXPECT_GE(stats.preemptions, 20u);
+    }
+    const bool large_steps = scenario.step_tokens >= 2 * kMicroBatchAlignment && plenty;
+    if (scenario.micro_batches == 2 && !scenario.direct && large_steps) {
+      EXPECT_GE(stats.steps_by_micro_batches[1], 1u);
     }
     if (scenario.memory == Memory::kScarce) scarce_preemptions += stats.preemptions;
     if (::testing::Test::HasFailure()) return;

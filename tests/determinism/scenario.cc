@@ -121,7 +121,8 @@ std::ostream& operator<<(std::ostream& os, const Scenario& s) {
             << " max_running " << s.max_running << " step_tokens " << s.step_tokens << " threads "
             << s.threads << " isa " << s.isa << "/" << s.worker_isa << " prefix_cache " << s.prefix_cache
             << " memory " << static_cast<int>(s.memory) << " kv_type " << static_cast<int>(s.kv_type)
-            << " direct " << s.direct;
+            << " direct " << s.direct << " micro_batches " << s.micro_batches << " short_first "
+            << s.short_first;
 }
 
 std::shared_ptr<const ModelSource> MakeModel(const SynthSpec& spec) {
@@ -180,6 +181,8 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
   options.limits.token_budget = scenario.step_tokens;
   options.prefix_cache = scenario.prefix_cache;
   options.kv_type = scenario.kv_type;
+  options.micro_batches = scenario.micro_batches;
+  if (scenario.short_first) options.decoder.first_rows = [](int) { return kMicroBatchAlignment; };
   const ModelConfig& config = source->Config();
   const uint64_t block_bytes = KvCache::BlockBytes(config, scenario.kv_type);
   int64_t longest = 0;
@@ -221,6 +224,9 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
     stats->preemptions += counted.preemptions;
     stats->prefix_hits += counted.prefix_hits;
     stats->kv_blocks_evicted += counted.kv_blocks_evicted;
+    for (size_t i = 0; i < counted.steps_by_micro_batches.size(); ++i) {
+      stats->steps_by_micro_batches[i] += counted.steps_by_micro_batches[i];
+    }
     EXPECT_EQ(counted.kv_blocks_free, counted.kv_blocks);
   }
   engine.reset();
@@ -240,11 +246,11 @@ std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType
   const std::vector<int> threads = {1, 2, 3};
   std::vector<std::string> isas;
   for (const KernelTable* table : AvailableKernels()) isas.push_back(table->name);
-  constexpr int kSettings = 11;
+  constexpr int kSettings = 12;
   const int isa_count = static_cast<int>(isas.size());
   const int kv_type_count = static_cast<int>(kv_types.size());
-  const std::array<int, kSettings> sizes = {5, transports,   3, 3, 4, 3, isa_count, isa_count, 2,
-                                            3, kv_type_count};
+  const std::array<int, kSettings> sizes = {5, transports,    3, 3, 4, 3, isa_count, isa_count, 2,
+                                            3, kv_type_count, 3};
   using Choice = std::array<int, kSettings>;
   std::set<std::array<int, 4>> open;  // (setting, value, setting, value) not yet seen together
   for (int a = 0; a < kSettings; ++a) {
@@ -297,6 +303,8 @@ std::vector<Scenario> PairwiseScenarios(int transports, const std::vector<KvType
     scenario.prefix_cache = choice[8] == 1;
     scenario.memory = static_cast<Memory>(choice[9]);
     scenario.kv_type = kv_types[static_cast<size_t>(choice[10])];
+    scenario.micro_batches = choice[11] == 0 ? 1 : 2;
+    scenario.short_first = choice[11] == 2;
     scenarios.push_back(scenario);
   }
   return scenarios;

@@ -31,6 +31,8 @@ struct Scenario {
   int step_tokens = 512;
   bool prefix_cache = false;
   Memory memory = Memory::kPlenty;
+  int micro_batches = 1;
+  bool short_first = false;  // of two the first has the fewest rows that there may be, not half of them
   KvType kv_type = KvType::kF16;
   int threads = 1;
   std::string isa = "scalar";  // of the trunk

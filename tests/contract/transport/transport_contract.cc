@@ -111,6 +111,48 @@ TEST_P(TransportContractTest, RepliesInAnyOrderReachTheirDispatch) {
   }
 }
 
+// As micro-batches go: the next dispatch of one is sent while the other's is under way, each answered in
+// several frames and received by the thread that sends. Then both are forgotten while answers are on the way.
+TEST_P(TransportContractTest, TwoDispatchesTakeTurns) {
+  constexpr uint32_t kReplies = 3;
+  constexpr size_t kReplyBytes = 200'000;  // of both more than a ring holds
+  TransportOptions options = Big();
+  options.credits = 2;
+  auto harness = GetParam().make(
+      [](std::span<const uint8_t> frame, const FrameWriter& write) {
+        for (uint32_t mark = 0; mark < kReplies; ++mark) {
+          write(MakeFrame(IdOf(frame), kReplyBytes + mark, FrameKind::kReply, mark)).IgnoreError();
+        }
+      },
+      options);
+  ExpertTransport& router = harness->router();
+  uint64_t next = 1;
+  const auto send = [&] {
+    const uint64_t id = next++;
+    ASSERT_TRUE(router.Send(id, MakeFrame(id, 90'000 + id), Soon()).ok());
+  };
+  const auto receive = [&](uint64_t id, uint32_t replies) {
+    for (uint32_t mark = 0; mark < replies; ++mark) {
+      const absl::StatusOr<FrameBytes> reply = router.Receive(id, Soon());
+      ASSERT_TRUE(reply.ok()) << reply.status();
+      EXPECT_EQ(Copy(reply->bytes), MakeFrame(id, kReplyBytes + mark, FrameKind::kReply, mark)) << id;
+    }
+    router.Forget(id);
+  };
+  send();
+  for (int i = 0; i < 20; ++i) {
+    send();
+    receive(next - 2, kReplies);
+  }
+  send();
+  receive(next - 1, 1);  // the later one first, and given up in the middle
+  router.Forget(next - 2);
+  send();
+  send();
+  receive(next - 2, kReplies);
+  receive(next - 1, kReplies);
+}
+
 TEST_P(TransportContractTest, ManyThreadsSendAndReceiveAtOnce) {
   constexpr int kThreads = 4;
   constexpr int kRounds = 100;
