@@ -18,8 +18,6 @@ namespace {
 // floats.
 constexpr int kHeadRows = 32;
 
-float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
-
 }  // namespace
 
 Decoder::Decoder(Backend* backend, std::shared_ptr<const ModelSource> source, int max_rows)

@@ -103,7 +103,7 @@ inline constexpr int kMostGateExperts = 1024;
 
 // As GatePolicy of common/model/gate_policy.h, a row a block of threads.
 struct GateArgs {
-  GateConfig gate;                // not of GateKind::kSigmoid
+  GateConfig gate;
   const float* logits = nullptr;  // [rows, experts], not read by the dense gate
   int32_t rows = 0;
   int32_t experts = 0;                 // at most kMostGateExperts
