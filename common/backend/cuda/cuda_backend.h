@@ -26,6 +26,9 @@ struct CudaOptions {
   // Page-locked memory of the host for weights that do not fit. Where there is any, a quarter of the limit is
   // kept for copies of experts that lie there.
   uint64_t pinned_limit_bytes = 0;
+  // Otherwise norms, their quantisation, the products of one input, gate, up, activation, its quantisation,
+  // down and the tree's adds are launches of their own, with the same results: to see what one is worth.
+  bool fused = true;
   bool self_check = true;
 };
 
@@ -96,7 +99,7 @@ class CudaBackend final : public Backend {
   Device& device() { return *device_; }
 
  private:
-  CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, uint64_t pinned_limit_bytes);
+  CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, uint64_t pinned_limit_bytes, bool fused);
   // Through page-locked memory; done on return.
   void CopyIn(std::byte* to, std::span<const std::byte> bytes);
 
