@@ -10,12 +10,6 @@
 #include "router/decoder.h"
 
 namespace moepool {
-namespace {
-
-float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
-
-}  // namespace
-
 void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
   const TraceSpan span("attention", {"layer", index}, {"rows", batch->count()},
                        {"micro_batch", batch->index});

@@ -45,6 +45,7 @@ constexpr int kHeadDim = 128;
 struct Flags {
   std::string backend = "cpu";
   int device = 0;
+  bool fused = true;
   std::string isa = "auto";
   std::vector<std::string> types = {"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "MXFP4", "F16", "F32"};
   std::vector<int> rows = {1, 2, 4, 8, 16, 64, 256};
@@ -259,7 +260,7 @@ absl::StatusOr<json> KernelBench::Attention(KvType type, const char* name, int c
 
 absl::Status RunOnGpu(const Flags& flags) {
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend,
-                           MakeBackend({.backend = "cuda", .device = flags.device}));
+                           MakeBackend({.backend = "cuda", .fused = flags.fused, .device = flags.device}));
   GpuBenchOptions options;
   options.types = flags.types;
   options.rows = flags.rows;
@@ -279,6 +280,7 @@ absl::Status RunOnGpu(const Flags& flags) {
 
 absl::Status Run(Flags flags) {
   if (flags.backend == "cuda") return RunOnGpu(flags);
+  if (!flags.fused) return MakeBackend({.backend = "cpu", .fused = false}).status();
   const KernelTable* kernels = AvailableKernels().back();
   if (flags.isa != "auto") {
     MOEPOOL_RETURN_IF_ERROR(MakeBackend({"cpu", flags.isa, 1}).status());
@@ -324,6 +326,7 @@ void AddBenchKernelsCommand(CLI::App* app, CommandRunner* run) {
   command->add_option("--device", flags->device, "cuda: which of the machine's GPUs, counted from 0")
       ->check(CLI::Range(0, 1023))
       ->capture_default_str();
+  command->add_flag("!--no-fusion", flags->fused, "cuda: launch kernels one by one that otherwise are one");
   command->add_option("--isa", flags->isa, "auto, scalar, avx2, avx512 or avx512vnni")->capture_default_str();
   command->add_option("--types", flags->types, StrCat("of weights: ", DTypeNames()))
       ->delimiter(',')

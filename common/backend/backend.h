@@ -341,6 +341,7 @@ struct BackendOptions {
   uint64_t device_memory_bytes = 0;
   // cuda: page-locked memory of the host for experts that do not fit the device.
   uint64_t pinned_memory_bytes = 0;
+  bool fused = true;  // cuda: otherwise kernels are launched one by one, to see what fusing them is worth
   WeightOptions weights = {};
   int device = 0;  // cuda: of the machine's GPUs, counted from 0
 };

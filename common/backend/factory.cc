@@ -56,6 +56,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const Backend
   CudaOptions cuda_options;
   cuda_options.memory_limit_bytes = options.device_memory_bytes;
   cuda_options.pinned_limit_bytes = options.pinned_memory_bytes;
+  cuda_options.fused = options.fused;
+  cuda_options.weights = options.weights;
   absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
       CudaBackend::Create(*std::move(device), cuda_options);
   if (backend.ok()) {
@@ -103,6 +105,9 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& optio
   if (options.pinned_memory_bytes != 0) {
     return absl::FailedPreconditionError(StrCat("pinned-memory ", options.pinned_memory_bytes,
                                                 ": the backend is cpu, whose memory is the host's"));
+  }
+  if (!options.fused) {
+    return absl::FailedPreconditionError("no-fusion: the backend is cpu, which has no kernels apart");
   }
   if (options.device_memory_bytes != 0) {
     return absl::FailedPreconditionError(StrCat("device-memory ", options.device_memory_bytes,

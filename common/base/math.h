@@ -7,6 +7,7 @@ namespace moepool {
 
 // e^x in f32, within 2 ulp. Exact at 0 (1). x <= -104: 0. x > 88.72: +inf. NaN passes through.
 float Exp(float x);
+inline float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
 
 // f64 forms for tables made at load (rotary angles): within 2 ulp on the ranges used there.
 double Exp2(double x);

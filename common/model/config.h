@@ -16,9 +16,9 @@ enum class RopeKind : uint8_t {
 };
 
 enum class GateKind : uint8_t {
-  kDense,    // every expert slice, weight 1
-  kSoftmax,  // softmax over all experts, then top-k
-  kSigmoid,
+  kDense,        // every expert slice, weight 1
+  kSoftmax,      // softmax over all experts, then top-k
+  kSigmoid,      // the k largest, each weighted by the sigmoid of its logit
   kSparseMixer,  // two experts, each weighted by a softmax over those that come near it
 };
 

@@ -21,6 +21,34 @@ class DenseGate final : public GatePolicy {
   }
 };
 
+bool AllFinite(std::span<const float> logits) {
+  return std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
+}
+
+// The k largest, ascending by number, with their logits for weights. Softmax and sigmoid keep the order of
+// logits, and their rounding would make ties that are none. k is small.
+void ChooseLargest(std::span<const float> logits, std::span<SelectedExpert> selected) {
+  size_t n = 0;
+  for (size_t e = 0; e < logits.size(); ++e) {
+    if (n == selected.size() && logits[e] <= selected[n - 1].weight) continue;
+    size_t at = n == selected.size() ? n - 1 : n++;
+    for (; at > 0 && selected[at - 1].weight < logits[e]; --at) selected[at] = selected[at - 1];
+    selected[at] = {static_cast<int32_t>(e), logits[e]};
+  }
+  std::sort(selected.begin(), selected.end(),
+            [](const SelectedExpert& a, const SelectedExpert& b) { return a.expert < b.expert; });
+}
+
+// Divides the weights by their sum and `least`, where the family renormalises; then multiplies them by scale.
+void Weigh(const GateConfig& config, float least, std::span<SelectedExpert> selected) {
+  if (config.renormalize) {
+    float chosen = 0;
+    for (const SelectedExpert& s : selected) chosen += s.weight;
+    for (SelectedExpert& s : selected) s.weight /= chosen + least;
+  }
+  for (SelectedExpert& s : selected) s.weight *= config.scale;
+}
+
 // p = softmax(logits); the k largest; divided by their sum where the family renormalises; times scale.
 // Sums run in ascending order of expert number: the tokens of a model depend on it.
 class SoftmaxGate final : public GatePolicy {
@@ -28,43 +56,40 @@ class SoftmaxGate final : public GatePolicy {
   explicit SoftmaxGate(const GateConfig& config) : config_(config) {}
 
   bool Select(std::span<const float> logits, std::span<SelectedExpert> selected) const override {
-    float max = logits[0];
-    for (const float logit : logits) {
-      if (!std::isfinite(logit)) return false;
-      max = std::max(max, logit);
-    }
+    if (!AllFinite(logits)) return false;
+    const float max = *std::max_element(logits.begin(), logits.end());
     absl::InlinedVector<float, 256> exps(logits.size());
     float sum = 0;
     for (size_t e = 0; e < logits.size(); ++e) {
       exps[e] = Exp(logits[e] - max);
       sum += exps[e];
     }
-    Choose(logits, selected);
+    ChooseLargest(logits, selected);
     for (SelectedExpert& s : selected) s.weight = exps[static_cast<size_t>(s.expert)] / sum;
-    if (config_.renormalize) {
-      float chosen = 0;  // holds the largest of all, so it is not 0
-      for (const SelectedExpert& s : selected) chosen += s.weight;
-      for (SelectedExpert& s : selected) s.weight /= chosen;
-    }
-    for (SelectedExpert& s : selected) s.weight *= config_.scale;
+    Weigh(config_, 0, selected);  // the sum holds the largest of all, so it is not 0
     return true;
   }
 
  private:
-  // The k largest, by logit: softmax keeps their order, and its rounding would make ties that are none. k is
-  // small.
-  static void Choose(std::span<const float> logits, std::span<SelectedExpert> selected) {
-    size_t n = 0;
-    for (size_t e = 0; e < logits.size(); ++e) {
-      if (n == selected.size() && logits[e] <= selected[n - 1].weight) continue;
-      size_t at = n == selected.size() ? n - 1 : n++;
-      for (; at > 0 && selected[at - 1].weight < logits[e]; --at) selected[at] = selected[at - 1];
-      selected[at] = {static_cast<int32_t>(e), logits[e]};
-    }
-    std::sort(selected.begin(), selected.end(),
-              [](const SelectedExpert& a, const SelectedExpert& b) { return a.expert < b.expert; });
+  const GateConfig config_;
+};
+
+// The k largest, weighted by the sigmoids of their logits; divided by their sum where the family
+// renormalises; times scale. The sum may be 0, of logits under -88: 1e-20 is added to it, as DeepSeek-V3's
+// published code does.
+class SigmoidGate final : public GatePolicy {
+ public:
+  explicit SigmoidGate(const GateConfig& config) : config_(config) {}
+
+  bool Select(std::span<const float> logits, std::span<SelectedExpert> selected) const override {
+    if (!AllFinite(logits)) return false;
+    ChooseLargest(logits, selected);
+    for (SelectedExpert& s : selected) s.weight = Sigmoid(s.weight);
+    Weigh(config_, kSigmoidLeastSum, selected);
+    return true;
   }
 
+ private:
   const GateConfig config_;
 };
 
@@ -77,9 +102,7 @@ class SparseMixerGate final : public GatePolicy {
   explicit SparseMixerGate(float jitter_eps) : most_apart_(2 * jitter_eps) {}
 
   bool Select(std::span<const float> logits, std::span<SelectedExpert> selected) const override {
-    for (const float logit : logits) {
-      if (!std::isfinite(logit)) return false;
-    }
+    if (!AllFinite(logits)) return false;
     selected[0] = Pick(logits, -1);
     selected[1] = Pick(logits, selected[0].expert);
     if (selected[1].expert < selected[0].expert) std::swap(selected[0], selected[1]);
@@ -123,7 +146,7 @@ absl::StatusOr<std::unique_ptr<GatePolicy>> MakeGatePolicy(const ModelConfig& co
       if (config.experts_per_token != 2) break;
       return std::make_unique<SparseMixerGate>(config.gate.jitter_eps);
     case GateKind::kSigmoid:
-      break;
+      return std::make_unique<SigmoidGate>(config.gate);
   }
   return absl::InvalidArgumentError(StrCat("gate rule ", static_cast<int>(config.gate.kind), " picking ",
                                            config.experts_per_token, " of ", config.experts,

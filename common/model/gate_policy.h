@@ -17,6 +17,9 @@ struct SelectedExpert {
   bool operator==(const SelectedExpert&) const = default;
 };
 
+// Added to the sum of a sigmoid gate's weights before they are divided by it.
+inline constexpr float kSigmoidLeastSum = 1e-20f;
+
 // Stateless and thread-safe.
 class GatePolicy {
  public:

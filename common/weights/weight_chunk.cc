@@ -37,7 +37,7 @@ void WeightPlace::Fill(std::string key) {
   filled_ = true;
 }
 
-absl::StatusOr<std::shared_ptr<WeightChunk>> WeightChunk::Create(uint64_t capacity) {
+absl::StatusOr<std::shared_ptr<WeightChunk>> WeightChunk::Create(uint64_t capacity, Released released) {
   if (capacity > uint64_t{1} << 46) {
     return absl::ResourceExhaustedError(StrCat("weights: ", capacity, " bytes asked for"));
   }
@@ -46,7 +46,7 @@ absl::StatusOr<std::shared_ptr<WeightChunk>> WeightChunk::Create(uint64_t capaci
   if (memory == nullptr) {
     return absl::ResourceExhaustedError(StrCat("weights: no memory for ", capacity, " bytes"));
   }
-  return std::shared_ptr<WeightChunk>(new WeightChunk(memory, capacity));
+  return std::shared_ptr<WeightChunk>(new WeightChunk(memory, capacity, released));
 }
 
 WeightChunk::~WeightChunk() { munmap(data_, capacity_); }
@@ -69,8 +69,9 @@ void WeightChunk::Fill(uint64_t offset, uint64_t bytes, std::string key) {
 void WeightChunk::Release(uint64_t offset, uint64_t bytes, bool filled) {
   MutexLock lock(&mutex_);
   if (!filled) --unfilled_;
-  std::erase_if(entries_, [&](const WeightEntry& entry) { return entry.offset == offset; });
-  if (frozen_) {
+  const bool stays = stay_ && filled && !thawed_;
+  if (!stays) std::erase_if(entries_, [&](const WeightEntry& entry) { return entry.offset == offset; });
+  if (frozen_ || stays) {
     released_.push_back({"", offset, bytes});
   } else {
     GiveBack(offset, bytes);
@@ -94,6 +95,7 @@ std::optional<std::vector<WeightEntry>> WeightChunk::Freeze() {
 void WeightChunk::Thaw() {
   MutexLock lock(&mutex_);
   frozen_ = false;
+  thawed_ = true;
   for (const WeightEntry& released : released_) GiveBack(released.offset, released.bytes);
   released_.clear();
 }
@@ -127,7 +129,7 @@ absl::StatusOr<std::unique_ptr<WeightPlace>> WeightArena::Reserve(uint64_t bytes
     if (std::unique_ptr<WeightPlace> place = chunks_.back()->Reserve(bytes)) return place;
   }
   MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<WeightChunk> chunk,
-                           WeightChunk::Create(std::max(bytes, kChunkBytes)));
+                           WeightChunk::Create(std::max(bytes, kChunkBytes), released_));
   std::unique_ptr<WeightPlace> place = chunk->Reserve(bytes);
   // One that a single matrix fills goes before the one that has room.
   chunks_.insert(bytes >= kChunkBytes && !chunks_.empty() ? chunks_.end() - 1 : chunks_.end(),

@@ -25,6 +25,12 @@ struct WeightEntry {
 
 class WeightChunk;
 
+// What becomes of a part of a chunk that is released while the chunk may still be written to a file.
+enum class Released : uint8_t {
+  kGone,  // its bytes are given back
+  kStay,  // they stay, and those with a name are written, until Thaw(): for who copies them elsewhere
+};
+
 // A part of a chunk, released when it goes. Its memory is zero at first.
 class WeightPlace {
  public:
@@ -53,7 +59,8 @@ class WeightChunk : public std::enable_shared_from_this<WeightChunk> {
 
   // `capacity` bytes of address space, of which memory is taken as it is filled. ResourceExhausted names
   // them.
-  static absl::StatusOr<std::shared_ptr<WeightChunk>> Create(uint64_t capacity);
+  static absl::StatusOr<std::shared_ptr<WeightChunk>> Create(uint64_t capacity,
+                                                             Released released = Released::kGone);
   ~WeightChunk();
   WeightChunk(const WeightChunk&) = delete;
   WeightChunk& operator=(const WeightChunk&) = delete;
@@ -75,30 +82,35 @@ class WeightChunk : public std::enable_shared_from_this<WeightChunk> {
 
  private:
   friend class WeightPlace;
-  WeightChunk(std::byte* data, uint64_t capacity) : data_(data), capacity_(capacity) {}
+  WeightChunk(std::byte* data, uint64_t capacity, Released released)
+      : data_(data), capacity_(capacity), stay_(released == Released::kStay) {}
   void Fill(uint64_t offset, uint64_t bytes, std::string key);
   void Release(uint64_t offset, uint64_t bytes, bool filled);
   void GiveBack(uint64_t offset, uint64_t bytes) REQUIRES(mutex_);
 
   std::byte* const data_;
   const uint64_t capacity_;
+  const bool stay_;
   mutable Mutex mutex_;
   uint64_t used_ GUARDED_BY(mutex_) = 0;
   int unfilled_ GUARDED_BY(mutex_) = 0;
   bool closed_ GUARDED_BY(mutex_) = false;
   bool frozen_ GUARDED_BY(mutex_) = false;
   std::vector<WeightEntry> entries_ GUARDED_BY(mutex_);
-  std::vector<WeightEntry> released_ GUARDED_BY(mutex_);  // while frozen; without names
+  std::vector<WeightEntry> released_ GUARDED_BY(mutex_);  // to be given back by Thaw(); without names
+  bool thawed_ GUARDED_BY(mutex_) = false;
 };
 
 // Hands out places, in chunks as needed. Thread-safe.
 class WeightArena {
  public:
+  explicit WeightArena(Released released = Released::kGone) : released_(released) {}
   absl::StatusOr<std::unique_ptr<WeightPlace>> Reserve(uint64_t bytes);
   // The chunks handed out since the last call; later places are in others.
   std::vector<std::shared_ptr<WeightChunk>> Take();
 
  private:
+  const Released released_;
   Mutex mutex_;
   std::vector<std::shared_ptr<WeightChunk>> chunks_ GUARDED_BY(mutex_);  // the last one has room
 };

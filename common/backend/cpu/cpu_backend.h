@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "common/backend/backend.h"
-#include "common/backend/cpu/weight_store.h"
+#include "common/backend/weight_store.h"
 #include "common/base/mutex.h"
 #include "common/base/thread_pool.h"
 #include "common/kernels/kernels.h"

@@ -46,7 +46,6 @@ const PackedMatrix& Packed(const std::unique_ptr<Matrix>& matrix) {
 }
 bool Quantized(const PackedMatrix& w) { return Info(w.dtype).quantized; }
 bool Empty(const ExpertWeights& weights) { return weights.down == nullptr; }
-float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
 
 struct CpuExpertSet : ExpertSet {
   std::vector<const ExpertWeights*> experts;

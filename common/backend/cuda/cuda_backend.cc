@@ -22,6 +22,11 @@ constexpr uint64_t kMargin = uint64_t{512} << 20;
 // Of the limit, where experts may lie in memory of the host: one byte in as many is for copies of them.
 constexpr uint64_t kCopiesShare = 4;
 
+WeightOptions NeverMapped(WeightOptions options) {
+  options.map = false;
+  return options;
+}
+
 }  // namespace
 
 CudaMatrix::~CudaMatrix() {
@@ -59,7 +64,7 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr
   }
   const uint64_t unlimited = memory.free_bytes - std::min(kMargin, memory.free_bytes / 8);
   const uint64_t limit = options.memory_limit_bytes > 0 ? options.memory_limit_bytes : unlimited;
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit, options.pinned_limit_bytes));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit, options));
   if (options.pinned_limit_bytes > 0) {
     const size_t bytes = limit / kCopiesShare;
     MOEPOOL_ASSIGN_OR_RETURN(
@@ -74,12 +79,13 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr
   return backend;
 }
 
-CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, uint64_t pinned_limit_bytes)
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, const CudaOptions& options)
     : device_(std::move(device)),
       budget_(limit_bytes),
-      pinned_budget_(pinned_limit_bytes),
+      pinned_budget_(options.pinned_limit_bytes),
+      weights_(NeverMapped(options.weights), CopiedWeights{}),
       copies_(device_.get()),
-      context_(device_.get(), &budget_),
+      context_(device_.get(), &budget_, options.fused),
       trunk_(MakeCudaTrunkOps(&context_)) {}
 
 CudaBackend::~CudaBackend() = default;
@@ -128,13 +134,13 @@ absl::StatusOr<std::unique_ptr<Buffer>> CudaBackend::Allocate(size_t bytes) {
   return std::make_unique<CudaBuffer>(this, std::move(block));
 }
 
-absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Load(const MatrixView& weights, const WeightKey&) {
+absl::StatusOr<std::unique_ptr<Matrix>> CudaBackend::Load(const MatrixView& weights, const WeightKey& key) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (weights.rows > kMost || weights.cols > kMost) {
     return absl::InvalidArgumentError(StrCat("a matrix of ", weights.rows, " x ", weights.cols,
                                              "; a GPU takes up to ", kMost, " rows and columns"));
   }
-  MOEPOOL_ASSIGN_OR_RETURN(const PackedMatrix packed, Pack(weights));
+  MOEPOOL_ASSIGN_OR_RETURN(const PackedMatrix packed, weights_.Load(weights, key));
   const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(packed.weights.data),
                                          packed.bytes());
   absl::StatusOr<std::unique_ptr<DeviceBlock>> block =

@@ -16,6 +16,7 @@
 #include "common/backend/cuda/device_memory.h"
 #include "common/backend/cuda/expert_cache.h"
 #include "common/backend/cuda/expert_places.h"
+#include "common/backend/weight_store.h"
 #include "common/base/mutex.h"
 #include "common/kernels/cuda/cuda_kernels.h"
 
@@ -26,6 +27,10 @@ struct CudaOptions {
   // Page-locked memory of the host for weights that do not fit. Where there is any, a quarter of the limit is
   // kept for copies of experts that lie there.
   uint64_t pinned_limit_bytes = 0;
+  // Otherwise norms, their quantisation, the products of one input, gate, up, activation, its quantisation,
+  // down and the tree's adds are launches of their own, with the same results: to see what one is worth.
+  bool fused = true;
+  WeightOptions weights = {};  // never mapped: what is read goes to the device
   bool self_check = true;
 };
 
@@ -86,7 +91,7 @@ class CudaBackend final : public Backend {
   bool Supports(Op op, DType dtype) const override;
   absl::StatusOr<std::unique_ptr<Buffer>> Allocate(size_t bytes) override;
   absl::StatusOr<std::unique_ptr<Matrix>> Load(const MatrixView& weights, const WeightKey& key) override;
-  void KeepLoaded(absl::FunctionRef<bool()>) override {}  // weights are packed at each start
+  void KeepLoaded(absl::FunctionRef<bool()> stop) override { weights_.KeepLoaded(stop); }
   TrunkOps& Trunk() override { return *trunk_; }
   ExpertOps& Experts() override { return *experts_; }
   GpuFacts Gpu() const override;  // memory_bytes: less what has been reserved
@@ -94,15 +99,17 @@ class CudaBackend final : public Backend {
   absl::Status ReserveTrunk(const ModelConfig& config, const LargestCall& call) override;
   absl::Status ReserveExperts(int hidden, const LargestCall& call) override;
   Device& device() { return *device_; }
+  WeightStore& weights() { return weights_; }
 
  private:
-  CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, uint64_t pinned_limit_bytes);
+  CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, const CudaOptions& options);
   // Through page-locked memory; done on return.
   void CopyIn(std::byte* to, std::span<const std::byte> bytes);
 
   const std::unique_ptr<Device> device_;
   mutable DeviceBudget budget_;
   DeviceBudget pinned_budget_;
+  WeightStore weights_;
   std::atomic<uint64_t> next_id_ = 1;
   Mutex copy_mutex_;
   HostScratch copies_ GUARDED_BY(copy_mutex_);

@@ -60,9 +60,9 @@ class HostScratch {
 // Its members are for who holds `mutex`, which makes the callers of trunk and experts take turns.
 class CudaContext {
  public:
-  // `budget` of what operations work in; null: nobody counts that.
-  explicit CudaContext(Device* device, DeviceBudget* budget = nullptr)
-      : device_(*device), budget_(budget), kernels_(device->Kernels()) {}
+  // `budget` of what operations work in; null: nobody counts that. `fused` as CudaOptions::fused.
+  explicit CudaContext(Device* device, DeviceBudget* budget = nullptr, bool fused = true)
+      : device_(*device), budget_(budget), fused_(fused), kernels_(device->Kernels()) {}
   ~CudaContext();
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
@@ -70,6 +70,7 @@ class CudaContext {
   Mutex& mutex() { return mutex_; }
   Device& device() { return device_; }
   DeviceBudget* budget() { return budget_; }
+  bool fused() const { return fused_; }
   const CudaKernels& kernels() const { return kernels_; }
 
   // Page-locked memory, aligned to 64 bytes, until the next Settle().
@@ -94,6 +95,7 @@ class CudaContext {
 
   Device& device_;
   DeviceBudget* const budget_;
+  const bool fused_;
   const CudaKernels& kernels_;
   Mutex mutex_;
   std::vector<Chunk> chunks_;

@@ -120,7 +120,7 @@ absl::Status CudaExpertOps::Reserve(int hidden, const LargestCall& call) {
   const size_t row_bytes = cols * (sizeof(float) + 1) + cols / kQuantBlock * sizeof(float);
   MOEPOOL_RETURN_IF_ERROR(uploaded_.Reserve(rows * row_bytes + pairs * kPairBytes + 2048));
   const size_t padded = RoundUp<size_t>(static_cast<size_t>(call.ffn), kQuantBlock);
-  MOEPOOL_RETURN_IF_ERROR(hidden_.Reserve(HiddenPlaces(pairs, padded).bytes));
+  MOEPOOL_RETURN_IF_ERROR(hidden_.Reserve(HiddenPlaces(pairs, padded).Bytes(true, context_.fused())));
   MOEPOOL_RETURN_IF_ERROR(selected_.Reserve(hidden, call));
   return leaves_.Reserve(pairs * cols * sizeof(float));
 }
@@ -187,7 +187,7 @@ PlacedExpert CudaExpertOps::Locate(const ExpertWeights& expert) {
 }
 
 bool CudaExpertOps::Fused(size_t pairs) const {
-  if (down_.Any(true) || pairs > kPairsReadAgain * used_.size()) return false;
+  if (!context_.fused() || down_.Any(true) || pairs > kPairsReadAgain * used_.size()) return false;
   int32_t most = 0;
   for (size_t p = 0; p + 1 < pairs_.part_slot.size(); ++p) {
     most = std::max(most, pairs_.part_slot[p + 1] - pairs_.part_slot[p]);
@@ -247,12 +247,7 @@ void CudaExpertOps::Queue(std::span<const ExpertWeights* const> experts, const E
   args.pair_row = upload_.At<const int32_t>(row);
   args.pair_weight = upload_.At<const float>(weight);
 
-  const HiddenPlaces h(pairs, static_cast<size_t>(args.padded));
-  std::byte* const hidden = hidden_.Get(down_.Any(true) ? h.bytes : h.f32);
-  args.pair_fault = reinterpret_cast<uint8_t*>(hidden);
-  args.h = {reinterpret_cast<float*>(hidden + h.f32), reinterpret_cast<int8_t*>(hidden + h.q),
-            reinterpret_cast<float*>(hidden + h.scale)};
-  context_.device().Zero(args.pair_fault, pairs);
+  PlaceHidden(&context_, pairs, down_.Any(true), &hidden_, &args);
 
   const auto launch = [&](bool late, const Tiles& tiles, const TilePlaces& places, bool ExpertsArgs::*plain,
                           void (*kernel)(const ExpertsArgs&, void*)) {
@@ -279,7 +274,7 @@ void CudaExpertOps::Queue(std::span<const ExpertWeights* const> experts, const E
       context_.device().StreamAfterAside();
       places_->Awaited();
     }
-    launch(late, up_, up_tiles, &ExpertsArgs::plain_up, context_.kernels().expert_hidden);
+    launch(late, up_, up_tiles, &ExpertsArgs::plain_up, HiddenKernel(context_));
     if (!fused) launch(late, down_, down_tiles, &ExpertsArgs::plain_down, context_.kernels().expert_leaves);
   }
   LeavesArgs leaves;

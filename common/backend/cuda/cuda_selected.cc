@@ -246,13 +246,8 @@ void CudaSelected::RunSet(const CudaExpertSet& set, const Activations& x, const 
   args.x = {x.f32, x.q, x.scale};
   args.pair_row = plan.pair_row;
   args.pair_weight = plan.pair_weight;
-  const HiddenPlaces h(pairs, static_cast<size_t>(args.padded));
-  std::byte* const hidden = hidden_.Get(set.plain_down ? h.bytes : h.f32);
-  args.pair_fault = reinterpret_cast<uint8_t*>(hidden);
-  args.h = {reinterpret_cast<float*>(hidden + h.f32), reinterpret_cast<int8_t*>(hidden + h.q),
-            reinterpret_cast<float*>(hidden + h.scale)};
-  context_.device().Zero(args.pair_fault, pairs);
-  context_.kernels().expert_hidden(args, Stream());
+  PlaceHidden(&context_, pairs, set.plain_down, &hidden_, &args);
+  HiddenKernel(context_)(args, Stream());
 
   LeavesArgs leaves;
   leaves.pair_fault = args.pair_fault;
@@ -268,7 +263,7 @@ void CudaSelected::RunSet(const CudaExpertSet& set, const Activations& x, const 
   leaves.faults = sums.faults;
   const double chosen = static_cast<double>(k) / set.count;  // of the experts, by a row
   const double expected = set.count * (1 - std::pow(1 - chosen, x.rows));
-  const bool fused = !set.plain_down && set.with_weights > 0 && k <= kMaxFusedSlots &&
+  const bool fused = context_.fused() && !set.plain_down && set.with_weights > 0 && k <= kMaxFusedSlots &&
                      static_cast<double>(pairs) <= double{kPairsReadAgain} * expected;
   if (fused) {
     context_.kernels().expert_parts({args, plan.pair_expert, leaves}, Stream());

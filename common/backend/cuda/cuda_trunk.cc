@@ -52,7 +52,10 @@ class CudaTrunkOps final : public ReservingTrunkOps {
     args.rows = y->rows;
     args.cols = y->cols;
     args.faults = context_.Report(faults.subspan(0, static_cast<size_t>(y->rows)));
+    const bool apart = !context_.fused() && args.y.q != nullptr;
+    if (apart) args.y.q = nullptr;
     context_.kernels().norm(args, Stream());
+    if (apart) context_.kernels().quantize({RowsOf(*y), args.rows, args.cols, args.faults}, Stream());
   }
 
   void Quantize(Activations* y, RowFaults faults) override {
@@ -67,6 +70,7 @@ class CudaTrunkOps final : public ReservingTrunkOps {
 
   void MatMuls(std::span<const Product> products, const Activations& x) override {
     MutexLock lock(&context_.mutex());
+    const int most = context_.fused() ? kMaxProducts : 1;
     for (const bool quantized : {true, false}) {
       ProductsArgs args;
       args.x = RowsOf(x);
@@ -77,7 +81,7 @@ class CudaTrunkOps final : public ReservingTrunkOps {
         MOEPOOL_CHECK(w.cols == x.cols);
         MOEPOOL_CHECK(x.rows == 0 || (quantized ? x.q != nullptr && x.scale != nullptr : x.f32 != nullptr));
         args.product[args.products++] = {w, product.bias, product.add, product.y, product.stride};
-        if (args.products == kMaxProducts) Launch(quantized, &args);
+        if (args.products == most) Launch(quantized, &args);
       }
       if (args.products > 0) Launch(quantized, &args);
     }

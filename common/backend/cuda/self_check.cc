@@ -213,8 +213,8 @@ absl::Status Run::Experts(DType dtype, int rows) {
   return absl::OkStatus();
 }
 
-// What two gates choose among logits of which some are equal, and the experts of the first, one of which
-// every row takes.
+// What gates choose among logits of which some are equal, and the experts of the last, one of which every row
+// takes.
 absl::Status Run::SelectedExperts() {
   constexpr int kExperts = 5;
   constexpr int kOwnFfn = 64;
@@ -225,6 +225,8 @@ absl::Status Run::SelectedExperts() {
   ModelConfig mixer = config;
   mixer.experts_per_token = 2;
   mixer.gate = {.kind = GateKind::kSparseMixer, .jitter_eps = 0.1f};
+  ModelConfig sigmoid = config;
+  sigmoid.gate.kind = GateKind::kSigmoid;
   ExpertWeights experts[kExperts + 1];
   const ExpertWeights* loaded[kExperts + 1];
   for (int e = 0; e <= kExperts; ++e) {
@@ -253,6 +255,8 @@ absl::Status Run::SelectedExperts() {
     const size_t count = static_cast<size_t>(rows);
     ops.Select(mixer, logits, rows, selected, faults);
     Keep("choice of the sparse mixer", selected, count * 2 * sizeof(SelectedExpert));
+    ops.Select(sigmoid, logits, rows, selected, faults);
+    Keep("choice of the sigmoid gate", selected, count * 3 * sizeof(SelectedExpert));
     ops.Select(config, logits, rows, selected, faults);
     Keep("choice of the softmax gate", selected, count * 3 * sizeof(SelectedExpert));
     Activations x = x_;

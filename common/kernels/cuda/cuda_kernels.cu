@@ -18,6 +18,7 @@ const CudaKernels& Kernels() {
       .select_shared = LaunchSelectShared,
       .plan = LaunchPlan,
       .expert_hidden = LaunchExpertHidden,
+      .expert_hidden_apart = LaunchExpertHiddenApart,
       .expert_leaves = LaunchExpertLeaves,
       .add_leaves = LaunchAddLeaves,
       .expert_parts = LaunchExpertParts,

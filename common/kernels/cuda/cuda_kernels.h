@@ -103,7 +103,7 @@ inline constexpr int kMostGateExperts = 1024;
 
 // As GatePolicy of common/model/gate_policy.h, a row a block of threads.
 struct GateArgs {
-  GateConfig gate;                // not of GateKind::kSigmoid
+  GateConfig gate;
   const float* logits = nullptr;  // [rows, experts], not read by the dense gate
   int32_t rows = 0;
   int32_t experts = 0;                 // at most kMostGateExperts
@@ -152,6 +152,9 @@ struct ExpertsArgs {
   const float* pair_weight = nullptr;  // [pairs]
   uint8_t* pair_fault = nullptr;       // [pairs] zeros before
   float* leaves = nullptr;             // [pairs, hidden]
+  // Where gate, up and activation are launches of their own; h.f32 is then there too.
+  float* gate_sums = nullptr;  // [pairs, padded]
+  float* up_sums = nullptr;    // [pairs, padded]
 };
 
 // Parts from their leaves.
@@ -215,6 +218,8 @@ struct CudaKernels {
   void (*plan)(const PlanArgs& args, void* stream);
   // h of every pair from gate and up; leaves of every pair from h and down.
   void (*expert_hidden)(const ExpertsArgs& args, void* stream);
+  // The same h from four launches with memory between them, to see what one is worth.
+  void (*expert_hidden_apart)(const ExpertsArgs& args, void* stream);
   void (*expert_leaves)(const ExpertsArgs& args, void* stream);
   void (*add_leaves)(const LeavesArgs& args, void* stream);
   // The last two in one.

@@ -11,6 +11,7 @@ namespace {
 constexpr int kHiddenWarps = kQuantColumns / kGroup;  // a block of threads makes one quantised block of h
 constexpr int kLeafWarps = 4;
 constexpr int kManyTiles = 4;
+constexpr int kApartWarps = 8;
 
 SIMT_DEVICE float SiluMul(float gate, float up) { return simt::Divide(gate, 1.0f + DeviceExp(-gate)) * up; }
 
@@ -120,36 +121,65 @@ SIMT_KERNEL PlainHidden(SIMT_ARGS ExpertsArgs args) {
   }
 }
 
-SIMT_DEVICE void KeepLeaf(const ExpertsArgs& args, int pair, int row, float sum) {
-  if (row < args.hidden)
-    args.leaves[static_cast<int64_t>(pair) * args.hidden + row] = sum * args.pair_weight[pair];
+// A product of pairs with one of their expert's matrices: down's are the leaves, weighted; gate's and up's
+// are sums of their own.
+enum class ExpertMatrix { kDown, kGate, kUp };
+struct ProductOfExperts {
+  ExpertsArgs experts;
+  ExpertMatrix matrix;
+};
+
+template <bool kDown>
+SIMT_DEVICE const DeviceWeights& MatrixOf(const ProductOfExperts& product, const DeviceExpert& expert) {
+  if constexpr (kDown) return expert.down;
+  return product.matrix == ExpertMatrix::kUp ? expert.up : expert.gate;
 }
 
-// A warp: 16 rows of the leaves of a tile.
-template <int kType, int kTiles>
-SIMT_KERNEL QuantizedLeaves(SIMT_ARGS ExpertsArgs args) {
+template <bool kDown>
+SIMT_DEVICE Tokens ProductTokens(const ExpertsArgs& args, const ExpertTile& tile, int first, int most) {
+  Tokens tokens = TileTokens(tile, first, most);
+  tokens.x = kDown ? args.h : args.x;
+  tokens.cols = kDown ? args.padded : args.hidden;
+  if constexpr (!kDown) tokens.index = args.pair_row + tile.begin + first;
+  tokens.first = tile.begin + first;
+  return tokens;
+}
+
+template <bool kDown>
+SIMT_DEVICE void KeepProduct(const ProductOfExperts& product, int pair, int row, float sum) {
+  const ExpertsArgs& args = product.experts;
+  if constexpr (kDown) {
+    if (row < args.hidden)
+      args.leaves[static_cast<int64_t>(pair) * args.hidden + row] = sum * args.pair_weight[pair];
+  } else if (row < args.padded) {
+    float* const sums = product.matrix == ExpertMatrix::kUp ? args.up_sums : args.gate_sums;
+    sums[static_cast<int64_t>(pair) * args.padded + row] = sum;
+  }
+}
+
+// A warp: 16 rows of the product of a tile.
+template <int kType, int kTiles, bool kDown>
+SIMT_KERNEL QuantizedProduct(SIMT_ARGS ProductOfExperts product) {
+  const ExpertsArgs& args = product.experts;
   constexpr int kTokens = kTiles * kTileTokens;
   const int warp = static_cast<int>(threadIdx.x) / simt::kWarp;
   const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
   if (!TileThere(args)) return;
   const ExpertTile tile = args.tiles[blockIdx.y];
-  const DeviceWeights& down = args.experts[tile.expert].down;
+  const DeviceWeights& w = MatrixOf<kDown>(product, args.experts[tile.expert]);
   const int group = static_cast<int>(blockIdx.x) * kLeafWarps + warp;
-  if (group >= GroupsOf(down)) return;
+  if (group >= GroupsOf(w)) return;
   for (int first = 0; first < tile.end - tile.begin; first += kTokens) {
-    Tokens tokens = TileTokens(tile, first, kTokens);
-    tokens.x = args.h;
-    tokens.cols = args.padded;
-    tokens.first = tile.begin + first;
+    const Tokens tokens = ProductTokens<kDown>(args, tile, first, kTokens);
     float acc[kTiles][4];
-    MultiplyGroupOf<kType, kTiles>(down, group, tokens, acc);
+    MultiplyGroupOf<kType, kTiles>(w, group, tokens, acc);
     SIMT_UNROLL
     for (int n = 0; n < kTiles; ++n) {
       SIMT_UNROLL
       for (int i = 0; i < 4; ++i) {
         const int token = kTileTokens * n + 2 * (lane % 4) + i % 2;
         if (token >= tokens.count) continue;
-        KeepLeaf(args, tokens.first + token, kGroup * group + lane / 4 + 8 * (i / 2), acc[n][i]);
+        KeepProduct<kDown>(product, tokens.first + token, kGroup * group + lane / 4 + 8 * (i / 2), acc[n][i]);
       }
     }
   }
@@ -204,21 +234,50 @@ SIMT_KERNEL QuantizedParts(SIMT_ARGS PartsArgs args) {
   if (!finite && parts.faults != nullptr) parts.faults[part] = 1;
 }
 
-SIMT_KERNEL PlainLeaves(SIMT_ARGS ExpertsArgs args) {
+template <bool kDown>
+SIMT_KERNEL PlainProduct(SIMT_ARGS ProductOfExperts product) {
+  const ExpertsArgs& args = product.experts;
   SIMT_SHARED(float, shared, kPlainTileFloats);
   if (!TileThere(args)) return;
   const ExpertTile tile = args.tiles[blockIdx.y];
-  const DeviceWeights& down = args.experts[tile.expert].down;
+  const DeviceWeights& w = MatrixOf<kDown>(product, args.experts[tile.expert]);
   const int group = static_cast<int>(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
+  if (group >= GroupsOf(w)) return;
   for (int first = 0; first < tile.end - tile.begin; first += kPlainTokens) {
-    Tokens tokens = TileTokens(tile, first, kPlainTokens);
-    tokens.x = args.h;
-    tokens.cols = args.padded;
-    tokens.first = tile.begin + first;
-    const float sum = MultiplyPlainGroup(down, group, tokens, {shared, shared + kPlainColumns * kGroup});
+    const Tokens tokens = ProductTokens<kDown>(args, tile, first, kPlainTokens);
+    const float sum = MultiplyPlainGroup(w, group, tokens, {shared, shared + kPlainColumns * kGroup});
     const int token = thread / kGroup;
-    if (token < tokens.count) KeepLeaf(args, tokens.first + token, kGroup * group + thread % kGroup, sum);
+    if (token >= tokens.count) continue;
+    KeepProduct<kDown>(product, tokens.first + token, kGroup * group + thread % kGroup, sum);
+  }
+}
+
+// h from the sums of gate and up, and the form in which down reads it: a warp a pair, a lane a column.
+SIMT_KERNEL ActivateHidden(ExpertsArgs args) {
+  if (!TileThere(args)) return;
+  const ExpertTile tile = args.tiles[blockIdx.y];
+  const DeviceExpert& expert = args.experts[tile.expert];
+  const int column =
+      static_cast<int>(blockIdx.x) * kQuantColumns + static_cast<int>(threadIdx.x) % simt::kWarp;
+  for (int pair = tile.begin + static_cast<int>(threadIdx.x) / simt::kWarp; pair < tile.end;
+       pair += kApartWarps) {
+    const int64_t at = static_cast<int64_t>(pair) * args.padded + column;
+    args.h.f32[at] = column < expert.gate.rows ? SiluMul(args.gate_sums[at], args.up_sums[at]) : 0.0f;
+  }
+}
+SIMT_KERNEL QuantizeHidden(ExpertsArgs args) {
+  if (!TileThere(args)) return;
+  const ExpertTile tile = args.tiles[blockIdx.y];
+  if (!IsQuantized(args.experts[tile.expert].down)) return;
+  const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
+  for (int pair = tile.begin + static_cast<int>(threadIdx.x) / simt::kWarp; pair < tile.end;
+       pair += kApartWarps) {
+    const int64_t at =
+        static_cast<int64_t>(pair) * (args.padded / kQuantColumns) + static_cast<int>(blockIdx.x);
+    const bool finite = QuantizeLanes(args.h.f32[at * kQuantColumns + lane], lane,
+                                      args.h.q + at * kQuantColumns, args.h.scale + at);
+    if (!finite && lane == 0) args.pair_fault[pair] = 1;
   }
 }
 
@@ -239,20 +298,51 @@ SIMT_KERNEL PlainLeaves(SIMT_ARGS ExpertsArgs args) {
     return QuantizedHidden<static_cast<int>(DType::k##format), kManyTiles>;
 #define MOEPOOL_FewLeaves_CASE(format)     \
   case static_cast<int>(DType::k##format): \
-    return QuantizedLeaves<static_cast<int>(DType::k##format), 1>;
+    return QuantizedProduct<static_cast<int>(DType::k##format), 1, true>;
 #define MOEPOOL_ManyLeaves_CASE(format)    \
   case static_cast<int>(DType::k##format): \
-    return QuantizedLeaves<static_cast<int>(DType::k##format), kManyTiles>;
+    return QuantizedProduct<static_cast<int>(DType::k##format), kManyTiles, true>;
+#define MOEPOOL_FewSums_CASE(format)       \
+  case static_cast<int>(DType::k##format): \
+    return QuantizedProduct<static_cast<int>(DType::k##format), 1, false>;
+#define MOEPOOL_ManySums_CASE(format)      \
+  case static_cast<int>(DType::k##format): \
+    return QuantizedProduct<static_cast<int>(DType::k##format), kManyTiles, false>;
 #define MOEPOOL_Parts_CASE(format)         \
   case static_cast<int>(DType::k##format): \
     return QuantizedParts<static_cast<int>(DType::k##format)>;
 MOEPOOL_CHOOSE(FewHidden, QuantizedHidden, ExpertsArgs, 1)
 MOEPOOL_CHOOSE(ManyHidden, QuantizedHidden, ExpertsArgs, kManyTiles)
-MOEPOOL_CHOOSE(FewLeaves, QuantizedLeaves, ExpertsArgs, 1)
-MOEPOOL_CHOOSE(ManyLeaves, QuantizedLeaves, ExpertsArgs, kManyTiles)
+MOEPOOL_CHOOSE(FewLeaves, QuantizedProduct, ProductOfExperts, 1, true)
+MOEPOOL_CHOOSE(ManyLeaves, QuantizedProduct, ProductOfExperts, kManyTiles, true)
+MOEPOOL_CHOOSE(FewSums, QuantizedProduct, ProductOfExperts, 1, false)
+MOEPOOL_CHOOSE(ManySums, QuantizedProduct, ProductOfExperts, kManyTiles, false)
 MOEPOOL_CHOOSE(Parts, QuantizedParts, PartsArgs)
 
 uint32_t Ratio(int64_t n, int64_t each) { return static_cast<uint32_t>(DivideUp(n, each)); }
+
+template <bool kDown>
+void LaunchProduct(const ProductOfExperts& product, void* stream) {
+  const ExpertsArgs& args = product.experts;
+  const int rows = kDown ? args.hidden : args.max_ffn;
+  simt::LaunchShape shape;
+  shape.grid_y = static_cast<uint32_t>(args.tile_count);
+  if (kDown ? args.plain_down : args.plain_up) {
+    shape.grid_x = Ratio(rows, kGroup);
+    shape.threads = kPlainThreads;
+    simt::Start(PlainProduct<kDown>, shape, stream, product);
+    return;
+  }
+  const int type = kDown ? args.down_type : args.up_type;
+  const bool few = args.tile_pairs <= kTileTokens;
+  shape.grid_x = Ratio(Ratio(rows, kGroup), kLeafWarps);
+  shape.threads = kLeafWarps * simt::kWarp;
+  if constexpr (kDown) {
+    simt::Start(few ? FewLeaves(type) : ManyLeaves(type), shape, stream, product);
+  } else {
+    simt::Start(few ? FewSums(type) : ManySums(type), shape, stream, product);
+  }
+}
 
 }  // namespace
 
@@ -273,20 +363,20 @@ void LaunchExpertHidden(const ExpertsArgs& args, void* stream) {
               stream, args);
 }
 
-void LaunchExpertLeaves(const ExpertsArgs& args, void* stream) {
+void LaunchExpertHiddenApart(const ExpertsArgs& args, void* stream) {
   if (args.tile_count == 0) return;
+  LaunchProduct<false>({args, ExpertMatrix::kGate}, stream);
+  LaunchProduct<false>({args, ExpertMatrix::kUp}, stream);
   simt::LaunchShape shape;
+  shape.grid_x = Ratio(args.padded, kQuantColumns);
   shape.grid_y = static_cast<uint32_t>(args.tile_count);
-  if (args.plain_down) {
-    shape.grid_x = Ratio(args.hidden, kGroup);
-    shape.threads = kPlainThreads;
-    simt::Start(PlainLeaves, shape, stream, args);
-    return;
-  }
-  shape.grid_x = Ratio(Ratio(args.hidden, kGroup), kLeafWarps);
-  shape.threads = kLeafWarps * simt::kWarp;
-  simt::Start(args.tile_pairs <= kTileTokens ? FewLeaves(args.down_type) : ManyLeaves(args.down_type), shape,
-              stream, args);
+  shape.threads = kApartWarps * simt::kWarp;
+  simt::Start(ActivateHidden, shape, stream, args);
+  simt::Start(QuantizeHidden, shape, stream, args);
+}
+
+void LaunchExpertLeaves(const ExpertsArgs& args, void* stream) {
+  if (args.tile_count > 0) LaunchProduct<true>({args, ExpertMatrix::kDown}, stream);
 }
 
 void LaunchExpertParts(const PartsArgs& args, void* stream) {

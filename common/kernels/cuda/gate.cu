@@ -44,30 +44,35 @@ SIMT_DEVICE float Sum(const float* values, int n) {
   return sum;
 }
 
-// exps [experts], of shared memory.
-SIMT_DEVICE void Softmax(const GateArgs& args, const float* logits, float* exps, SelectedExpert* selected) {
+SIMT_DEVICE float DeviceSigmoid(float x) { return simt::Divide(1.0f, 1.0f + DeviceExp(-x)); }
+
+// The k largest logits, by softmax over all of them, or by their sigmoids.  exps [experts], of shared memory.
+SIMT_DEVICE void TopK(const GateArgs& args, const float* logits, float* exps, SelectedExpert* selected) {
   const int lane = static_cast<int>(threadIdx.x);
   const int k = args.experts_per_token;
+  const bool sigmoid = args.gate.kind == GateKind::kSigmoid;
   const int first = Largest(logits, args.experts, 0);
   const float max = logits[first];
-  for (int e = lane; e < args.experts; e += simt::kWarp) exps[e] = DeviceExp(logits[e] - max);
+  for (int e = lane; !sigmoid && e < args.experts; e += simt::kWarp) exps[e] = DeviceExp(logits[e] - max);
   uint32_t taken = Taken(first);
   for (int i = 1; i < k; ++i) taken |= Taken(Largest(logits, args.experts, taken));
   simt::SyncWarp(simt::kAllLanes);
-  const float sum = Sum(exps, args.experts);
+  const float sum = sigmoid ? 0.0f : Sum(exps, args.experts);
   int before = 0;
   for (int begin = 0; begin < args.experts; begin += simt::kWarp) {
     const bool own = (taken >> (begin / simt::kWarp) & 1) != 0;
     const uint32_t chosen = simt::Ballot(simt::kAllLanes, own);
     if (own) {
       const int e = begin + lane;
-      selected[before + simt::Popcount(chosen & ((1u << lane) - 1))] = {e, simt::Divide(exps[e], sum)};
+      const float weight = sigmoid ? DeviceSigmoid(logits[e]) : simt::Divide(exps[e], sum);
+      selected[before + simt::Popcount(chosen & ((1u << lane) - 1))] = {e, weight};
     }
     before += simt::Popcount(chosen);
   }
   simt::SyncWarp(simt::kAllLanes);
   float all = 0;
   for (int i = 0; i < k; ++i) all += selected[i].weight;
+  if (sigmoid) all = all + kSigmoidLeastSum;
   simt::SyncWarp(simt::kAllLanes);
   for (int i = lane; i < k; i += simt::kWarp) {
     float weight = selected[i].weight;
@@ -121,10 +126,10 @@ SIMT_KERNEL SelectExperts(SIMT_ARGS GateArgs args) {
   }
   if (dense) {
     for (int i = lane; i < k; i += simt::kWarp) selected[i] = {i, 1.0f};
-  } else if (args.gate.kind == GateKind::kSoftmax) {
-    Softmax(args, logits, exps, selected);
-  } else {
+  } else if (args.gate.kind == GateKind::kSparseMixer) {
     SparseMixer(args, logits, exps, selected);
+  } else {
+    TopK(args, logits, exps, selected);
   }
 }
 
@@ -134,7 +139,7 @@ SIMT_KERNEL SelectShared(SharedGateArgs args) {
   if (row >= args.rows) return;
   const float logit = args.logits != nullptr ? args.logits[row] : 0.0f;
   if (!IsFinite(logit) && args.faults != nullptr) args.faults[row] = 1;
-  const float weight = args.logits != nullptr ? simt::Divide(1.0f, 1.0f + DeviceExp(-logit)) : 1.0f;
+  const float weight = args.logits != nullptr ? DeviceSigmoid(logit) : 1.0f;
   const bool fault = args.faults != nullptr && args.faults[row] != 0;
   args.selected[row] = {fault ? -1 : 0, weight};
 }

@@ -17,6 +17,7 @@ void LaunchSelect(const GateArgs& args, void* stream);
 void LaunchSelectShared(const SharedGateArgs& args, void* stream);
 void LaunchPlan(const PlanArgs& args, void* stream);
 void LaunchExpertHidden(const ExpertsArgs& args, void* stream);
+void LaunchExpertHiddenApart(const ExpertsArgs& args, void* stream);
 void LaunchExpertLeaves(const ExpertsArgs& args, void* stream);
 void LaunchAddLeaves(const LeavesArgs& args, void* stream);
 void LaunchExpertParts(const PartsArgs& args, void* stream);

@@ -68,7 +68,8 @@ TEST_P(SelectedTest, ChoosesAsThePolicyDoes) {
        {Config(GateKind::kSoftmax, 8, 2, true), Config(GateKind::kSoftmax, 128, 8),
         Config(GateKind::kSoftmax, 1, 1), Config(GateKind::kSoftmax, 33, 33, true, 2.5f),
         Config(GateKind::kSoftmax, 300, 17, false, 0.3f), Config(GateKind::kSparseMixer, 16, 2),
-        Config(GateKind::kSparseMixer, 2, 2)}) {
+        Config(GateKind::kSparseMixer, 2, 2), Config(GateKind::kSigmoid, 16, 1),
+        Config(GateKind::kSigmoid, 40, 6, true, 2.5f)}) {
     SCOPED_TRACE(std::to_string(config.experts) + " experts");
     ASSERT_TRUE(backend_->Experts().CanSelect(config));
     const auto policy = MakeGatePolicy(config).value();
@@ -78,6 +79,7 @@ TEST_P(SelectedTest, ChoosesAsThePolicyDoes) {
     logits[3 * experts + experts / 2] = std::numeric_limits<float>::quiet_NaN();
     logits[4 * experts + experts - 1] = std::numeric_limits<float>::infinity();
     logits[5 * experts] = -std::numeric_limits<float>::infinity();
+    std::fill_n(&logits[6 * experts], experts, -150.0f);  // whose sigmoids are 0
     std::vector<uint8_t> faults(kRows);
     faults[0] = 1;
     const std::vector<SelectedExpert> selected = Select(config, logits, kRows, &faults);

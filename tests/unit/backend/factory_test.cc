@@ -25,6 +25,12 @@ TEST(FactoryTest, MemoryOfADeviceNeedsOne) {
   EXPECT_EQ(status.message(), "device-memory 12345: the backend is cpu, which has no memory of a device");
 }
 
+TEST(FactoryTest, OnlyCudaHasKernelsApart) {
+  const absl::Status status = MakeBackend({.backend = "cpu", .fused = false}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message(), "no-fusion: the backend is cpu, which has no kernels apart");
+}
+
 TEST(FactoryTest, UnknownNamesAndThreadsAreInvalid) {
   for (const BackendOptions& options : {BackendOptions{"tpu", "auto", 0},
                                         {"cpu", "sse9", 0},

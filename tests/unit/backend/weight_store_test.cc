@@ -1,5 +1,5 @@
 // Where matrices come from: packed the first time, found the next, in memory or mapped, with the same bytes.
-#include "common/backend/cpu/weight_store.h"
+#include "common/backend/weight_store.h"
 
 #include <atomic>
 #include <cstring>
@@ -237,6 +237,64 @@ TEST_F(WeightStoreTest, WhatIsDroppedWhileItIsWrittenIsWrittenWhole) {
   const auto matrices = LoadExperts(&second, *source, 1, /*blind=*/true);
   ASSERT_TRUE(matrices.ok()) << matrices.status();
   ExpectPacked(*source, *matrices);
+}
+
+// Loads one matrix and lets go of it, as who has copied it does.
+absl::Status LoadCopied(WeightStore* store, const ModelSource& source, int matrix, bool blind) {
+  ExpertTensors tensors = *OpenExpert(source, 1, matrix / 2);
+  if (blind) tensors.gate.data = tensors.down.data = nullptr;
+  absl::StatusOr<PackedMatrix> m = matrix % 2 == 0 ? store->Load(tensors.gate, tensors.gate_key)
+                                                   : store->Load(tensors.down, tensors.down_key);
+  return m.status();
+}
+
+TEST_F(WeightStoreTest, WhatIsCopiedElsewhereAndLetGoIsKept) {
+  const auto source = MakeSource(DType::kQ4_1);
+  {
+    WeightStore first(Options(), CopiedWeights{});
+    for (int m = 0; m < 2 * kExperts; ++m) ASSERT_EQ(LoadCopied(&first, *source, m, false), absl::OkStatus());
+    first.KeepLoaded([] { return false; });
+    first.AwaitKept();
+  }
+  WeightStore second(Options());
+  const auto matrices = LoadExperts(&second, *source, 1, /*blind=*/true);
+  ASSERT_TRUE(matrices.ok()) << matrices.status();
+  ExpectPacked(*source, *matrices);
+}
+
+TEST_F(WeightStoreTest, WhatIsCopiedElsewhereIsWrittenInTheMiddleOfABatch) {
+  const auto source = MakeSource(DType::kQ8_0);
+  WeightStore store(Options(), CopiedWeights{.write_bytes = 1});
+  ASSERT_EQ(LoadCopied(&store, *source, 0, false), absl::OkStatus());
+  store.AwaitKept();
+  EXPECT_THAT(temp_.Files(), SizeIs(1));
+  EXPECT_EQ(LoadCopied(&store, *source, 0, /*blind=*/true), absl::OkStatus());
+}
+
+TEST_F(WeightStoreTest, MoreThanMayWaitForTheDiskIsLeftToTheNextStart) {
+  const auto source = MakeSource(DType::kQ8_0);
+  const ExpertTensors tensors = *OpenExpert(*source, 1, 0);
+  const uint64_t each = (*Pack(tensors.gate)).bytes();
+  ASSERT_EQ((*Pack(tensors.down)).bytes(), each);
+  constexpr int kAStart = 3;
+  for (int kept = 0; kept < 2 * kExperts; kept += kAStart) {
+    WeightStore store(Options(), CopiedWeights{.most_bytes = kAStart * each + each / 2});
+    for (int m = 0; m < 2 * kExperts; ++m) {
+      ASSERT_EQ(LoadCopied(&store, *source, m, /*blind=*/m < kept), absl::OkStatus());
+    }
+    store.KeepLoaded([] { return false; });
+    store.AwaitKept();
+  }
+  EXPECT_THAT(temp_.Files(), SizeIs(4));
+  // What was written counts no more.
+  WeightStore store(Options(), CopiedWeights{.most_bytes = each});
+  const auto other = MakeSource(DType::kQ8_0, /*seed=*/2);
+  for (int m = 0; m < 3; ++m) {
+    ASSERT_EQ(LoadCopied(&store, *other, m, false), absl::OkStatus());
+    store.KeepLoaded([] { return false; });
+    store.AwaitKept();
+    EXPECT_EQ(LoadCopied(&store, *other, m, /*blind=*/true), absl::OkStatus());
+  }
 }
 
 TEST_F(WeightStoreTest, AFileThatIsWrittenToIsNotKeptAsWhatItWas) {

@@ -42,6 +42,7 @@ kernel_mutant(gate weights_added_before_they_are_there gate.cu
   "  simt::SyncWarp(simt::kAllLanes);\n  float all = 0;" "  float all = 0;")
 kernel_mutant(gate all_but_the_last_exponential gate.cu "i < n; ++i" "i + 1 < n; ++i")
 kernel_mutant(gate weighs_the_taken_one gate.cu "const bool near = e != taken &&" "const bool near =")
+kernel_mutant(gate sigmoids_by_softmax gate.cu "sigmoid ? DeviceSigmoid(logits[e]) : simt" "false ? DeviceSigmoid(logits[e]) : simt")
 kernel_mutant(plan right_sides_added_to_the_first plan.cu "depth > 1 ? waiting[depth - 2] : 0" "0")
 kernel_mutant(plan tiles_without_their_last_pair plan.cu "? tile + args.tile_pairs : end" "? tile + args.tile_pairs - 1 : end")
 kernel_mutant(plan scanned_before_all_is_counted plan.cu

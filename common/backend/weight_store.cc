@@ -1,5 +1,5 @@
 // See weight_store.h.
-#include "common/backend/cpu/weight_store.h"
+#include "common/backend/weight_store.h"
 
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -62,7 +62,7 @@ absl::StatusOr<WeightStore::Kept*> WeightStore::KeptOf(const ModelSource* source
       keeping_ = false;
       return nullptr;
     }
-    kept = std::make_unique<Kept>();
+    kept = std::make_unique<Kept>(copied_.has_value() ? Released::kStay : Released::kGone);
     kept->cache = *std::move(cache);
   }
   return kept.get();
@@ -106,16 +106,50 @@ absl::StatusOr<PackedMatrix> WeightStore::Load(const MatrixView& view, const Wei
       return *std::move(found);
     }
   }
-  WeightArena& arena = kept != nullptr ? kept->packed : loose_;
+  const bool keep = kept != nullptr && MayKeep(m.bytes());
+  WeightArena& arena = keep ? kept->packed : loose_;
   MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<WeightPlace> place, arena.Reserve(m.bytes()));
   MOEPOOL_RETURN_IF_ERROR(PackInto(view, m, place->data()));
   // What was read may have been written to meanwhile, and must not be kept under the digest of what it was.
   if (kept != nullptr) MOEPOOL_RETURN_IF_ERROR(key.source->Digest().status());
-  place->Fill(std::move(name));
-  MutexLock lock(&mutex_);
-  ++counts_.packed;
-  counts_.packed_bytes += m.bytes();
+  place->Fill(keep ? std::move(name) : "");
+  {
+    MutexLock lock(&mutex_);
+    ++counts_.packed;
+    counts_.packed_bytes += m.bytes();
+    if (!copied_.has_value() || not_begun_bytes_ < copied_->write_bytes) {
+      return At(std::move(m), place->data(), place);
+    }
+    not_begun_bytes_ = 0;
+  }
+  BeginWriting();
   return At(std::move(m), place->data(), place);
+}
+
+bool WeightStore::MayKeep(uint64_t bytes) {
+  if (!copied_.has_value()) return true;
+  MutexLock lock(&mutex_);
+  if (!keeping_ || bytes > copied_->most_bytes - std::min(unwritten_bytes_, copied_->most_bytes)) {
+    counts_.not_kept_bytes += bytes;
+    return false;
+  }
+  unwritten_bytes_ += bytes;
+  not_begun_bytes_ += bytes;
+  return true;
+}
+
+void WeightStore::Written(const std::vector<WeightEntry>& entries) {
+  if (!copied_.has_value()) return;
+  for (const WeightEntry& entry : entries) unwritten_bytes_ -= std::min(unwritten_bytes_, entry.bytes);
+}
+
+void WeightStore::BeginWriting() {
+  std::vector<Task> tasks = TakeTasks();
+  MutexLock lock(&mutex_);
+  for (Task& task : tasks) tasks_.push_back(std::move(task));
+  if (tasks_.empty() || options_.map) return;
+  changed_.NotifyAll();
+  if (!writer_.joinable()) writer_ = std::thread([this] { WriteLoop(); });
 }
 
 // Ends the batch.
@@ -132,6 +166,7 @@ std::vector<WeightStore::Task> WeightStore::TakeTasks() {
       if (!entries.has_value()) {
         kept->unwritten.push_back(std::move(chunk));
       } else if (!keeping_ || entries->empty()) {
+        Written(*entries);
         chunk->Thaw();
       } else {
         tasks.push_back({kept.get(), std::move(chunk), *std::move(entries)});
@@ -143,7 +178,7 @@ std::vector<WeightStore::Task> WeightStore::TakeTasks() {
 
 void WeightStore::KeepLoaded(absl::FunctionRef<bool()> stop) {
   loose_.Take();  // so that a chunk goes when its last matrix does
-  std::vector<Task> tasks = TakeTasks();
+  BeginWriting();
   {
     MutexLock lock(&mutex_);
     const Counts counts = std::exchange(counts_, {});
@@ -152,17 +187,11 @@ void WeightStore::KeepLoaded(absl::FunctionRef<bool()> stop) {
           {{"packed", counts.packed},
            {"packed_bytes", counts.packed_bytes},
            {"from_cache", counts.from_cache},
-           {"from_cache_bytes", counts.from_cache_bytes}});
-    }
-    for (Task& task : tasks) tasks_.push_back(std::move(task));
-    if (tasks_.empty()) return;
-    if (!options_.map) {
-      changed_.NotifyAll();
-      if (!writer_.joinable()) writer_ = std::thread([this] { WriteLoop(); });
-      return;
+           {"from_cache_bytes", counts.from_cache_bytes},
+           {"not_kept_bytes", counts.not_kept_bytes}});
     }
   }
-  Map(stop);
+  if (options_.map) Map(stop);
 }
 
 // Writes what there is and maps it in the place of the memory.
@@ -218,6 +247,8 @@ void WeightStore::WriteLoop() {
       writing_ = true;
     }
     if (!Write(task, [this] { return stopping_.load(); })) task.chunk->Thaw();
+    MutexLock lock(&mutex_);
+    Written(task.entries);
   }
 }
 
