@@ -59,7 +59,7 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr
   }
   const uint64_t unlimited = memory.free_bytes - std::min(kMargin, memory.free_bytes / 8);
   const uint64_t limit = options.memory_limit_bytes > 0 ? options.memory_limit_bytes : unlimited;
-  std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit, options.pinned_limit_bytes));
+  std::unique_ptr<CudaBackend> backend(new CudaBackend(std::move(device), limit, options));
   if (options.pinned_limit_bytes > 0) {
     const size_t bytes = limit / kCopiesShare;
     MOEPOOL_ASSIGN_OR_RETURN(
@@ -74,13 +74,13 @@ absl::StatusOr<std::unique_ptr<CudaBackend>> CudaBackend::Create(std::unique_ptr
   return backend;
 }
 
-CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, uint64_t pinned_limit_bytes)
+CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, const CudaOptions& options)
     : device_(std::move(device)),
       budget_(limit_bytes),
-      pinned_budget_(pinned_limit_bytes),
+      pinned_budget_(options.pinned_limit_bytes),
       copies_(device_.get()),
       context_(device_.get(), &budget_),
-      trunk_(MakeCudaTrunkOps(&context_)) {}
+      trunk_(MakeCudaTrunkOps(&context_, options.most_graph_pieces)) {}
 
 CudaBackend::~CudaBackend() = default;
 
