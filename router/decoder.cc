@@ -1,12 +1,21 @@
 // See decoder.h.
 #include "router/decoder.h"
 
+#include <atomic>
 #include <utility>
 
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 
 namespace moepool {
+namespace {
+
+// Of steps and segments of all decoders, which may share a backend, so that none has that of another.
+std::atomic<uint64_t> next_number = 1;
+
+uint64_t TakeNumbers(uint64_t count) { return next_number.fetch_add(count, std::memory_order_relaxed); }
+
+}  // namespace
 
 Decoder::Decoder(Backend* backend, std::shared_ptr<const ModelSource> source, int max_rows)
     : backend_(backend),
@@ -96,6 +105,7 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
   counter_ = direct ? dispatcher : nullptr;
   direct_routes_ = routes.get();
   direct_times_.clear();
+  NumberSegments(kv, routes, direct);
   MicroBatch batch = Part(0, rows, faults);
   const absl::Status status = Layers(&batch, kv, dispatcher, routes, vain);
   // Faults are the caller's once this returns. After layers that ran here they may come with the logits.
@@ -153,9 +163,24 @@ MicroBatch Decoder::Part(int first, std::span<const StepRow> rows, RowFaults fau
   part.attention.block_table = &tables_[offset];
   part.attention.cos = cos_.data() + offset * rope_.pairs();
   part.attention.sin = sin_.data() + offset * rope_.pairs();
-  part.attention.step = ++attention_step_;
+  part.attention.step = TakeNumbers(1);
   part.selected = std::span(selected_).subspan(offset * k, rows.size() * k);
   return part;
+}
+
+void Decoder::NumberSegments(const KvCache& kv, const std::shared_ptr<const RoutingTable>& routes,
+                             bool direct) {
+  const std::shared_ptr<const RoutingTable> own = direct ? routes : nullptr;
+  bool same = first_segment_ != 0 && segments_routes_.lock() == own;
+  segments_kv_.resize(static_cast<size_t>(config_.layers));
+  for (int i = 0; i < config_.layers; ++i) {
+    KvLayer& before = segments_kv_[static_cast<size_t>(i)];
+    same = same && before == kv.Layer(i);
+    before = kv.Layer(i);
+  }
+  if (same) return;
+  segments_routes_ = own;
+  first_segment_ = TakeNumbers(2 * static_cast<uint64_t>(config_.layers));
 }
 
 absl::Status Decoder::Layers(MicroBatch* batch, const KvCache& kv, Dispatcher* dispatcher,
@@ -164,11 +189,11 @@ absl::Status Decoder::Layers(MicroBatch* batch, const KvCache& kv, Dispatcher* d
   for (int i = 0; i < config_.layers; ++i) {
     if (vain()) return absl::CancelledError("nobody wants the step any more");
     const TrunkLayer& layer = weights_.layers[static_cast<size_t>(i)];
-    AttentionBlock(layer, i, kv, batch);
     if (counter_ != nullptr) {
-      DirectExperts(layer, i, *routes->sets[static_cast<size_t>(i)], batch);
+      QueueAll(layer, i, kv, *routes->sets[static_cast<size_t>(i)], batch);
       continue;
     }
+    QueueTrunk(layer, i, kv, batch);
     MOEPOOL_RETURN_IF_ERROR(BeginExperts(layer, i, batch, dispatcher, routes));
     MOEPOOL_RETURN_IF_ERROR(FinishExperts(batch, dispatcher));
   }
