@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
@@ -77,15 +78,26 @@ class Decoder {
   // Runs batches_ through all layers. Of two the trunk computes one while the other is with the workers.
   absl::Status Layers(const KvCache& kv, Dispatcher* dispatcher,
                       const std::shared_ptr<const RoutingTable>& routes, const std::function<bool()>& vain);
+  // Gives the layers' segments other numbers where what they are given is not what it was: the cache, and
+  // where the trunk runs the experts the sets of `routes`.
+  void NumberSegments(const KvCache& kv, const std::shared_ptr<const RoutingTable>& routes, bool direct);
   void Head(std::span<const StepRow> rows, RowFaults faults, const IdSink& picked, const LogitsSink& sink);
   // Fetches `wanted`, and what the gates of the step's layers chose where that is not counted yet.
   void FetchAndCount(std::span<Fetched> wanted);
 
   // --- One layer (decoder_layer.cc). ---
 
+  AttentionShape ShapeOf(const TrunkLayer& layer) const;
+  // Attention and gate, up to what the host needs of the gate: one segment.
+  void QueueTrunk(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch);
+  // The layer as a whole, with the trunk's own experts: one segment.
+  void QueueAll(const TrunkLayer& layer, int index, const KvCache& kv, const ExpertSet& set,
+                MicroBatch* batch);
+  void QueueSegment(const TrunkLayer& layer, uint64_t number, MicroBatch* batch,
+                    absl::FunctionRef<void()> queue);
   void AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch);
   // The norm before the experts, and the logits of the gates, on the device.
-  void GateLogits(const TrunkLayer& layer, MicroBatch* batch);
+  void GateLogits(const TrunkLayer& layer, int index, MicroBatch* batch);
   // Host memory of what the host needs of the gate: its logits, those of the shared expert's gate, and the
   // rows as the layer's dispatch carries them.
   struct GateOutput {
@@ -94,7 +106,7 @@ class Decoder {
     Activations wire;
   };
   GateOutput FetchGate(const TrunkLayer& layer, const MicroBatch& batch);
-  // From the gate to the layer's exchange, which is under way on return.
+  // From what the gate gives to the layer's exchange, which is under way on return.
   absl::Status BeginExperts(const TrunkLayer& layer, int index, MicroBatch* batch, Dispatcher* dispatcher,
                             const std::shared_ptr<const RoutingTable>& routes);
   // Adds what the exchange gives, where one is under way, and the trunk's own expert, which computes until
@@ -129,7 +141,9 @@ class Decoder {
   MicroBatch all_;  // where the first row of each activation stands
   std::vector<MicroBatch> batches_;
   LayersTime layers_time_;
-  uint64_t attention_step_ = 0;
+  uint64_t first_segment_ = 0;        // two of each layer: its trunk, and all of it
+  std::vector<KvLayer> segments_kv_;  // [layers] that they are given
+  std::weak_ptr<const RoutingTable> segments_routes_;
   float* logits_ = nullptr;                    // [kHeadRows, vocab]
   int32_t* ids_ = nullptr;                     // [kHeadRows]
   SelectedExpert* device_selected_ = nullptr;  // [layers, rows, experts_per_token]

@@ -10,6 +10,61 @@
 #include "router/decoder.h"
 
 namespace moepool {
+AttentionShape Decoder::ShapeOf(const TrunkLayer& layer) const {
+  AttentionShape shape;
+  shape.heads = config_.heads;
+  shape.kv_heads = config_.kv_heads;
+  shape.head_dim = config_.head_dim;
+  shape.rope = config_.rope.kind;
+  shape.rope_dims = config_.rope.dims;
+  shape.qk_norm = config_.qk_norm;
+  shape.q_norm = layer.q_norm;
+  shape.k_norm = layer.k_norm;
+  shape.norm_eps = config_.norm_eps;
+  shape.window = config_.sliding_window;
+  return shape;
+}
+
+void Decoder::QueueSegment(const TrunkLayer& layer, uint64_t number, MicroBatch* batch,
+                           absl::FunctionRef<void()> queue) {
+  batch->attention.micro_batch = batch->index;
+  const AttentionShape shape = ShapeOf(layer);
+  Segment segment;
+  segment.number = first_segment_ + number;
+  segment.rows = batch->count();
+  segment.first_row = batch->first_row;
+  segment.shape = &shape;
+  segment.batch = &batch->attention;
+  segment.faults = batch->faults;
+  backend_->Trunk().QueueSegment(segment, queue);
+}
+
+void Decoder::QueueTrunk(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
+  QueueSegment(layer, 2 * static_cast<uint64_t>(index), batch, [&] {
+    AttentionBlock(layer, index, kv, batch);
+    GateLogits(layer, index, batch);
+  });
+}
+
+void Decoder::QueueAll(const TrunkLayer& layer, int index, const KvCache& kv, const ExpertSet& set,
+                       MicroBatch* batch) {
+  if (on_gate_) {  // who watches waits
+    QueueTrunk(layer, index, kv, batch);
+    DirectExperts(layer, index, set, batch);
+    return;
+  }
+  const absl::Time begin = absl::Now();
+  QueueSegment(layer, 2 * static_cast<uint64_t>(index) + 1, batch, [&] {
+    AttentionBlock(layer, index, kv, batch);
+    GateLogits(layer, index, batch);
+    DirectExperts(layer, index, set, batch);
+  });
+  // A replay has run nothing of this, and may have been recorded from what was queued twice.
+  const size_t known = static_cast<size_t>(index);
+  if (direct_times_.size() == known) direct_times_.push_back(absl::Now() - begin);
+  direct_times_.resize(known + 1);
+}
+
 void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
   const TraceSpan span("attention", {"layer", index}, {"rows", batch->count()},
                        {"micro_batch", batch->index});
@@ -23,23 +78,13 @@ void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& 
                          {layer.v.get(), layer.v_bias, nullptr, batch->qkv + q_dim + kv_dim, stride}};
   ops.MatMuls(qkv, batch->normed);
 
-  AttentionShape shape;
-  shape.heads = config_.heads;
-  shape.kv_heads = config_.kv_heads;
-  shape.head_dim = config_.head_dim;
-  shape.rope = config_.rope.kind;
-  shape.rope_dims = config_.rope.dims;
-  shape.qk_norm = config_.qk_norm;
-  shape.q_norm = layer.q_norm;
-  shape.k_norm = layer.k_norm;
-  shape.norm_eps = config_.norm_eps;
-  shape.window = config_.sliding_window;
-  ops.Attention(shape, batch->attention, kv.Layer(index), batch->qkv, batch->attended.f32);
+  ops.Attention(ShapeOf(layer), batch->attention, kv.Layer(index), batch->qkv, batch->attended.f32);
   if (Info(layer.o->dtype()).quantized) ops.Quantize(&batch->attended, batch->faults);
   ops.MatMul(*layer.o, batch->attended, layer.o_bias, batch->x, batch->x, config_.hidden);
 }
 
-void Decoder::GateLogits(const TrunkLayer& layer, MicroBatch* batch) {
+void Decoder::GateLogits(const TrunkLayer& layer, int index, MicroBatch* batch) {
+  const TraceSpan span("gate product", {"layer", index}, {"rows", batch->count()});
   TrunkOps& ops = backend_->Trunk();
   ops.Norm(layer.ffn_norm, batch->x, &batch->normed, batch->faults);
   Product products[2];
@@ -88,7 +133,6 @@ absl::Status Decoder::BeginExperts(const TrunkLayer& layer, int index, MicroBatc
   const size_t experts = static_cast<size_t>(config_.experts);
   const size_t k = static_cast<size_t>(config_.experts_per_token);
   TraceSpan span("gate", {"layer", index}, {"rows", batch->count()}, {"micro_batch", batch->index});
-  GateLogits(layer, batch);
   const GateOutput gate = FetchGate(layer, *batch);
   for (size_t t = 0; t < batch->rows.size(); ++t) {
     if (batch->faults[t]) continue;
@@ -155,10 +199,9 @@ void Decoder::DirectExperts(const TrunkLayer& layer, int index, const ExpertSet&
   const size_t count = batch->selected.size();
   SelectedExpert* const selected = device_selected_ + static_cast<size_t>(index) * count;
   TraceSpan gate("gate", {"layer", index}, {"rows", batch->count()});
-  GateLogits(layer, batch);
   ops.Select(config_, layer.gate != nullptr ? batch->gate_logits : nullptr, batch->count(), selected,
              batch->faults);
-  if (on_gate_) {  // who watches waits
+  if (on_gate_) {
     Fetched chosen = {selected, count * sizeof(SelectedExpert)};
     ops.Fetch({&chosen, 1});
     on_gate_(index, batch->rows, {static_cast<const SelectedExpert*>(chosen.host), count});

@@ -77,6 +77,9 @@ class CpuTrunkOps : public TrunkOps {
     });
   }
 
+  // A call here is work done, and not a launch.
+  void QueueSegment(const Segment&, absl::FunctionRef<void()> queue) override { queue(); }
+
   void Fetch(std::span<Fetched> wanted) override { FetchInPlace(wanted); }
 
  private:

@@ -6,6 +6,7 @@
 
 #include "common/backend/cuda/cuda_attention.h"
 #include "common/backend/cuda/cuda_backend.h"
+#include "common/backend/cuda/cuda_graphs.h"
 #include "common/base/status_macros.h"
 #include "common/tensor/matrix_view.h"
 
@@ -20,8 +21,12 @@ const DeviceWeights& WeightsOf(const Matrix& matrix) {
 
 class CudaTrunkOps final : public ReservingTrunkOps {
  public:
-  explicit CudaTrunkOps(CudaContext* context)
-      : context_(*context), attention_(context), uploaded_(context), fetched_(&context->device()) {}
+  CudaTrunkOps(CudaContext* context, size_t most_graph_pieces)
+      : context_(*context),
+        attention_(context),
+        graphs_(context, most_graph_pieces),
+        uploaded_(context),
+        fetched_(&context->device()) {}
 
   absl::Status Reserve(const ModelConfig& config, const LargestCall& call) override {
     MutexLock lock(&context_.mutex());
@@ -135,6 +140,12 @@ class CudaTrunkOps final : public ReservingTrunkOps {
     context_.kernels().pick(args, Stream());
   }
 
+  void QueueSegment(const Segment& segment, absl::FunctionRef<void()> queue) override;
+  SegmentStats Segments() override {
+    MutexLock lock(&context_.mutex());
+    return graphs_.stats();
+  }
+
   void Fetch(std::span<Fetched> wanted) override {
     MutexLock lock(&context_.mutex());
     context_.Fetch(wanted, &fetched_);
@@ -150,15 +161,43 @@ class CudaTrunkOps final : public ReservingTrunkOps {
 
   CudaContext& context_;
   CudaAttention attention_;
+  CudaGraphs graphs_;
   Upload upload_;
   DeviceScratch uploaded_;
   HostScratch fetched_;
 };
 
+// What is queued while it is recorded takes the mutex itself, one operation after the other.
+void CudaTrunkOps::QueueSegment(const Segment& segment, absl::FunctionRef<void()> queue) {
+  GraphKey key;
+  bool recorded = false;
+  {
+    MutexLock lock(&context_.mutex());
+    if (graphs_.Takes(segment.rows)) {
+      MOEPOOL_CHECK(segment.batch->step != 0 && segment.batch->rows == segment.rows);
+      key.number = segment.number;
+      key.rows = segment.rows;
+      key.first_row = segment.first_row;
+      key.micro_batch = segment.batch->micro_batch;
+      key.attention = attention_.Prepare(*segment.shape, *segment.batch);
+      key.faults = context_.Report(segment.faults);
+      if (graphs_.Launch(key)) return;
+      recorded = graphs_.Begin(key);
+    }
+  }
+  queue();
+  if (!recorded) return;
+  {
+    MutexLock lock(&context_.mutex());
+    if (graphs_.End(key)) return;
+  }
+  queue();
+}
+
 }  // namespace
 
-std::unique_ptr<ReservingTrunkOps> MakeCudaTrunkOps(CudaContext* context) {
-  return std::make_unique<CudaTrunkOps>(context);
+std::unique_ptr<ReservingTrunkOps> MakeCudaTrunkOps(CudaContext* context, size_t most_graph_pieces) {
+  return std::make_unique<CudaTrunkOps>(context, most_graph_pieces);
 }
 
 }  // namespace moepool
