@@ -160,6 +160,9 @@ struct CombineBatch {
   std::span<const CombineRow> rows;
   const float* shared = nullptr;  // [rows of the residual, hidden] or null: the trunk's own expert
   int64_t hidden = 0;
+  // [parts] 1: it lies in device memory, which may be overwritten and stays until the next Fetch(); empty:
+  // none does.
+  std::span<const uint8_t> on_device = {};
 };
 
 struct PickRow {
@@ -195,6 +198,10 @@ class TrunkOps {
   // ids[i] = the id that rows[i] picks from its logits [vocab], or -1 where one of these is NaN or +inf or
   // none is finite.  logits [rows, vocab], ids [rows.size()].
   virtual void Pick(std::span<const PickRow> rows, int64_t vocab, const float* logits, int32_t* ids) = 0;
+  // Rows rows[i] of x, one after another at `to`, device memory aligned to 16, as frames have them
+  // (common/transport/frame.h): codes [rows.size(), cols] and behind them scales [rows.size(), cols / 32], or
+  // where x.q is null f32 [rows.size(), cols].
+  virtual void Pack(const Activations& x, std::span<const int32_t> rows, std::byte* to) = 0;
   // Waits for all operations before it, and sets `host` of each.
   virtual void Fetch(std::span<Fetched> wanted) = 0;
 };
