@@ -76,23 +76,21 @@ class Decoder {
   void AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch);
   // The norm before the experts, and the logits of the gates, on the device.
   void GateLogits(const TrunkLayer& layer, MicroBatch* batch);
-  // Host memory of what the host needs of the gate: its logits, those of the shared expert's gate, and the
-  // rows as the layer's dispatch carries them.
-  struct GateOutput {
-    const float* logits = nullptr;         // [rows, experts]
-    const float* shared_logits = nullptr;  // [rows] or null
-    Activations wire;
-  };
-  GateOutput FetchGate(const TrunkLayer& layer, const MicroBatch& batch);
+  // Has the gate choose, and waits: fills `selected` of the batch, host_shared_logits_, and where `rows_too`
+  // the rows in host memory as the layer's dispatch carries them, until the next Fetch(). They are without
+  // pointers otherwise.
+  Activations Choose(const TrunkLayer& layer, bool rows_too, MicroBatch* batch);
+  // `rows` in the form alone in which the layer's dispatch carries them.
+  static Activations WireForm(const TrunkLayer& layer, Activations rows);
   // From the gate to the layer's exchange, which is under way on return; what the trunk's own expert gives
   // is then computed or queued.
   absl::Status BeginExperts(const TrunkLayer& layer, int index, MicroBatch* batch, Dispatcher* dispatcher,
                             const std::shared_ptr<const RoutingTable>& routes);
   // Adds what the exchange gives.
   absl::Status FinishExperts(MicroBatch* batch, Dispatcher* dispatcher);
-  // Sets shared_sum to what the trunk's own expert gives each row of `normed`, or to null where the model has
-  // none. `logits` of its gate, null where there is none.
-  void SharedExpert(const TrunkLayer& layer, const float* logits, MicroBatch* batch);
+  // Sets shared_sum to what the trunk's own expert gives each row of `normed`, by the logits of its gate that
+  // were fetched last, or to null where the model has none.
+  void SharedExpert(const TrunkLayer& layer, MicroBatch* batch);
   // Whether the trunk runs all experts of `routes` itself. Layers are then queued one after the other, and
   // faults and what the gates chose are known after the step's next Fetch() alone.
   bool RunsDirectly(const RoutingTable& routes) const;
@@ -124,7 +122,8 @@ class Decoder {
   std::vector<int32_t> tokens_;
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
-  std::vector<SelectedExpert> selected_;  // [rows * experts_per_token]
+  std::vector<SelectedExpert> selected_;   // [rows * experts_per_token]
+  std::vector<float> host_shared_logits_;  // [rows] of the micro-batch whose gate has chosen last
 
   std::vector<Fetched> fetched_;  // scratch
   std::vector<Fetched> wanted_;   // of the head

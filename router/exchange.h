@@ -35,6 +35,7 @@ struct ExchangeShare {
   std::vector<int32_t> part_of;  // by local part: its number in the exchange
   std::vector<uint8_t> have;     // by local part
   uint32_t compute_us = 0;       // what the worker says
+  DeviceBytes packed;            // its rows, until Plan() unless sent; empty: they go from the host
 };
 
 class Exchange {
@@ -45,7 +46,8 @@ class Exchange {
   void Plan(const ModelConfig& config, int layer_number, int row_count,
             std::span<const SelectedExpert> selected, std::span<const uint8_t> skip,
             std::shared_ptr<const RoutingTable> routes);
-  // The exchange is over: lets the replies and the table go.
+  // The exchange is over: lets the replies and the table go. Parts that operations still read stay until the
+  // next Plan().
   void Clear();
 
   int layer = 0;
@@ -59,7 +61,9 @@ class Exchange {
   std::vector<CombineRow> rows;               // of those that are not skipped
   std::vector<int32_t> row_of;                // [parts]
   std::vector<FrameBytes> replies;            // that hold the parts
+  std::vector<FrameBytes> combining;          // of the last exchange: what Combine() reads on the device
   std::vector<const float*> data;             // [parts] -> [hidden]
+  std::vector<uint8_t> on_device;             // [parts] 1: data is there
   std::vector<uint8_t> part_fault;            // [parts]
   absl::Time sending;                         // begins
   absl::Time begun;                           // all is sent

@@ -27,7 +27,7 @@ struct DispatchLayout {
   explicit DispatchLayout(const FrameHeader& h) {
     const uint64_t elements = uint64_t{h.rows} * h.hidden;
     entries = parts + Align8(uint64_t{h.parts} * sizeof(WirePart));
-    x = entries + uint64_t{h.entries} * sizeof(ExpertEntry);
+    x = DispatchHeadBytes(h.parts, h.entries);
     scale = x + elements;
     end = x + WireRowBytes(h.in, h.rows, h.hidden);
   }
@@ -151,6 +151,10 @@ void Pad(std::vector<uint8_t>* frame, uint64_t from, uint64_t to) {
 size_t WireRowBytes(WireDType in, size_t rows, size_t hidden) {
   const size_t elements = rows * hidden;
   return in == WireDType::kInt8Block32 ? elements + elements / 32 * sizeof(float) : elements * sizeof(float);
+}
+
+size_t DispatchHeadBytes(size_t parts, size_t entries) {
+  return sizeof(FrameHeader) + Align8(parts * sizeof(WirePart)) + entries * sizeof(ExpertEntry);
 }
 
 void EncodeDispatchHead(const DispatchRequest& request, std::vector<uint8_t>* head) {

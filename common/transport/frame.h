@@ -111,6 +111,9 @@ struct DispatchRequest {
 // hidden].
 size_t WireRowBytes(WireDType in, size_t rows, size_t hidden);
 
+// Of a dispatch's head.
+size_t DispatchHeadBytes(size_t parts, size_t entries);
+
 // Replaces the contents of `frame`.
 void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame);
 // The same up to where the rows begin, which are to follow.

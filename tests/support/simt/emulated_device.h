@@ -54,6 +54,8 @@ class EmulatedDevice final : public Device {
   void StreamAfterAside() override;
 
   uint64_t launches() const { return stream_.launches(); }
+  // By Copy() from or to page-locked memory.
+  uint64_t copied_bytes() const { return copied_bytes_.load(std::memory_order_relaxed); }
   uint64_t synchronizations() const { return synchronizations_.load(std::memory_order_relaxed); }
 
  private:
@@ -63,6 +65,7 @@ class EmulatedDevice final : public Device {
     const void* from;
     size_t bytes;
   };
+  bool OfHost(const void* memory) const;
   // Of the first `upto`, those up to one whose mark the stream has not reached.
   void RunAside(uint64_t upto);
   void RunAll();
@@ -70,6 +73,7 @@ class EmulatedDevice final : public Device {
   const EmulatedDeviceOptions options_;
   simt::EmulatedStream stream_;
   std::atomic<uint64_t> synchronizations_ = 0;
+  std::atomic<uint64_t> copied_bytes_ = 0;
   mutable Mutex mutex_;
   std::map<std::byte*, size_t> memory_ GUARDED_BY(mutex_);
   std::map<std::byte*, size_t> host_memory_ GUARDED_BY(mutex_);
