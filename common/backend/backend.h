@@ -134,8 +134,8 @@ struct AttentionBatch {
   // Calls of one step, one a layer, share a number that no other step has; 0: a step of one call. What was
   // copied to the device for one of them then serves the others.
   uint64_t step = 0;
-  // Which of those whose layers take turns, below kMostMicroBatches: each has steps of its own, and a place on
-  // the device.
+  // Which of those whose layers take turns, below kMostMicroBatches: each has steps of its own, and a place
+  // on the device.
   int micro_batch = 0;
 };
 
@@ -187,6 +187,9 @@ struct CombineBatch {
   std::span<const CombineRow> rows;
   const float* shared = nullptr;  // [rows of the residual, hidden] or null: the trunk's own expert
   int64_t hidden = 0;
+  // [parts] 1: it lies in device memory, which may be overwritten and stays until the next Fetch(); empty:
+  // none does.
+  std::span<const uint8_t> on_device = {};
 };
 
 struct PickRow {
@@ -228,6 +231,10 @@ class TrunkOps {
   // but call Norm, Quantize, MatMuls, Attention, Select and RunSelected: the others read memory of the host
   // or wait.
   virtual void QueueSegment(const Segment& segment, absl::FunctionRef<void()> queue) = 0;
+  // Rows rows[i] of x, one after another at `to`, device memory aligned to 16, as frames have them
+  // (common/transport/frame.h): codes [rows.size(), cols] and behind them scales [rows.size(), cols / 32], or
+  // where x.q is null f32 [rows.size(), cols].
+  virtual void Pack(const Activations& x, std::span<const int32_t> rows, std::byte* to) = 0;
   // Waits for all operations before it, and sets `host` of each.
   virtual void Fetch(std::span<Fetched> wanted) = 0;
 };

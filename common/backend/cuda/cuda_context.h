@@ -151,6 +151,8 @@ class Upload {
   }
   // [rows, cols] of rows that lie apart.
   size_t AddRows(std::span<const float* const> rows, size_t cols);
+  // Finds the memory of what has been added, so that At() can be asked before Send() to the same.
+  void Place(DeviceScratch* to) { base_ = to->Get(bytes_); }
   // Queues the copy, after which all of it is to be added anew. The memory of `to` holds it until the next
   // Send() there.
   void Send(CudaContext* context, DeviceScratch* to);

@@ -132,12 +132,20 @@ absl::Status Run::Rows() {
   backend_.Trunk().Quantize(&plain, faults);
   Keep("quantisation, scales", plain.scale, kRows * kHidden / kQuantBlock * sizeof(float));
   Keep("quantisation, codes", plain.q, kRows * kHidden);
+  const std::vector<int32_t> packed = {3, 0, 1, kRows - 1};
+  MOEPOOL_ASSIGN_OR_RETURN(float* const to, Upload(std::vector<float>(packed.size() * kHidden)));
+  for (int8_t* const q : {static_cast<int8_t*>(nullptr), plain.q}) {
+    plain.q = q;
+    backend_.Trunk().Pack(plain, packed, reinterpret_cast<std::byte*>(to));
+    Keep("packed rows", to, packed.size() * kHidden * sizeof(float));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Run::Residual() {
   const std::vector<float> parts = values_.Take(3 * kHidden, 1);
   const float* const pointers[] = {parts.data(), parts.data() + kHidden, parts.data() + 2 * kHidden};
+  const float* mixed[] = {pointers[0], pointers[1], pointers[2]};
   const PlannedAdd adds[] = {{0, 1}};
   const CombineRow rows[] = {{1, 0, 2, 0, 1}, {2, 2, 3, 1, 1}};
   MOEPOOL_ASSIGN_OR_RETURN(float* const shared, Upload(values_.Take(4 * kHidden, 1)));
@@ -146,6 +154,13 @@ absl::Status Run::Residual() {
     backend_.Trunk().Combine({pointers, adds, rows, own, kHidden}, residual);
     Keep("sum of parts", residual, 4 * kHidden * sizeof(float));
   }
+  const uint8_t on_device[] = {0, 1, 1};
+  for (int part = 0; part < 3; ++part) {
+    MOEPOOL_ASSIGN_OR_RETURN(float* const copy, Upload({pointers[part], pointers[part] + kHidden}));
+    if (on_device[part]) mixed[part] = copy;
+  }
+  backend_.Trunk().Combine({mixed, adds, rows, shared, kHidden, on_device}, residual);
+  Keep("sum of parts on the device", residual, 4 * kHidden * sizeof(float));
   const int32_t kept[] = {1, 3};
   backend_.Trunk().Gather(kept, kHidden, residual);
   Keep("gathered rows", residual, 4 * kHidden * sizeof(float));

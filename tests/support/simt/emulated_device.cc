@@ -4,6 +4,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <new>
 #include <utility>
@@ -102,7 +103,17 @@ void EmulatedDevice::FreeHost(std::byte* memory) {
   Delete(memory);
 }
 
+bool EmulatedDevice::OfHost(const void* memory) const {
+  auto* const at = static_cast<std::byte*>(const_cast<void*>(memory));
+  MutexLock lock(&mutex_);
+  const auto above = host_memory_.upper_bound(at);
+  if (above == host_memory_.begin()) return false;
+  const auto& [begin, bytes] = *std::prev(above);
+  return at < begin + bytes;
+}
+
 void EmulatedDevice::Copy(void* to, const void* from, size_t bytes) {
+  if (OfHost(to) || OfHost(from)) copied_bytes_.fetch_add(bytes, std::memory_order_relaxed);
   Own().Queue([=] { std::memcpy(to, from, bytes); });
 }
 

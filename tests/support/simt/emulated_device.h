@@ -58,6 +58,8 @@ class EmulatedDevice final : public Device {
 
   // Of kernels, not through graphs.
   uint64_t launches() const { return stream_.launches(); }
+  // By Copy() from or to page-locked memory.
+  uint64_t copied_bytes() const { return copied_bytes_.load(std::memory_order_relaxed); }
   uint64_t synchronizations() const { return synchronizations_.load(std::memory_order_relaxed); }
 
  private:
@@ -70,6 +72,7 @@ class EmulatedDevice final : public Device {
   bool Records() const { return recorder_.load() == std::this_thread::get_id(); }
   // The stream, or for who records what is recorded.
   simt::EmulatedStream& Own() { return Records() ? recorded_ : stream_; }
+  bool OfHost(const void* memory) const;
   // Of the first `upto`, those up to one whose mark the stream has not reached.
   void RunAside(uint64_t upto);
   void RunAll();
@@ -79,6 +82,7 @@ class EmulatedDevice final : public Device {
   std::atomic<std::thread::id> recorder_ = {};
   simt::EmulatedStream recorded_{/*eager=*/false};
   std::atomic<uint64_t> synchronizations_ = 0;
+  std::atomic<uint64_t> copied_bytes_ = 0;
   mutable Mutex mutex_;
   std::map<std::byte*, size_t> memory_ GUARDED_BY(mutex_);
   std::map<std::byte*, size_t> host_memory_ GUARDED_BY(mutex_);
