@@ -43,7 +43,7 @@ void Decoder::QueueTrunk(const TrunkLayer& layer, int index, const KvCache& kv, 
   QueueSegment(layer, 2 * static_cast<uint64_t>(index), batch, [&] {
     AttentionBlock(layer, index, kv, batch);
     GateLogits(layer, index, batch);
-    if (!selects_on_device_) return;
+    if (!selects_on_device_ || counter_ != nullptr) return;  // DirectExperts() has each layer's in its place
     backend_->Experts().Select(config_, layer.gate != nullptr ? batch->gate_logits : nullptr, batch->count(),
                                DeviceChoice(*batch), batch->faults);
   });
