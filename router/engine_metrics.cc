@@ -61,6 +61,8 @@ void AddExchange(const DispatchTotals& totals, MetricFamilies* m) {
     m->Counter(name, help, static_cast<double>(value));
   };
   counter("exchange_dispatches_total", "Dispatches sent to workers.", totals.dispatches);
+  counter("exchange_device_dispatches_total",
+          "Dispatches whose rows went from device memory to another GPU's.", totals.packed);
   counter("exchange_rows_total", "Rows sent through expert layers, once for each layer.", totals.rows);
   counter("exchange_parts_total", "Parts asked of workers.", totals.parts);
   counter("exchange_losses_total", "Dispatches that ended with the loss of their worker.", totals.losses);
