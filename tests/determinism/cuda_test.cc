@@ -36,13 +36,13 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
       EXPECT_EQ(RunScenario(model, requests, scenario, transports, &stats), expected);
       EXPECT_GE(stats.steps_by_micro_batches[1], 1u);
     }
-    scenario.micro_batches = 1;
     scenario.short_first = false;
     for (scenario.transport = 1; scenario.transport < static_cast<int>(transports.size());
          ++scenario.transport) {
       EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected) << scenario;
     }
     scenario.transport = 0;
+    scenario.micro_batches = 1;
     scenario.direct = true;
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
     scenario.direct = false;

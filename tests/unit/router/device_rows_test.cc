@@ -180,12 +180,13 @@ struct Outcome {
 };
 
 Outcome RunOn(Backend* trunk, const std::shared_ptr<const ModelSource>& source, ExpertPool* pool,
-              const EmulatedDevice* device = nullptr) {
+              const EmulatedDevice* device = nullptr, int micro_batches = 1) {
   Outcome outcome;
   EngineOptions options;
   options.kv_bytes = 1 << 20;
   options.prefix_cache = false;
   options.limits.token_budget = 8;
+  options.micro_batches = micro_batches;
   options.on_logits = [&](const std::string&, int position, std::span<const float> logits) {
     outcome.logits[position] = {logits.begin(), logits.end()};
   };
@@ -256,14 +257,26 @@ TEST_P(DeviceRowsTest, AnyMixtureOfWorkersAndEndsGivesTheSameBits) {
   }
 }
 
+TEST_P(DeviceRowsTest, TwoMicroBatchesDoNotMeet) {
+  for (const bool beside_cpu : {false, true}) {
+    NcclPool pool(source_, {.beside_cpu = beside_cpu});
+    Cuda trunk;
+    const Outcome outcome = RunOn(trunk.backend.get(), source_, &pool, nullptr, /*micro_batches=*/2);
+    ExpectTheSame(outcome);
+    EXPECT_EQ(outcome.stats.steps_by_micro_batches[1], 2u) << "those of eight rows";
+    EXPECT_EQ(pool.nccl_copied(), 0u);
+  }
+}
+
 TEST_P(DeviceRowsTest, AWorkerThatDiesCostsNoToken) {
   for (const NcclCall call : {NcclCall::kSend, NcclCall::kRecv, NcclCall::kGroupEnd}) {
     for (const int nth : {1, 2, 5}) {
+      const int micro_batches = 1 + nth % 2;
       SCOPED_TRACE(testing::Message() << static_cast<int>(call) << ", number " << nth);
       NcclPool pool(source_, {.beside_cpu = true});
       pool.worker.process->DieAt(call, nth, /*told=*/true);
       Cuda trunk;
-      ExpectTheSame(RunOn(trunk.backend.get(), source_, &pool));
+      ExpectTheSame(RunOn(trunk.backend.get(), source_, &pool, nullptr, micro_batches));
       EXPECT_EQ(pool.lost, 1);
     }
   }
