@@ -14,6 +14,12 @@
 namespace moepool {
 namespace {
 
+// A part takes its row and a byte of faults, which as a whole are padded to 8.
+size_t PartsAFrame(size_t hidden, size_t frame_bytes) {
+  constexpr size_t kMost = 1 << 16;  // and their faults
+  return std::clamp<size_t>((frame_bytes - sizeof(FrameHeader) - 8) / (hidden * sizeof(float) + 1), 1, kMost);
+}
+
 // Goes on from dispatch to dispatch, and ends by itself where their router does.
 constexpr std::chrono::milliseconds kSleepAtOnceTime(100);
 
@@ -29,7 +35,24 @@ Executor::Executor(Backend* backend, const ExpertStore* store, const FrameLimits
                    std::function<absl::Time()> clock)
     : backend_(backend), store_(store), limits_(limits), clock_(std::move(clock)) {}
 
-absl::Status Executor::Run(const DispatchView& view) {
+absl::StatusOr<float*> Executor::TakeOut(const DispatchView& view, DeviceWriter* writer) {
+  const size_t bytes = view.parts.size() * view.header.hidden * sizeof(float);
+  const size_t head = sizeof(FrameHeader) + view.parts.size();
+  kept_ = {};
+  if (writer != nullptr && head + bytes > writer->small_frame_bytes()) {
+    const size_t faults = PartsAFrame(view.header.hidden, kMaxDeviceReplyBytes);
+    absl::StatusOr<DeviceBytes> taken = writer->TakeDevice(sizeof(FrameHeader) + faults, bytes);
+    if (taken.ok()) kept_ = *std::move(taken);
+  }
+  if (kept_.data != nullptr) return reinterpret_cast<float*>(kept_.data);
+  if (out_ == nullptr || out_->bytes() < bytes) {
+    out_ = nullptr;
+    MOEPOOL_ASSIGN_OR_RETURN(out_, backend_->Allocate(bytes));
+  }
+  return out_->f32();
+}
+
+absl::Status Executor::Run(const DispatchView& view, DeviceWriter* writer) {
   const int layer = static_cast<int>(view.header.layer);
   const std::shared_ptr<const LayerTable> table = store_->Layer(layer);
   for (const ExpertEntry& entry : view.entries) {
@@ -51,38 +74,41 @@ absl::Status Executor::Run(const DispatchView& view) {
     parts_.push_back({static_cast<int32_t>(view.parts[p].row), static_cast<int32_t>(view.parts[p].begin),
                       static_cast<int32_t>(end)});
   }
-  const size_t bytes = view.parts.size() * view.header.hidden * sizeof(float);
-  if (out_ == nullptr || out_->bytes() < bytes) {
-    out_ = nullptr;
-    MOEPOOL_ASSIGN_OR_RETURN(out_, backend_->Allocate(bytes));
-  }
+  MOEPOOL_ASSIGN_OR_RETURN(float* const out, TakeOut(view, writer));
   faults_.assign(view.parts.size(), 0);
   const ExpertBatch batch = {.x = view.x,
                              .parts = parts_,
                              .entries = view.entries,
                              .host_callers = view.header.host_workers,
                              .host_slot = view.header.host_slot,
-                             .host_rows = true};
+                             .host_rows = !view.on_device};
   ExpertOps& ops = backend_->Experts();
-  ops.Run(table->experts, batch, out_->f32(), faults_);
-  Fetched answer = {out_->data(), bytes};
+  ops.Run(table->experts, batch, out, faults_);
+  // Waits for the parts too where they stay.
+  Fetched answer = {out, kept_.data != nullptr ? 0 : view.parts.size() * view.header.hidden * sizeof(float)};
   ops.Fetch({&answer, 1});
   answer_ = answer.f32();
   return absl::OkStatus();
 }
 
-absl::Status Executor::Answer(const DispatchView& view, absl::Duration computed, const FrameWriter& write) {
+absl::Status Executor::Answer(const DispatchView& view, absl::Duration computed, const FrameWriter& write,
+                              DeviceWriter* writer) {
   FrameHeader header = view.header;
   header.budget_us = static_cast<uint32_t>(
       std::min<int64_t>(absl::ToInt64Microseconds(computed), std::numeric_limits<uint32_t>::max()));
   const size_t hidden = view.header.hidden;
-  // A part takes its row and a byte of faults, which as a whole are padded to 8.
-  const size_t parts_a_frame =
-      std::max<size_t>(1, (kMaxReplyFrameBytes - sizeof(FrameHeader) - 8) / (hidden * sizeof(float) + 1));
+  const bool stays = kept_.data != nullptr;
+  const size_t parts_a_frame = PartsAFrame(hidden, stays ? kMaxDeviceReplyBytes : kMaxReplyFrameBytes);
   for (size_t first = 0; first < view.parts.size(); first += parts_a_frame) {
     const size_t count = std::min(parts_a_frame, view.parts.size() - first);
     EncodeReplyHead(header, static_cast<uint32_t>(first),
                     std::span<const uint8_t>(faults_).subspan(first, count), &reply_);
+    if (stays) {
+      const size_t row_bytes = hidden * sizeof(float);
+      MOEPOOL_RETURN_IF_ERROR(
+          writer->WriteParts(reply_, {kept_.data + first * row_bytes, count * row_bytes, kept_.owner}));
+      continue;
+    }
     const std::span<const float> data(answer_ + first * hidden, count * hidden);
     MOEPOOL_RETURN_IF_ERROR(
         write({reply_, {reinterpret_cast<const uint8_t*>(data.data()), data.size_bytes()}}));
@@ -91,7 +117,16 @@ absl::Status Executor::Answer(const DispatchView& view, absl::Duration computed,
 }
 
 void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) {
-  const absl::StatusOr<FrameHeader> header = DecodeHeader(frame);
+  Compute(FrameBytes{frame}, write, nullptr);
+}
+
+void Executor::Handle(const FrameBytes& frame, DeviceWriter* writer) {
+  Compute(
+      frame, [writer](const FramePieces& answer) { return writer->Write(answer); }, writer);
+}
+
+void Executor::Compute(const FrameBytes& frame, const FrameWriter& write, DeviceWriter* writer) {
+  const absl::StatusOr<FrameHeader> header = DecodeHeader(frame.bytes, frame.device.size());
   if (!header.ok()) {
     MutexLock lock(&stats_mutex_);
     ++stats_.unreadable;
@@ -114,7 +149,7 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
                                                 absl::ToInt64Microseconds(begin - arrived), " us, and had ",
                                                 header->budget_us, " us"));
   } else if (view.ok()) {
-    status = Run(*view);
+    status = Run(*view, writer);
   }
   const absl::Duration computed = clock_() - begin;
   {
@@ -132,11 +167,12 @@ void Executor::Handle(std::span<const uint8_t> frame, const FrameWriter& write) 
   TraceFlowBegin("reply", header->incarnation ^ header->dispatch_id);
   // A failed write means that the router is gone, which the carrier sees too.
   if (status.ok()) {
-    Answer(*view, computed, write).IgnoreError();
+    Answer(*view, computed, write, writer).IgnoreError();
   } else {
     EncodeRefusal(*header, status, &reply_);
     write(reply_).IgnoreError();
   }
+  kept_ = {};
 }
 
 ExecutorStats Executor::stats() const {

@@ -44,13 +44,20 @@ class Executor {
 
   // As FrameHandler.
   void Handle(std::span<const uint8_t> frame, const FrameWriter& write);
+  // As DeviceFrameHandler, where the backend computes on the carrier's GPU. Parts stay in its memory unless
+  // their frame is small or there is none left for them.
+  void Handle(const FrameBytes& frame, DeviceWriter* writer);
   ExecutorStats stats() const;
 
  private:
-  // A refusal is returned; what was computed is in answer_ and faults_.
-  absl::Status Run(const DispatchView& view) REQUIRES(run_mutex_);
-  absl::Status Answer(const DispatchView& view, absl::Duration computed, const FrameWriter& write)
-      REQUIRES(run_mutex_);
+  // `writer` may be null.
+  void Compute(const FrameBytes& frame, const FrameWriter& write, DeviceWriter* writer);
+  // A refusal is returned; what was computed is in answer_ or kept_, and in faults_.
+  absl::Status Run(const DispatchView& view, DeviceWriter* writer) REQUIRES(run_mutex_);
+  absl::Status Answer(const DispatchView& view, absl::Duration computed, const FrameWriter& write,
+                      DeviceWriter* writer) REQUIRES(run_mutex_);
+  // Memory for the parts of `view`, [parts, hidden]: kept_ or out_.
+  absl::StatusOr<float*> TakeOut(const DispatchView& view, DeviceWriter* writer) REQUIRES(run_mutex_);
 
   Backend* const backend_;
   const ExpertStore* const store_;
@@ -59,6 +66,7 @@ class Executor {
   Mutex run_mutex_;
   std::unique_ptr<Buffer> out_ GUARDED_BY(run_mutex_);    // [parts, hidden]
   const float* answer_ GUARDED_BY(run_mutex_) = nullptr;  // the same as the host reads it
+  DeviceBytes kept_ GUARDED_BY(run_mutex_);               // in the place of both: goes as it is
   std::vector<uint8_t> faults_ GUARDED_BY(run_mutex_);    // [parts]
   std::vector<ExpertPart> parts_ GUARDED_BY(run_mutex_);
   std::vector<uint8_t> reply_ GUARDED_BY(run_mutex_);

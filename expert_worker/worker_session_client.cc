@@ -270,7 +270,7 @@ absl::Status WorkerSession::ServeNccl(const experts::v1::Welcome& welcome, bool*
   }
   Connected("nccl");
   return server->Serve(
-      [this](std::span<const uint8_t> frame, const FrameWriter& write) { executor_->Handle(frame, write); });
+      [this](const FrameBytes& frame, DeviceWriter* writer) { executor_->Handle(frame, writer); });
 }
 
 absl::Status WorkerSession::ServeGrpc(const experts::v1::Welcome& welcome) {

@@ -1,6 +1,7 @@
 // See decoder.h.
 #include "router/decoder.h"
 
+#include <atomic>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -8,6 +9,14 @@
 #include "common/base/str.h"
 
 namespace moepool {
+namespace {
+
+// Of steps and segments of all decoders, which may share a backend, so that none has that of another.
+std::atomic<uint64_t> next_number = 1;
+
+uint64_t TakeNumbers(uint64_t count) { return next_number.fetch_add(count, std::memory_order_relaxed); }
+
+}  // namespace
 
 Decoder::Decoder(Backend* backend, std::shared_ptr<const ModelSource> source, int max_rows)
     : backend_(backend),
@@ -99,6 +108,7 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
   counter_ = direct ? dispatcher : nullptr;
   direct_routes_ = routes.get();
   direct_times_.clear();
+  NumberSegments(kv, routes, direct);
   Split(rows, faults, direct ? 1 : micro_batches);
   const DispatchTotals& totals = dispatcher->totals();
   const double waited = totals.wait_seconds;
@@ -180,10 +190,25 @@ MicroBatch Decoder::Part(int first, std::span<const StepRow> rows, RowFaults fau
   part.attention.block_table = &tables_[offset];
   part.attention.cos = cos_.data() + offset * rope_.pairs();
   part.attention.sin = sin_.data() + offset * rope_.pairs();
-  part.attention.step = ++attention_step_;
+  part.attention.step = TakeNumbers(1);
   part.shared_weights = std::span(shared_weights_).subspan(offset, rows.size());
   part.selected = std::span(selected_).subspan(offset * k, rows.size() * k);
   return part;
+}
+
+void Decoder::NumberSegments(const KvCache& kv, const std::shared_ptr<const RoutingTable>& routes,
+                             bool direct) {
+  const std::shared_ptr<const RoutingTable> own = direct ? routes : nullptr;
+  bool same = first_segment_ != 0 && segments_routes_.lock() == own;
+  segments_kv_.resize(static_cast<size_t>(config_.layers));
+  for (int i = 0; i < config_.layers; ++i) {
+    KvLayer& before = segments_kv_[static_cast<size_t>(i)];
+    same = same && before == kv.Layer(i);
+    before = kv.Layer(i);
+  }
+  if (same) return;
+  segments_routes_ = own;
+  first_segment_ = TakeNumbers(2 * static_cast<uint64_t>(config_.layers));
 }
 
 absl::Status Decoder::Layers(const KvCache& kv, Dispatcher* dispatcher,
@@ -206,11 +231,11 @@ absl::Status Decoder::Layers(const KvCache& kv, Dispatcher* dispatcher,
       MOEPOOL_RETURN_IF_ERROR(FinishExperts(&batch, dispatcher));  // of the layer before
       // Rows of the other one that come before these in their sequence have their K and V of this layer in
       // the cache by now.
-      AttentionBlock(layer, i, kv, &batch);
       if (counter_ != nullptr) {
-        DirectExperts(layer, i, *routes->sets[static_cast<size_t>(i)], &batch);
+        QueueAll(layer, i, kv, *routes->sets[static_cast<size_t>(i)], &batch);
         continue;
       }
+      QueueTrunk(layer, i, kv, &batch);
       MOEPOOL_RETURN_IF_ERROR(BeginExperts(layer, i, &batch, dispatcher, routes));
     }
     if (batches_.size() == 1) MOEPOOL_RETURN_IF_ERROR(finish());  // there is nothing to do meanwhile

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
@@ -77,31 +78,42 @@ class Decoder {
   // Runs batches_ through all layers. Of two the trunk computes one while the other is with the workers.
   absl::Status Layers(const KvCache& kv, Dispatcher* dispatcher,
                       const std::shared_ptr<const RoutingTable>& routes, const std::function<bool()>& vain);
+  // Gives the layers' segments other numbers where what they are given is not what it was: the cache, and
+  // where the trunk runs the experts the sets of `routes`.
+  void NumberSegments(const KvCache& kv, const std::shared_ptr<const RoutingTable>& routes, bool direct);
   void Head(std::span<const StepRow> rows, RowFaults faults, const IdSink& picked, const LogitsSink& sink);
   // Fetches `wanted`, and what the gates of the step's layers chose where that is not counted yet.
   void FetchAndCount(std::span<Fetched> wanted);
 
   // --- One layer (decoder_layer.cc). ---
 
+  AttentionShape ShapeOf(const TrunkLayer& layer) const;
+  // Attention and gate, up to what the host needs of the gate: one segment.
+  void QueueTrunk(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch);
+  // The layer as a whole, with the trunk's own experts: one segment.
+  void QueueAll(const TrunkLayer& layer, int index, const KvCache& kv, const ExpertSet& set,
+                MicroBatch* batch);
+  void QueueSegment(const TrunkLayer& layer, uint64_t number, MicroBatch* batch,
+                    absl::FunctionRef<void()> queue);
   void AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch);
   // The norm before the experts, and the logits of the gates, on the device.
-  void GateLogits(const TrunkLayer& layer, MicroBatch* batch);
-  // Host memory of what the host needs of the gate: its logits, those of the shared expert's gate, and the
-  // rows as the layer's dispatch carries them.
-  struct GateOutput {
-    const float* logits = nullptr;         // [rows, experts]
-    const float* shared_logits = nullptr;  // [rows] or null
-    Activations wire;
-  };
-  GateOutput FetchGate(const TrunkLayer& layer, const MicroBatch& batch);
-  // From the gate to the layer's exchange, which is under way on return.
+  void GateLogits(const TrunkLayer& layer, int index, MicroBatch* batch);
+  // Where the device has what the gate of the layer under way chose, if it is workers that run it.
+  SelectedExpert* DeviceChoice(const MicroBatch& batch) const;
+  // Waits for the choice, or makes it: fills `selected` of the batch, host_shared_logits_, and where
+  // `rows_too` the rows in host memory as the layer's dispatch carries them, until the next Fetch(). They are
+  // without pointers otherwise.
+  Activations FetchChoice(const TrunkLayer& layer, bool rows_too, MicroBatch* batch);
+  // `rows` in the form alone in which the layer's dispatch carries them.
+  static Activations WireForm(const TrunkLayer& layer, Activations rows);
+  // From what the gate gives to the layer's exchange, which is under way on return.
   absl::Status BeginExperts(const TrunkLayer& layer, int index, MicroBatch* batch, Dispatcher* dispatcher,
                             const std::shared_ptr<const RoutingTable>& routes);
   // Adds what the exchange gives, where one is under way, and the trunk's own expert, which computes until
   // then: behind the other micro-batch's gate, for which the host waits.
   absl::Status FinishExperts(MicroBatch* batch, Dispatcher* dispatcher);
-  // `logits` of its gate, null where there is none.
-  void WeighSharedExpert(const float* logits, MicroBatch* batch);
+  // By the logits of its gate that were fetched last.
+  void WeighSharedExpert(const TrunkLayer& layer, MicroBatch* batch);
   // What the trunk's own expert gives each row of `normed`, or null where the model has none.
   const float* SharedExpert(const TrunkLayer& layer, MicroBatch* batch);
   // Whether the trunk runs all experts of `routes` itself. Layers are then queued one after the other, and
@@ -129,7 +141,9 @@ class Decoder {
   MicroBatch all_;  // where the first row of each activation stands
   std::vector<MicroBatch> batches_;
   LayersTime layers_time_;
-  uint64_t attention_step_ = 0;
+  uint64_t first_segment_ = 0;        // two of each layer: its trunk, and all of it
+  std::vector<KvLayer> segments_kv_;  // [layers] that they are given
+  std::weak_ptr<const RoutingTable> segments_routes_;
   float* logits_ = nullptr;                    // [kHeadRows, vocab]
   int32_t* ids_ = nullptr;                     // [kHeadRows]
   SelectedExpert* device_selected_ = nullptr;  // [layers, rows, experts_per_token]
@@ -138,7 +152,8 @@ class Decoder {
   std::vector<int32_t> tokens_;
   std::vector<int32_t> positions_;
   std::vector<const int32_t*> tables_;
-  std::vector<SelectedExpert> selected_;  // [rows * experts_per_token]
+  std::vector<SelectedExpert> selected_;   // [rows * experts_per_token]
+  std::vector<float> host_shared_logits_;  // [rows] of the micro-batch whose gate has chosen last
 
   std::vector<float> shared_weights_;  // [rows]
 

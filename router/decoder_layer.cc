@@ -10,6 +10,68 @@
 #include "router/decoder.h"
 
 namespace moepool {
+AttentionShape Decoder::ShapeOf(const TrunkLayer& layer) const {
+  AttentionShape shape;
+  shape.heads = config_.heads;
+  shape.kv_heads = config_.kv_heads;
+  shape.head_dim = config_.head_dim;
+  shape.rope = config_.rope.kind;
+  shape.rope_dims = config_.rope.dims;
+  shape.qk_norm = config_.qk_norm;
+  shape.q_norm = layer.q_norm;
+  shape.k_norm = layer.k_norm;
+  shape.norm_eps = config_.norm_eps;
+  shape.window = config_.sliding_window;
+  return shape;
+}
+
+void Decoder::QueueSegment(const TrunkLayer& layer, uint64_t number, MicroBatch* batch,
+                           absl::FunctionRef<void()> queue) {
+  batch->attention.micro_batch = batch->index;
+  const AttentionShape shape = ShapeOf(layer);
+  Segment segment;
+  segment.number = first_segment_ + number;
+  segment.rows = batch->count();
+  segment.first_row = batch->first_row;
+  segment.shape = &shape;
+  segment.batch = &batch->attention;
+  segment.faults = batch->faults;
+  backend_->Trunk().QueueSegment(segment, queue);
+}
+
+void Decoder::QueueTrunk(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
+  QueueSegment(layer, 2 * static_cast<uint64_t>(index), batch, [&] {
+    AttentionBlock(layer, index, kv, batch);
+    GateLogits(layer, index, batch);
+    if (!selects_on_device_ || counter_ != nullptr) return;  // DirectExperts() has each layer's in its place
+    backend_->Experts().Select(config_, layer.gate != nullptr ? batch->gate_logits : nullptr, batch->count(),
+                               DeviceChoice(*batch), batch->faults);
+  });
+}
+
+SelectedExpert* Decoder::DeviceChoice(const MicroBatch& batch) const {
+  return device_selected_ + int64_t{batch.first_row} * config_.experts_per_token;
+}
+
+void Decoder::QueueAll(const TrunkLayer& layer, int index, const KvCache& kv, const ExpertSet& set,
+                       MicroBatch* batch) {
+  if (on_gate_) {  // who watches waits
+    QueueTrunk(layer, index, kv, batch);
+    DirectExperts(layer, index, set, batch);
+    return;
+  }
+  const absl::Time begin = absl::Now();
+  QueueSegment(layer, 2 * static_cast<uint64_t>(index) + 1, batch, [&] {
+    AttentionBlock(layer, index, kv, batch);
+    GateLogits(layer, index, batch);
+    DirectExperts(layer, index, set, batch);
+  });
+  // A replay has run nothing of this, and may have been recorded from what was queued twice.
+  const size_t known = static_cast<size_t>(index);
+  if (direct_times_.size() == known) direct_times_.push_back(absl::Now() - begin);
+  direct_times_.resize(known + 1);
+}
+
 void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
   const TraceSpan span("attention", {"layer", index}, {"rows", batch->count()},
                        {"micro_batch", batch->index});
@@ -23,23 +85,13 @@ void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& 
                          {layer.v.get(), layer.v_bias, nullptr, batch->qkv + q_dim + kv_dim, stride}};
   ops.MatMuls(qkv, batch->normed);
 
-  AttentionShape shape;
-  shape.heads = config_.heads;
-  shape.kv_heads = config_.kv_heads;
-  shape.head_dim = config_.head_dim;
-  shape.rope = config_.rope.kind;
-  shape.rope_dims = config_.rope.dims;
-  shape.qk_norm = config_.qk_norm;
-  shape.q_norm = layer.q_norm;
-  shape.k_norm = layer.k_norm;
-  shape.norm_eps = config_.norm_eps;
-  shape.window = config_.sliding_window;
-  ops.Attention(shape, batch->attention, kv.Layer(index), batch->qkv, batch->attended.f32);
+  ops.Attention(ShapeOf(layer), batch->attention, kv.Layer(index), batch->qkv, batch->attended.f32);
   if (Info(layer.o->dtype()).quantized) ops.Quantize(&batch->attended, batch->faults);
   ops.MatMul(*layer.o, batch->attended, layer.o_bias, batch->x, batch->x, config_.hidden);
 }
 
-void Decoder::GateLogits(const TrunkLayer& layer, MicroBatch* batch) {
+void Decoder::GateLogits(const TrunkLayer& layer, int index, MicroBatch* batch) {
+  const TraceSpan span("gate product", {"layer", index}, {"rows", batch->count()});
   TrunkOps& ops = backend_->Trunk();
   ops.Norm(layer.ffn_norm, batch->x, &batch->normed, batch->faults);
   Product products[2];
@@ -53,60 +105,73 @@ void Decoder::GateLogits(const TrunkLayer& layer, MicroBatch* batch) {
   if (count > 0) ops.MatMuls({products, count}, batch->normed);
 }
 
-Decoder::GateOutput Decoder::FetchGate(const TrunkLayer& layer, const MicroBatch& batch) {
-  const size_t rows = batch.rows.size();
-  const bool quantized = layer.wire == WireDType::kInt8Block32;
+Activations Decoder::WireForm(const TrunkLayer& layer, Activations rows) {
+  if (layer.wire == WireDType::kInt8Block32) {
+    rows.f32 = nullptr;
+  } else {
+    rows.q = nullptr;
+    rows.scale = nullptr;
+  }
+  return rows;
+}
+
+Activations Decoder::FetchChoice(const TrunkLayer& layer, bool rows_too, MicroBatch* batch) {
+  const size_t rows = batch->rows.size();
+  const size_t experts = static_cast<size_t>(config_.experts);
+  const size_t k = static_cast<size_t>(config_.experts_per_token);
   const size_t elements = rows * static_cast<size_t>(config_.hidden);
-  fetched_ = {{batch.gate_logits, rows * static_cast<size_t>(config_.experts) * sizeof(float)},
-              {layer.shared_gate != nullptr ? batch.shared_logits : nullptr, rows * sizeof(float)}};
-  if (layer.gate == nullptr) fetched_[0].bytes = 0;
-  if (layer.shared_gate == nullptr) fetched_[1].bytes = 0;
-  if (quantized) {
-    fetched_.push_back({batch.normed.q, elements});
-    fetched_.push_back({batch.normed.scale, elements / 32 * sizeof(float)});
+  if (selects_on_device_) {
+    fetched_ = {{DeviceChoice(*batch), batch->selected.size_bytes()}};
   } else {
-    fetched_.push_back({batch.normed.f32, elements * sizeof(float)});
+    fetched_ = {{batch->gate_logits, layer.gate != nullptr ? rows * experts * sizeof(float) : 0}};
   }
+  fetched_.push_back({batch->shared_logits, layer.shared_gate != nullptr ? rows * sizeof(float) : 0});
+  Activations wire = WireForm(layer, batch->normed);
+  const auto fetch = [&](const void* form, size_t bytes) {
+    fetched_.push_back({form, rows_too && form != nullptr ? bytes : 0});
+  };
+  fetch(wire.q, elements);
+  fetch(wire.scale, elements / 32 * sizeof(float));
+  fetch(wire.f32, elements * sizeof(float));
   backend_->Trunk().Fetch(fetched_);
-  GateOutput out;
-  out.logits = fetched_[0].f32();
-  if (layer.shared_gate != nullptr) out.shared_logits = fetched_[1].f32();
-  out.wire.rows = batch.count();
-  out.wire.cols = config_.hidden;
-  if (quantized) {
-    out.wire.q = static_cast<int8_t*>(fetched_[2].host);
-    out.wire.scale = fetched_[3].f32();
-  } else {
-    out.wire.f32 = fetched_[2].f32();
+
+  const float* const shared = fetched_[1].f32();
+  host_shared_logits_.assign(shared, shared + fetched_[1].bytes / sizeof(float));
+  if (selects_on_device_) {
+    std::copy_n(static_cast<const SelectedExpert*>(fetched_[0].host), batch->selected.size(),
+                batch->selected.begin());
   }
-  return out;
+  for (size_t t = 0; t < rows && !selects_on_device_; ++t) {
+    if (batch->faults[t]) continue;
+    const std::span<const float> logits(fetched_[0].f32() + t * experts, experts);
+    if (!gate_policy_->Select(logits, batch->selected.subspan(t * k, k))) batch->faults[t] = 1;
+  }
+  const auto host = [&](size_t form) { return fetched_[form].bytes > 0 ? fetched_[form].host : nullptr; };
+  wire.q = static_cast<int8_t*>(host(2));
+  wire.scale = static_cast<float*>(host(3));
+  wire.f32 = static_cast<float*>(host(4));
+  return wire;
 }
 
 absl::Status Decoder::BeginExperts(const TrunkLayer& layer, int index, MicroBatch* batch,
                                    Dispatcher* dispatcher,
                                    const std::shared_ptr<const RoutingTable>& routes) {
-  const size_t experts = static_cast<size_t>(config_.experts);
-  const size_t k = static_cast<size_t>(config_.experts_per_token);
   TraceSpan span("gate", {"layer", index}, {"rows", batch->count()}, {"micro_batch", batch->index});
-  GateLogits(layer, batch);
-  const GateOutput gate = FetchGate(layer, *batch);
-  for (size_t t = 0; t < batch->rows.size(); ++t) {
-    if (batch->faults[t]) continue;
-    const std::span<const float> logits(gate.logits + t * experts, experts);
-    if (!gate_policy_->Select(logits, batch->selected.subspan(t * k, k))) batch->faults[t] = 1;
-  }
+  GatedRows rows;
+  rows.x = FetchChoice(layer, Dispatcher::WantsHostRows(*routes, layer.wire, batch->count(), config_.hidden),
+                       batch);
   if (on_gate_) on_gate_(index, batch->rows, batch->selected);
   span.End();
-  GatedRows rows;
   rows.micro_batch = batch->index;
   rows.layer = index;
   rows.wire = layer.wire;
-  rows.x = gate.wire;
   rows.selected = batch->selected;
   rows.skip = batch->faults;
+  rows.on_device = WireForm(layer, batch->normed);
+  rows.ops = &backend_->Trunk();
   MOEPOOL_RETURN_IF_ERROR(dispatcher->Begin(rows, routes));
   batch->under_way = &layer;
-  if (layer.shared != nullptr) WeighSharedExpert(gate.shared_logits, batch);
+  if (layer.shared != nullptr) WeighSharedExpert(layer, batch);
   return absl::OkStatus();
 }
 
@@ -117,12 +182,13 @@ absl::Status Decoder::FinishExperts(MicroBatch* batch, Dispatcher* dispatcher) {
   return dispatcher->Finish(batch->index, &backend_->Trunk(), shared, batch->x, batch->faults);
 }
 
-void Decoder::WeighSharedExpert(const float* logits, MicroBatch* batch) {
+void Decoder::WeighSharedExpert(const TrunkLayer& layer, MicroBatch* batch) {
   for (size_t row = 0; row < batch->rows.size(); ++row) {
     float weight = 1;
-    if (logits != nullptr) {
-      if (!std::isfinite(logits[row])) batch->faults[row] = 1;
-      weight = Sigmoid(logits[row]);
+    if (layer.shared_gate != nullptr) {
+      const float logit = host_shared_logits_[static_cast<size_t>(row)];
+      if (!std::isfinite(logit)) batch->faults[row] = 1;
+      weight = Sigmoid(logit);
     }
     batch->shared_weights[row] = weight;
   }
@@ -155,10 +221,9 @@ void Decoder::DirectExperts(const TrunkLayer& layer, int index, const ExpertSet&
   const size_t count = batch->selected.size();
   SelectedExpert* const selected = device_selected_ + static_cast<size_t>(index) * count;
   TraceSpan gate("gate", {"layer", index}, {"rows", batch->count()});
-  GateLogits(layer, batch);
   ops.Select(config_, layer.gate != nullptr ? batch->gate_logits : nullptr, batch->count(), selected,
              batch->faults);
-  if (on_gate_) {  // who watches waits
+  if (on_gate_) {
     Fetched chosen = {selected, count * sizeof(SelectedExpert)};
     ops.Fetch({&chosen, 1});
     on_gate_(index, batch->rows, {static_cast<const SelectedExpert*>(chosen.host), count});

@@ -88,18 +88,65 @@ absl::Status Dispatcher::Send(const GatedRows& rows, Exchange* exchange, size_t 
   request.rows = share.rows;
   request.parts = share.parts;
   request.entries = share.entries;
-  EncodeDispatch(request, &frame_);
+  const bool packed = share.packed.bytes > 0;
+  (packed ? EncodeDispatchHead : EncodeDispatch)(request, &frame_);
   totals_.dispatches += 1;
+  totals_.packed += packed ? 1 : 0;
   totals_.parts += share.parts.size();
-  share.sent_bytes = frame_.size();
+  share.sent_bytes = frame_.size() + share.packed.bytes;
   share.received_bytes = 0;
   TraceFlowBegin("dispatch", identity_.incarnation ^ share.dispatch_id);
-  absl::Status status = to.transport->Send(share.dispatch_id, frame_, share.deadline);
+  absl::Status status = packed
+                            ? to.transport->device_sender()->SendRows(
+                                  share.dispatch_id, frame_, std::exchange(share.packed, {}), share.deadline)
+                            : to.transport->Send(share.dispatch_id, frame_, share.deadline);
   share.dispatch = clock_() - share.sent;
   return status;
 }
 
-absl::Status Dispatcher::Begin(const GatedRows& rows, std::shared_ptr<const RoutingTable> table) {
+bool Dispatcher::WantsHostRows(const RoutingTable& table, WireDType wire, int rows, int hidden) {
+  // Of so many frames' rows, one's share may well be small.
+  constexpr size_t kSmallFrames = 4;
+  const size_t bytes = WireRowBytes(wire, static_cast<size_t>(rows), static_cast<size_t>(hidden));
+  return std::any_of(table.members.begin(), table.members.end(), [&](const RouteMember& member) {
+    const DeviceSender* const sender = member.transport->device_sender();
+    return sender == nullptr || bytes <= kSmallFrames * sender->small_frame_bytes();
+  });
+}
+
+void Dispatcher::Pack(Exchange* exchange, GatedRows* rows) {
+  const size_t hidden = static_cast<size_t>(config_.hidden);
+  const bool int8 = rows->wire == WireDType::kInt8Block32;
+  const bool on_host = (int8 ? static_cast<const void*>(rows->x.q) : rows->x.f32) != nullptr;
+  bool all_packed = true;
+  for (size_t m = 0; m < exchange->shares.size(); ++m) {
+    ExchangeShare& share = exchange->shares[m];
+    DeviceSender* const sender = exchange->table->members[m].transport->device_sender();
+    if (share.parts.empty()) continue;
+    const size_t head = DispatchHeadBytes(share.parts.size(), share.entries.size());
+    const size_t bytes = WireRowBytes(rows->wire, share.rows.size(), hidden);
+    const bool small = sender != nullptr && head + bytes <= sender->small_frame_bytes();
+    if (rows->ops != nullptr && sender != nullptr && !(small && on_host)) {
+      if (absl::StatusOr<DeviceBytes> taken = sender->TakeDevice(head, bytes); taken.ok()) {
+        share.packed = *std::move(taken);
+        rows->ops->Pack(rows->on_device, share.rows, reinterpret_cast<std::byte*>(share.packed.data));
+      }
+    }
+    all_packed = all_packed && share.packed.bytes > 0;
+  }
+  if (on_host || all_packed) return;
+  const size_t elements = static_cast<size_t>(rows->x.rows) * hidden;
+  const Activations& x = rows->on_device;
+  Fetched wanted[] = {{int8 ? static_cast<const void*>(x.q) : x.f32, elements * (int8 ? 1 : sizeof(float))},
+                      {x.scale, int8 ? elements / 32 * sizeof(float) : 0}};
+  rows->ops->Fetch(wanted);
+  rows->x.q = int8 ? static_cast<int8_t*>(wanted[0].host) : nullptr;
+  rows->x.scale = int8 ? wanted[1].f32() : nullptr;
+  rows->x.f32 = int8 ? nullptr : wanted[0].f32();
+}
+
+absl::Status Dispatcher::Begin(const GatedRows& gated, std::shared_ptr<const RoutingTable> table) {
+  GatedRows rows = gated;
   const TraceSpan span("dispatch", {"layer", rows.layer}, {"rows", rows.x.rows},
                        {"micro_batch", rows.micro_batch});
   Exchange& exchange = exchanges_[static_cast<size_t>(rows.micro_batch)];
@@ -118,9 +165,16 @@ absl::Status Dispatcher::Begin(const GatedRows& rows, std::shared_ptr<const Rout
     SleepAtOnceFor(kSleepAtOnceTime);
     ++totals_.asleep;
   }
-  for (size_t m = 0; m < exchange.shares.size(); ++m) {
-    if (exchange.shares[m].parts.empty()) continue;
-    if (absl::Status sent = Send(rows, &exchange, m); !sent.ok()) return Lose(exchange, m, sent);
+  Pack(&exchange, &rows);
+  // Those from the host first, while the device packs the others.
+  for (const bool packed : {false, true}) {
+    bool waited = false;
+    for (size_t m = 0; m < exchange.shares.size(); ++m) {
+      const ExchangeShare& share = exchange.shares[m];
+      if (share.parts.empty() || (share.packed.bytes > 0) != packed) continue;
+      if (packed && !std::exchange(waited, true)) rows.ops->Fetch({});
+      if (absl::Status sent = Send(rows, &exchange, m); !sent.ok()) return Lose(exchange, m, sent);
+    }
   }
   exchange.begun = clock_();
   load_.Add(rows.layer, rows.selected, rows.skip, exchange.begun);  // while the workers are at it
@@ -151,10 +205,10 @@ void Dispatcher::CountDirect(int layer, int rows, std::span<const SelectedExpert
 }
 
 absl::Status Dispatcher::AcceptReply(Exchange* exchange, FrameBytes frame, size_t member, size_t* missing) {
-  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader header, DecodeHeader(frame.bytes));
+  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader header, DecodeHeader(frame.bytes, frame.device.size()));
   refused_ = header.kind == FrameKind::kRefusal;
   if (refused_) return DecodeRefusal(frame.bytes);
-  MOEPOOL_ASSIGN_OR_RETURN(const ReplyView reply, DecodeReply(frame.bytes, limits_));
+  MOEPOOL_ASSIGN_OR_RETURN(const ReplyView reply, DecodeReply(frame, limits_));
   ExchangeShare& share = exchange->shares[member];
   if (reply.header.router_id != identity_.router_id || reply.header.incarnation != identity_.incarnation ||
       reply.header.dispatch_id != share.dispatch_id ||
@@ -178,6 +232,7 @@ absl::Status Dispatcher::AcceptReply(Exchange* exchange, FrameBytes frame, size_
     *missing -= 1;
     const size_t part = static_cast<size_t>(share.part_of[local]);
     exchange->data[part] = &reply.data[i * hidden];
+    exchange->on_device[part] = reply.on_device ? 1 : 0;
     exchange->part_fault[part] = reply.faults[i];
   }
   // A frame of nothing but duplicates is let go: a worker that repeats itself must not fill our memory.
@@ -195,7 +250,7 @@ absl::Status Dispatcher::Receive(Exchange* exchange, size_t member) {
   while (missing > 0) {
     absl::StatusOr<FrameBytes> frame = from.transport->Receive(share.dispatch_id, share.deadline);
     if (!frame.ok()) return frame.status();
-    share.received_bytes += frame->bytes.size();
+    share.received_bytes += frame->size();
     const size_t before = missing;
     MOEPOOL_RETURN_IF_ERROR(AcceptReply(exchange, *std::move(frame), member, &missing));
     // Frames that have arrived are taken after the deadline too; a flood of duplicates must not hold us up.
@@ -325,7 +380,8 @@ absl::Status Dispatcher::Finish(int micro_batch, TrunkOps* ops, const float* sha
                 .adds = exchange.adds,
                 .rows = exchange.rows,
                 .shared = shared,
-                .hidden = config_.hidden},
+                .hidden = config_.hidden,
+                .on_device = exchange.on_device},
                residual);
   Report(exchange, clock_());
   exchange.Clear();

@@ -52,6 +52,7 @@ const char* RetryReasonName(RetryReason reason);
 struct DispatchTotals {
   static constexpr size_t kMostParts = 64;
   uint64_t dispatches = 0;
+  uint64_t packed = 0;  // of the dispatches, those with rows from device memory
   uint64_t parts = 0;
   uint64_t rows = 0;  // summed over layers
   uint64_t losses = 0;
@@ -77,9 +78,13 @@ struct GatedRows {
   int micro_batch = 0;  // under kMicroBatches
   int layer = 0;
   WireDType wire = WireDType::kF32;
-  Activations x;                             // [rows, hidden] in host memory
+  Activations x;                             // [rows, hidden] in host memory; no pointers: it is not there
   std::span<const SelectedExpert> selected;  // [rows * experts_per_token], ascending within a row
   std::span<const uint8_t> skip;             // [rows]: 1 leaves the row out
+  // Where the rows are in device memory too: there, in the form of `wire` alone, and what packs them. What
+  // was queued there before has been waited for.
+  Activations on_device = {};
+  TrunkOps* ops = nullptr;
 };
 
 class Dispatcher {
@@ -110,12 +115,19 @@ class Dispatcher {
   void CountDirect(int layer, int rows, std::span<const SelectedExpert> selected, const RoutingTable& table,
                    absl::Duration compute);
 
+  // Whether a dispatch of `rows` rows would have some in host memory go to members of `table`, all of which
+  // are then best fetched with the gate's choices.
+  static bool WantsHostRows(const RoutingTable& table, WireDType wire, int rows, int hidden);
+
   const DispatchTotals& totals() const { return totals_; }
   const ExpertLoad& load() const { return load_; }  // for any thread
   // Round trips by worker of the table last used, added up since it is in it.
   const std::map<WorkerId, absl::Duration>& round_trips() const { return round_trips_; }
 
  private:
+  // Queues the packing of rows that go from device memory. Fetches those that go from the host's into *rows
+  // where they are not there.
+  void Pack(Exchange* exchange, GatedRows* rows);
   absl::Status Send(const GatedRows& rows, Exchange* exchange, size_t member);
   absl::Status Receive(Exchange* exchange, size_t member);
   absl::Status AcceptReply(Exchange* exchange, FrameBytes frame, size_t member, size_t* missing);

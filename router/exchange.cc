@@ -22,6 +22,7 @@ void Exchange::Plan(const ModelConfig& config, int layer_number, int row_count,
     share.parts.clear();
     share.entries.clear();
     share.part_of.clear();
+    share.packed = {};
   }
   parts.clear();
   adds.clear();
@@ -58,7 +59,9 @@ void Exchange::Plan(const ModelConfig& config, int layer_number, int row_count,
     }
   }
   replies.clear();
+  combining.clear();
   data.assign(parts.size(), nullptr);
+  on_device.assign(parts.size(), 0);
   part_fault.assign(parts.size(), 0);
   PlanHost(config.experts);
 }
@@ -103,6 +106,8 @@ void Exchange::HoldUp(size_t member, Exchange* other) const {
 }
 
 void Exchange::Clear() {
+  combining = std::move(replies);
+  std::erase_if(combining, [](const FrameBytes& reply) { return reply.device.empty(); });
   replies.clear();
   table.reset();
 }

@@ -37,6 +37,7 @@ struct ExchangeShare {
   uint32_t compute_us = 0;       // what the worker says
   // Of the time since `sent`, how long the worker was at most still at the other micro-batch's dispatch.
   absl::Duration behind;
+  DeviceBytes packed;  // its rows, until Plan() unless sent; empty: they go from the host
 };
 
 class Exchange {
@@ -49,7 +50,8 @@ class Exchange {
             std::shared_ptr<const RoutingTable> routes);
   // An answer of this exchange has been taken in full: `other`, which was sent later, had to wait for it.
   void HoldUp(size_t member, Exchange* other) const;
-  // The exchange is over: lets the replies and the table go.
+  // The exchange is over: lets the replies and the table go. Parts that operations still read stay until the
+  // next Plan().
   void Clear();
 
   int micro_batch = 0;
@@ -64,7 +66,9 @@ class Exchange {
   std::vector<CombineRow> rows;               // of those that are not skipped
   std::vector<int32_t> row_of;                // [parts]
   std::vector<FrameBytes> replies;            // that hold the parts
+  std::vector<FrameBytes> combining;          // of the last exchange: what Combine() reads on the device
   std::vector<const float*> data;             // [parts] -> [hidden]
+  std::vector<uint8_t> on_device;             // [parts] 1: data is there
   std::vector<uint8_t> part_fault;            // [parts]
   absl::Time sending;                         // begins
   absl::Time begun;                           // all is sent

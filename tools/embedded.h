@@ -25,6 +25,7 @@ struct EmbeddedFlags {
   std::string model;
   int workers = 1;
   BackendOptions backend;
+  bool no_cuda_graphs = false;
   WeightFlags weights;
   std::string kv_type = "f16";
   uint64_t kv_memory_bytes = uint64_t{1} << 30;
@@ -35,7 +36,7 @@ struct EmbeddedFlags {
   int max_waiting = 1024;
 };
 
-// --model --workers --backend --device --device-memory --isa --threads
+// --model --workers --backend --device --device-memory --no-cuda-graphs --isa --threads
 // --weights --weights-cache --weights-cache-limit
 // --kv-type
 // --kv-memory --prefix-cache --context-tokens

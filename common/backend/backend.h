@@ -104,6 +104,7 @@ struct KvLayer {
   KvType type = KvType::kF16;
   std::byte* k = nullptr;
   std::byte* v = nullptr;
+  bool operator==(const KvLayer&) const = default;
 };
 
 struct AttentionShape {
@@ -133,6 +134,32 @@ struct AttentionBatch {
   // Calls of one step, one a layer, share a number that no other step has; 0: a step of one call. What was
   // copied to the device for one of them then serves the others.
   uint64_t step = 0;
+  // Which of those whose layers take turns, below kMostMicroBatches: each has steps of its own, and a place
+  // on the device.
+  int micro_batch = 0;
+};
+
+inline constexpr int kMostMicroBatches = 4;
+
+// What a step queues between two meetings with the host, such as a layer's attention and gate. It comes again
+// in the next step, with other values in the same memory, and may then be queued as a whole
+// (TrunkOps::QueueSegment).
+struct Segment {
+  // Stands for its operations and all that they are given beside what stands here: buffers, weights, sets of
+  // experts, the cache. Segments of one number are given the same, which exists as long as they come.
+  uint64_t number = 0;
+  int rows = 0;       // of each operation
+  int first_row = 0;  // of the buffers: what the operations are given of them begins there
+  // Of the calls of Attention() among them; batch->step is not 0.
+  const AttentionShape* shape = nullptr;
+  const AttentionBatch* batch = nullptr;
+  RowFaults faults;  // [rows] of each operation that takes any
+};
+
+// Of segments that were queued.
+struct SegmentStats {
+  uint64_t recorded = 0;  // kept, to be queued as a whole from then on
+  uint64_t replayed = 0;  // queued as a whole
 };
 
 // y[t, r] = (add[t, r] +) (sum_c w[r, c] x[t, c] + bias[r]), y and add rows `stride` floats apart; bias and
@@ -160,6 +187,9 @@ struct CombineBatch {
   std::span<const CombineRow> rows;
   const float* shared = nullptr;  // [rows of the residual, hidden] or null: the trunk's own expert
   int64_t hidden = 0;
+  // [parts] 1: it lies in device memory, which may be overwritten and stays until the next Fetch(); empty:
+  // none does.
+  std::span<const uint8_t> on_device = {};
 };
 
 struct PickRow {
@@ -195,6 +225,16 @@ class TrunkOps {
   // ids[i] = the id that rows[i] picks from its logits [vocab], or -1 where one of these is NaN or +inf or
   // none is finite.  logits [rows, vocab], ids [rows.size()].
   virtual void Pick(std::span<const PickRow> rows, int64_t vocab, const float* logits, int32_t* ids) = 0;
+  // Queues what `queue` queues by operations of this and of the same backend's ExpertOps, whose results are
+  // the same in either way. What came before with the same number, rows and first_row may be replayed, and
+  // `queue` is not called; or be recorded, and `queue` may then be called once more. So `queue` does nothing
+  // but call Norm, Quantize, MatMuls, Attention, Select and RunSelected: the others read memory of the host
+  // or wait.
+  virtual void QueueSegment(const Segment& segment, absl::FunctionRef<void()> queue) = 0;
+  // Rows rows[i] of x, one after another at `to`, device memory aligned to 16, as frames have them
+  // (common/transport/frame.h): codes [rows.size(), cols] and behind them scales [rows.size(), cols / 32], or
+  // where x.q is null f32 [rows.size(), cols].
+  virtual void Pack(const Activations& x, std::span<const int32_t> rows, std::byte* to) = 0;
   // Waits for all operations before it, and sets `host` of each.
   virtual void Fetch(std::span<Fetched> wanted) = 0;
 };
@@ -321,6 +361,7 @@ class Backend {
   virtual ExpertOps& Experts() = 0;
   virtual GpuFacts Gpu() const { return {}; }
   virtual ExpertCacheStats ExpertCopies() { return {}; }
+  virtual SegmentStats Segments() { return {}; }
   // Takes the device memory that the operations work in, so that they need no more while they serve such
   // calls; nothing to do where that is the host's. ResourceExhausted names the bytes by role.
   virtual absl::Status ReserveTrunk(const ModelConfig&, const LargestCall&) { return absl::OkStatus(); }
@@ -343,7 +384,8 @@ struct BackendOptions {
   uint64_t pinned_memory_bytes = 0;
   bool fused = true;  // cuda: otherwise kernels are launched one by one, to see what fusing them is worth
   WeightOptions weights = {};
-  int device = 0;  // cuda: of the machine's GPUs, counted from 0
+  int device = 0;           // cuda: of the machine's GPUs, counted from 0
+  bool cuda_graphs = true;  // cuda: segments of few rows are recorded and replayed
 };
 
 // `auto` is cuda where the build and the machine have it, else cpu; the log says which GPU is used, or why

@@ -58,6 +58,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const Backend
   cuda_options.pinned_limit_bytes = options.pinned_memory_bytes;
   cuda_options.fused = options.fused;
   cuda_options.weights = options.weights;
+  if (!options.cuda_graphs) cuda_options.most_graph_pieces = 0;
   absl::StatusOr<std::unique_ptr<CudaBackend>> backend =
       CudaBackend::Create(*std::move(device), cuda_options);
   if (backend.ok()) {

@@ -18,7 +18,41 @@ namespace moepool {
 // Received bytes, aligned to 8; valid as long as the object.
 struct FrameBytes {
   std::span<const uint8_t> bytes;
-  std::shared_ptr<const void> owner;
+  std::shared_ptr<const void> owner = nullptr;
+  // What follows `bytes` in the frame, in memory of the GPU that the process computes on, aligned to 256;
+  // empty: nothing. All of it is there by now, for whatever is queued on that GPU from now on.
+  std::span<const uint8_t> device = {};
+
+  size_t size() const { return bytes.size() + device.size(); }
+};
+
+// Memory of the GPU that the process computes on.
+struct DeviceBytes {
+  uint8_t* data = nullptr;
+  size_t bytes = 0;
+  std::shared_ptr<const void> owner = nullptr;
+};
+
+// What carries the ends of frames, which are their rows or parts, from and to device memory as they are.
+// Thread-safe.
+class DeviceCarrier {
+ public:
+  virtual ~DeviceCarrier() = default;
+  // `bytes`, aligned to 256, for what follows a head of `head_bytes`. ResourceExhausted where there is no
+  // such memory left, or where either is larger than is carried so: then the frame is to go from the host's
+  // memory.
+  virtual absl::StatusOr<DeviceBytes> TakeDevice(size_t head_bytes, size_t bytes) = 0;
+  // Frames up to this go whole from the host's memory just as well.
+  virtual size_t small_frame_bytes() const = 0;
+};
+
+// Of a router.
+class DeviceSender : public DeviceCarrier {
+ public:
+  // As ExpertTransport::Send, of the frame that is `head` and `rows`, memory of TakeDevice() or a part of
+  // such. What writes it has been waited for, and nobody writes it any more.
+  virtual absl::Status SendRows(uint64_t dispatch_id, std::span<const uint8_t> head, DeviceBytes rows,
+                                absl::Time deadline) = 0;
 };
 
 // The router's end. Thread-safe.
@@ -42,6 +76,8 @@ class ExpertTransport {
   // Loss by the router's own will; wakes waiters with `cause`.
   virtual void Close(const absl::Status& cause) = 0;
   virtual bool Lost() const = 0;
+  // How rows go from device memory; null: frames come from the host's alone.
+  virtual DeviceSender* device_sender() { return nullptr; }
 };
 
 // A frame in up to two pieces that follow one another, so that data need not be copied behind its header.
@@ -61,5 +97,15 @@ struct FramePieces {
 // router is gone.
 using FrameWriter = std::function<absl::Status(const FramePieces& frame)>;
 using FrameHandler = std::function<void(std::span<const uint8_t> frame, const FrameWriter& write)>;
+
+// The same where dispatches may have their rows in device memory. Frames of the answer may have their parts
+// there.
+class DeviceWriter : public DeviceCarrier {
+ public:
+  virtual absl::Status Write(const FramePieces& frame) = 0;
+  // As of DeviceSender::SendRows.
+  virtual absl::Status WriteParts(std::span<const uint8_t> head, DeviceBytes parts) = 0;
+};
+using DeviceFrameHandler = std::function<void(const FrameBytes& frame, DeviceWriter* writer)>;
 
 }  // namespace moepool

@@ -18,20 +18,18 @@ constexpr uint64_t Align8(uint64_t bytes) { return (bytes + 7) & ~uint64_t{7}; }
 
 // Byte offsets of a dispatch's arrays. Counts are bounded by the caller, so that nothing overflows.
 struct DispatchLayout {
-  uint64_t scale = 0;
-  uint64_t x = 0;
-  uint64_t parts = 0;
+  uint64_t parts = sizeof(FrameHeader);
   uint64_t entries = 0;
+  uint64_t x = 0;      // where the head ends and the rows begin
+  uint64_t scale = 0;  // kInt8Block32; whole blocks of codes leave it aligned to 32 from x
   uint64_t end = 0;
 
   explicit DispatchLayout(const FrameHeader& h) {
     const uint64_t elements = uint64_t{h.rows} * h.hidden;
-    const bool int8 = h.in == WireDType::kInt8Block32;
-    scale = sizeof(FrameHeader);
-    x = scale + (int8 ? Align8(elements / 32 * sizeof(float)) : 0);
-    parts = x + Align8(int8 ? elements : elements * sizeof(float));
     entries = parts + Align8(uint64_t{h.parts} * sizeof(WirePart));
-    end = entries + uint64_t{h.entries} * sizeof(ExpertEntry);
+    x = DispatchHeadBytes(h.parts, h.entries);
+    scale = x + elements;
+    end = x + WireRowBytes(h.in, h.rows, h.hidden);
   }
 };
 
@@ -101,11 +99,16 @@ absl::Status CheckParts(const DispatchView& view, const FrameLimits& limits) {
   return absl::OkStatus();
 }
 
-// Codes are -127 to 127. A loop over one block has a fixed length and no branch, so that it compiles to a few
-// vector instructions.
-absl::Status CheckCodes(const Activations& x) {
+// Scales are finite and not negative, codes -127 to 127. A loop over one block of codes has a fixed length
+// and no branch, so that it compiles to a few vector instructions.
+absl::Status CheckBlocks(const Activations& x) {
   constexpr size_t kBlock = 32;  // divides the columns
   const size_t codes = static_cast<size_t>(x.rows) * static_cast<size_t>(x.cols);
+  for (const float scale : std::span(x.scale, codes / kBlock)) {
+    if (!(scale >= 0) || !std::isfinite(scale)) {
+      return absl::InvalidArgumentError(StrCat("frame: scale is ", scale, ", must be finite and at least 0"));
+    }
+  }
   for (size_t begin = 0; begin < codes; begin += kBlock) {
     const int8_t* const block = x.q + begin;
     uint8_t found = 0;
@@ -124,8 +127,8 @@ std::span<const T> SpanAt(std::span<const uint8_t> frame, uint64_t offset, size_
   return {reinterpret_cast<const T*>(frame.data() + offset), count};
 }
 
-// Sizes the frame, with the padding zero, and writes the header.
-// The frame has `length` bytes, of which `frame` will hold the first `here`.
+// Sizes the frame, which has `length` bytes, of which `frame` will hold the first `here`, and writes the
+// header.
 void Begin(FrameHeader header, uint64_t length, uint64_t here, std::vector<uint8_t>* frame) {
   header.magic = kFrameMagic;
   header.version = kFrameVersion;
@@ -145,7 +148,16 @@ void Pad(std::vector<uint8_t>* frame, uint64_t from, uint64_t to) {
 
 }  // namespace
 
-void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame) {
+size_t WireRowBytes(WireDType in, size_t rows, size_t hidden) {
+  const size_t elements = rows * hidden;
+  return in == WireDType::kInt8Block32 ? elements + elements / 32 * sizeof(float) : elements * sizeof(float);
+}
+
+size_t DispatchHeadBytes(size_t parts, size_t entries) {
+  return sizeof(FrameHeader) + Align8(parts * sizeof(WirePart)) + entries * sizeof(ExpertEntry);
+}
+
+void EncodeDispatchHead(const DispatchRequest& request, std::vector<uint8_t>* head) {
   FrameHeader h = request.header;
   h.kind = FrameKind::kDispatch;
   h.rows = static_cast<uint32_t>(request.rows.size());
@@ -154,26 +166,29 @@ void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame)
   h.first_part = 0;
   h.hidden = static_cast<uint32_t>(request.x.cols);
   const DispatchLayout layout(h);
-  Begin(h, layout.end, layout.end, frame);
-  const size_t hidden = h.hidden;
-  for (size_t i = 0; i < request.rows.size(); ++i) {
+  Begin(h, layout.end, layout.x, head);
+  Put(head, layout.parts, request.parts.data(), request.parts.size_bytes());
+  Pad(head, layout.parts + request.parts.size_bytes(), layout.entries);
+  Put(head, layout.entries, request.entries.data(), request.entries.size_bytes());
+}
+
+void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame) {
+  EncodeDispatchHead(request, frame);
+  const size_t hidden = static_cast<size_t>(request.x.cols);
+  const size_t rows = request.rows.size();
+  const size_t x = frame->size();
+  frame->resize(x + WireRowBytes(request.header.in, rows, hidden));
+  const size_t blocks = hidden / 32;
+  const size_t scale = x + rows * hidden;
+  for (size_t i = 0; i < rows; ++i) {
     const size_t row = static_cast<size_t>(request.rows[i]);
-    if (h.in == WireDType::kInt8Block32) {
-      const size_t blocks = hidden / 32;
-      Put(frame, layout.scale + i * blocks * sizeof(float), request.x.scale + row * blocks,
-          blocks * sizeof(float));
-      Put(frame, layout.x + i * hidden, request.x.q + row * hidden, hidden);
+    if (request.header.in == WireDType::kInt8Block32) {
+      Put(frame, x + i * hidden, request.x.q + row * hidden, hidden);
+      Put(frame, scale + i * blocks * sizeof(float), request.x.scale + row * blocks, blocks * sizeof(float));
     } else {
-      Put(frame, layout.x + i * hidden * sizeof(float), request.x.f32 + row * hidden, hidden * sizeof(float));
+      Put(frame, x + i * hidden * sizeof(float), request.x.f32 + row * hidden, hidden * sizeof(float));
     }
   }
-  if (h.in == WireDType::kInt8Block32)
-    Pad(frame, layout.scale + h.rows * (hidden / 32) * sizeof(float), layout.x);
-  const size_t element = h.in == WireDType::kInt8Block32 ? 1 : sizeof(float);
-  Pad(frame, layout.x + h.rows * hidden * element, layout.parts);
-  Put(frame, layout.parts, request.parts.data(), request.parts.size_bytes());
-  Pad(frame, layout.parts + request.parts.size_bytes(), layout.entries);
-  Put(frame, layout.entries, request.entries.data(), request.entries.size_bytes());
 }
 
 void EncodeReplyHead(const FrameHeader& dispatch, uint32_t first_part, std::span<const uint8_t> faults,
@@ -212,7 +227,7 @@ void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std:
   Put(frame, sizeof(FrameHeader), text.data(), text.size());
 }
 
-absl::StatusOr<FrameHeader> DecodeHeader(std::span<const uint8_t> frame) {
+absl::StatusOr<FrameHeader> DecodeHeader(std::span<const uint8_t> frame, size_t elsewhere) {
   if (frame.size() < sizeof(FrameHeader)) {
     return Bad("length", frame.size(), "a header takes", sizeof(FrameHeader));
   }
@@ -220,7 +235,9 @@ absl::StatusOr<FrameHeader> DecodeHeader(std::span<const uint8_t> frame) {
   std::memcpy(&h, frame.data(), sizeof(h));
   if (h.magic != kFrameMagic) return Bad("magic", h.magic, "expected", kFrameMagic);
   if (h.version != kFrameVersion) return Bad("version", h.version, "expected", kFrameVersion);
-  if (h.length != frame.size()) return Bad("length", h.length, "received", frame.size());
+  if (h.length != frame.size() + elsewhere) {
+    return Bad("length", h.length, "received", frame.size() + elsewhere);
+  }
   switch (h.kind) {
     case FrameKind::kDispatch:
     case FrameKind::kReply:
@@ -230,8 +247,9 @@ absl::StatusOr<FrameHeader> DecodeHeader(std::span<const uint8_t> frame) {
   return Bad("kind", static_cast<uint64_t>(h.kind), "known kinds end at", 3);
 }
 
-absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, const FrameLimits& limits) {
-  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader h, DecodeHeader(frame));
+absl::StatusOr<DispatchView> DecodeDispatch(const FrameBytes& bytes, const FrameLimits& limits) {
+  const std::span<const uint8_t> frame = bytes.bytes;
+  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader h, DecodeHeader(frame, bytes.device.size()));
   MOEPOOL_CHECK(reinterpret_cast<uintptr_t>(frame.data()) % 8 == 0);
   MOEPOOL_RETURN_IF_ERROR(CheckHeader(h, limits, FrameKind::kDispatch));
   if (h.in != WireDType::kF32 && h.in != WireDType::kInt8Block32) {
@@ -247,26 +265,25 @@ absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, cons
   if (h.parts == 0) return Bad("parts", 0, "must be at least", 1);
   if (h.first_part != 0) return Bad("first part", h.first_part, "expected", 0);
   const DispatchLayout layout(h);
-  if (layout.end != frame.size()) return Bad("length", frame.size(), "its counts make", layout.end);
-
   DispatchView view;
+  const size_t length = frame.size() + bytes.device.size();
+  if (layout.end != length) return Bad("length", length, "its counts make", layout.end);
+  view.on_device = !bytes.device.empty();
+  if (view.on_device && layout.x != frame.size()) {
+    return Bad("bytes before the rows", frame.size(), "its counts make", layout.x);
+  }
+
   view.header = h;
   view.x.rows = static_cast<int>(h.rows);
   view.x.cols = static_cast<int>(h.hidden);
   // The views are read only; Activations has mutable pointers because producers fill it.
-  auto* base = const_cast<uint8_t*>(frame.data());
+  auto* const x = const_cast<uint8_t*>(view.on_device ? bytes.device.data() : frame.data() + layout.x);
   if (h.in == WireDType::kInt8Block32) {
-    view.x.scale = reinterpret_cast<float*>(base + layout.scale);
-    view.x.q = reinterpret_cast<int8_t*>(base + layout.x);
-    for (const float scale : SpanAt<float>(frame, layout.scale, uint64_t{h.rows} * h.hidden / 32)) {
-      if (!(scale >= 0) || !std::isfinite(scale)) {
-        return absl::InvalidArgumentError(
-            StrCat("frame: scale is ", scale, ", must be finite and at least 0"));
-      }
-    }
-    MOEPOOL_RETURN_IF_ERROR(CheckCodes(view.x));
+    view.x.q = reinterpret_cast<int8_t*>(x);
+    view.x.scale = reinterpret_cast<float*>(x + (layout.scale - layout.x));
+    if (!view.on_device) MOEPOOL_RETURN_IF_ERROR(CheckBlocks(view.x));
   } else {
-    view.x.f32 = reinterpret_cast<float*>(base + layout.x);
+    view.x.f32 = reinterpret_cast<float*>(x);
   }
   view.parts = SpanAt<WirePart>(frame, layout.parts, h.parts);
   view.entries = SpanAt<ExpertEntry>(frame, layout.entries, h.entries);
@@ -274,23 +291,39 @@ absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, cons
   return view;
 }
 
-absl::StatusOr<ReplyView> DecodeReply(std::span<const uint8_t> frame, const FrameLimits& limits) {
-  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader h, DecodeHeader(frame));
+absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, const FrameLimits& limits) {
+  return DecodeDispatch(FrameBytes{frame}, limits);
+}
+
+absl::StatusOr<ReplyView> DecodeReply(const FrameBytes& bytes, const FrameLimits& limits) {
+  const std::span<const uint8_t> frame = bytes.bytes;
+  const size_t length = frame.size() + bytes.device.size();
+  MOEPOOL_ASSIGN_OR_RETURN(const FrameHeader h, DecodeHeader(frame, bytes.device.size()));
   MOEPOOL_CHECK(reinterpret_cast<uintptr_t>(frame.data()) % 8 == 0);
   MOEPOOL_RETURN_IF_ERROR(CheckHeader(h, limits, FrameKind::kReply));
   if (h.out != WireDType::kF32) return Bad("dtype of parts", static_cast<uint64_t>(h.out), "expected", 0);
   if (h.rows != 0) return Bad("rows", h.rows, "expected", 0);
   if (h.entries != 0) return Bad("entries", h.entries, "expected", 0);
   if (h.parts == 0) return Bad("parts", 0, "must be at least", 1);
-  const uint64_t most = (frame.size() - sizeof(FrameHeader)) / (uint64_t{h.hidden} * sizeof(float) + 1);
+  const uint64_t most = (length - sizeof(FrameHeader)) / (uint64_t{h.hidden} * sizeof(float) + 1);
   if (h.parts > most) return Bad("parts", h.parts, "the frame has room for", most);
   const ReplyLayout layout(h);  // cannot overflow: the parts fit the frame
-  if (layout.end != frame.size()) return Bad("length", frame.size(), "its counts make", layout.end);
+  if (layout.end != length) return Bad("length", length, "its counts make", layout.end);
   ReplyView view;
+  view.on_device = !bytes.device.empty();
+  if (view.on_device && layout.data != frame.size()) {
+    return Bad("bytes before the parts", frame.size(), "its counts make", layout.data);
+  }
   view.header = h;
   view.faults = SpanAt<uint8_t>(frame, layout.faults, h.parts);
-  view.data = SpanAt<float>(frame, layout.data, uint64_t{h.parts} * h.hidden);
+  const size_t floats = size_t{h.parts} * h.hidden;
+  view.data =
+      view.on_device ? SpanAt<float>(bytes.device, 0, floats) : SpanAt<float>(frame, layout.data, floats);
   return view;
+}
+
+absl::StatusOr<ReplyView> DecodeReply(std::span<const uint8_t> frame, const FrameLimits& limits) {
+  return DecodeReply(FrameBytes{frame}, limits);
 }
 
 absl::Status DecodeRefusal(std::span<const uint8_t> frame) {

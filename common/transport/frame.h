@@ -1,6 +1,9 @@
 // The exchange's wire format: one dispatch to one worker, and its answer in frames of whole parts. A fixed
-// header of little-endian numbers, then packed arrays, each aligned to 8 bytes; no addresses, no names.
-// Everything that arrives is checked against the model's own shapes before any of it is used.
+// header of little-endian numbers, then packed arrays, each aligned to 8 bytes; no addresses, no names. What
+// is large, a dispatch's rows and a reply's sums, comes last, so that it may lie elsewhere than its head.
+// Everything that arrives is checked against the model's own shapes before any of it is used; of rows in
+// device memory the size alone, for whatever they are the kernels stay within them, and a part that is not
+// finite is said to be so.
 #pragma once
 
 #include <cstddef>
@@ -13,12 +16,15 @@
 #include "absl/status/statusor.h"
 #include "common/backend/backend.h"
 #include "common/model/canonical_sum.h"
+#include "common/transport/expert_transport.h"
 
 namespace moepool {
 
 inline constexpr uint32_t kFrameMagic = 0x3158504D;  // "MPX1"
-inline constexpr uint16_t kFrameVersion = 2;         // raise kPoolProtocolVersion with it
+inline constexpr uint16_t kFrameVersion = 3;         // raise kPoolProtocolVersion with it
 inline constexpr size_t kMaxReplyFrameBytes = 256 * 1024;
+// Of sums that lie in device memory, of which nothing is gained by taking turns in a ring.
+inline constexpr size_t kMaxDeviceReplyBytes = 4u << 20;
 inline constexpr size_t kMaxDispatchFrameBytes = 256u << 20;
 
 enum class FrameKind : uint16_t { kDispatch = 1, kReply = 2, kRefusal = 3 };
@@ -78,6 +84,7 @@ static_assert(sizeof(WirePart) == 12);
 // A validated view of a dispatch; spans and pointers lie in the frame's bytes, which must be aligned to 8.
 struct DispatchView {
   FrameHeader header;
+  bool on_device = false;  // x is
   Activations x;
   std::span<const WirePart> parts;
   std::span<const ExpertEntry> entries;
@@ -85,11 +92,13 @@ struct DispatchView {
 
 struct ReplyView {
   FrameHeader header;
+  bool on_device = false;           // data is
   std::span<const uint8_t> faults;  // [parts] 1 where the part is not finite
   std::span<const float> data;      // [parts, hidden]
 };
 
 // What a router wants of one worker for one layer. x points at rows of the step; `rows` picks those to send.
+// The head needs no more of x than its columns.
 struct DispatchRequest {
   FrameHeader header;  // ids, epoch, layer, micro_batch, budget_us, in; the rest is filled by the encoder
   Activations x;
@@ -98,8 +107,17 @@ struct DispatchRequest {
   std::span<const ExpertEntry> entries;
 };
 
+// Of a dispatch's rows: codes int8 [rows, hidden] and then scales f32 [rows, hidden / 32], or f32 [rows,
+// hidden].
+size_t WireRowBytes(WireDType in, size_t rows, size_t hidden);
+
+// Of a dispatch's head.
+size_t DispatchHeadBytes(size_t parts, size_t entries);
+
 // Replaces the contents of `frame`.
 void EncodeDispatch(const DispatchRequest& request, std::vector<uint8_t>* frame);
+// The same up to where the rows begin, which are to follow.
+void EncodeDispatchHead(const DispatchRequest& request, std::vector<uint8_t>* head);
 // `dispatch` is the header that is answered, but for budget_us, which is the reply's.
 void EncodeReply(const FrameHeader& dispatch, uint32_t first_part, std::span<const float> data,
                  std::span<const uint8_t> faults, std::vector<uint8_t>* frame);
@@ -108,10 +126,13 @@ void EncodeReplyHead(const FrameHeader& dispatch, uint32_t first_part, std::span
                      std::vector<uint8_t>* head);
 void EncodeRefusal(const FrameHeader& dispatch, const absl::Status& status, std::vector<uint8_t>* frame);
 
-// The header alone, with magic, version, kind and length checked (length == frame.size()).
-absl::StatusOr<FrameHeader> DecodeHeader(std::span<const uint8_t> frame);
+// The header alone, with magic, version, kind and length checked: length is that of `frame` and of what lies
+// `elsewhere` in bytes.
+absl::StatusOr<FrameHeader> DecodeHeader(std::span<const uint8_t> frame, size_t elsewhere = 0);
 // InvalidArgument names the field and both values.
+absl::StatusOr<DispatchView> DecodeDispatch(const FrameBytes& frame, const FrameLimits& limits);
 absl::StatusOr<DispatchView> DecodeDispatch(std::span<const uint8_t> frame, const FrameLimits& limits);
+absl::StatusOr<ReplyView> DecodeReply(const FrameBytes& frame, const FrameLimits& limits);
 absl::StatusOr<ReplyView> DecodeReply(std::span<const uint8_t> frame, const FrameLimits& limits);
 // The status that a refusal carries (never OK).
 absl::Status DecodeRefusal(std::span<const uint8_t> frame);

@@ -22,8 +22,10 @@ absl::StatusOr<NcclMessage> DecodeNcclMessage(FrameBytes message) {
                                                    header.zero, " in the field of zero"));
   }
   const size_t payload = message.bytes.size() - sizeof(header);
+  const bool with_head = header.says == NcclSays::kTransfer || header.says == NcclSays::kOffer;
   const bool right = header.says == NcclSays::kId      ? payload == sizeof(NcclId)
                      : header.says == NcclSays::kFrame ? payload > 0
+                     : with_head                       ? payload <= kMaxNcclHeadBytes
                                                        : payload == 0;
   if (!right) {
     return absl::InvalidArgumentError(

@@ -18,14 +18,19 @@ namespace moepool {
 // Transfers of a pair take place one after another, in one order for both ends: that in which the router says
 // kTransfer and kTake. Neither end ever begins a transfer that the other has not heard of.
 enum class NcclSays : uint32_t {
-  kId = 1,        // router: payload is the communicator's id
-  kReady = 2,     // both: my end carries.  worker's value: dispatches it takes ahead of its computing
-  kFrame = 3,     // both: payload is a frame
-  kTransfer = 4,  // router: a dispatch of `value` bytes is the next transfer
-  kOffer = 5,     // worker: a reply of `value` bytes waits for its turn
+  kId = 1,     // router: payload is the communicator's id
+  kReady = 2,  // both: my end carries.  worker's value: dispatches it takes ahead of its computing
+  kFrame = 3,  // both: payload is a frame
+  // Payload is a frame's head, or empty where the whole frame is transferred. Where either end keeps the rest
+  // of a frame is its own affair.
+  kTransfer = 4,  // router: `value` bytes of a dispatch are the next transfer
+  kOffer = 5,     // worker: `value` bytes of a reply wait for their turn
   kTake = 6,      // router: the oldest reply that was offered, of `value` bytes, is the next transfer
   kTaken = 7,     // worker: computing takes up a dispatch, there is room for another
 };
+
+// More is not carried ahead of its rows. Well below what a control stream takes.
+inline constexpr size_t kMaxNcclHeadBytes = 256 << 10;
 
 struct NcclMessageHeader {
   NcclSays says = NcclSays::kReady;
@@ -37,7 +42,7 @@ static_assert(sizeof(NcclMessageHeader) == 16);
 struct NcclMessage {
   NcclSays says = NcclSays::kReady;
   uint64_t value = 0;
-  FrameBytes payload;  // empty but for kId and kFrame; aligned to 8
+  FrameBytes payload;  // empty but for kId, kFrame, kTransfer and kOffer; aligned to 8
 };
 
 // InvalidArgument where it is not a message; whether it is in place is the receiver's question.

@@ -12,9 +12,9 @@
 
 namespace moepool {
 
-// Page-locked memory of the host and as much of the device.
+// Memory of the device, and as much of the host, page-locked.
 struct NcclBuffer {
-  uint8_t* host = nullptr;
+  uint8_t* host = nullptr;  // null: none
   uint8_t* device = nullptr;
   size_t bytes = 0;
 };
@@ -40,8 +40,8 @@ class NcclDevice {
   // Makes it the device of the calling thread, for NCCL's calls.
   virtual absl::Status Bind() = 0;
   virtual absl::StatusOr<std::unique_ptr<NcclStream>> NewStream() = 0;
-  // ResourceExhausted where there is no such memory left.
-  virtual absl::StatusOr<NcclBuffer> Allocate(size_t bytes) = 0;
+  // Aligned to 256. ResourceExhausted where there is no such memory left.
+  virtual absl::StatusOr<NcclBuffer> Allocate(size_t bytes, bool with_host) = 0;
   virtual void Free(const NcclBuffer& buffer) = 0;
 };
 

@@ -79,18 +79,20 @@ class CudaNcclDevice final : public NcclDevice {
     return std::unique_ptr<NcclStream>(std::move(stream));
   }
 
-  absl::StatusOr<NcclBuffer> Allocate(size_t bytes) override {
+  absl::StatusOr<NcclBuffer> Allocate(size_t bytes, bool with_host) override {
     if (absl::Status status = Bind(); !status.ok()) return status;
     NcclBuffer buffer;
     buffer.bytes = bytes;
     const std::string what = absl::StrCat("staging of ", bytes, " bytes");
     void* memory = nullptr;
-    const absl::Status host = Checked(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), what.c_str());
-    if (!host.ok()) return host;
-    buffer.host = static_cast<uint8_t*>(memory);
+    if (with_host) {
+      const absl::Status host = Checked(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), what.c_str());
+      if (!host.ok()) return host;
+      buffer.host = static_cast<uint8_t*>(memory);
+    }
     const absl::Status device = Checked(cudaMalloc(&memory, bytes), what.c_str());
     if (!device.ok()) {
-      cudaFreeHost(buffer.host);
+      if (buffer.host != nullptr) cudaFreeHost(buffer.host);
       return device;
     }
     buffer.device = static_cast<uint8_t*>(memory);
@@ -100,7 +102,7 @@ class CudaNcclDevice final : public NcclDevice {
   void Free(const NcclBuffer& buffer) override {
     cudaSetDevice(ordinal_);
     cudaFree(buffer.device);
-    cudaFreeHost(buffer.host);
+    if (buffer.host != nullptr) cudaFreeHost(buffer.host);
   }
 
  private:

@@ -16,7 +16,8 @@ absl::StatusOr<std::shared_ptr<NcclQueue>> OpenNcclQueue(std::string_view backen
   }
   MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<NcclDevice> gpu, MakeCudaNcclDevice(device));
   MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<NcclApi> api, OpenNccl());
-  return NcclQueue::Create(std::move(api), std::shared_ptr<NcclDevice>(std::move(gpu)));
+  return NcclQueue::Create(std::move(api), std::shared_ptr<NcclDevice>(std::move(gpu)),
+                           {.keeps_on_device = true});
 }
 
 }  // namespace moepool

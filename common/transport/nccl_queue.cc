@@ -26,8 +26,7 @@ struct Greeting {
 
 struct Transfer {
   bool send = false;
-  std::shared_ptr<const NcclBuffer> buffer;
-  size_t bytes = 0;
+  NcclBytes of;
   NcclPair::Done done;
 };
 
@@ -64,17 +63,17 @@ void NcclPair::Start(std::function<void(const absl::Status&)> lost) {
   queue_->changed_.NotifyAll();
 }
 
-void NcclPair::Send(std::shared_ptr<const NcclBuffer> buffer, size_t bytes, Done done) {
+void NcclPair::Send(NcclBytes bytes, Done done) {
   MutexLock lock(&queue_->mutex_);
   if (!state_->loss.ok()) return;
-  state_->waiting.push_back({true, std::move(buffer), bytes, std::move(done)});
+  state_->waiting.push_back({true, std::move(bytes), std::move(done)});
   queue_->changed_.NotifyAll();
 }
 
-void NcclPair::Receive(std::shared_ptr<const NcclBuffer> buffer, size_t bytes, Done done) {
+void NcclPair::Receive(NcclBytes bytes, Done done) {
   MutexLock lock(&queue_->mutex_);
   if (!state_->loss.ok()) return;
-  state_->waiting.push_back({false, std::move(buffer), bytes, std::move(done)});
+  state_->waiting.push_back({false, std::move(bytes), std::move(done)});
   queue_->changed_.NotifyAll();
 }
 
@@ -178,9 +177,9 @@ absl::Status NcclQueue::Greet(State* pair, int rank, const std::function<absl::S
   std::shared_ptr<const NcclBuffer> in;
   MOEPOOL_ASSIGN_OR_RETURN(out, staging_.Take(sizeof(Greeting)));
   MOEPOOL_ASSIGN_OR_RETURN(in, staging_.Take(sizeof(Greeting)));
-  pair->waiting.push_back(
-      {true, out, sizeof(Greeting), nullptr});  // theirs until the communicator is aborted
-  pair->waiting.push_back({false, in, sizeof(Greeting), nullptr});
+  // Theirs until the communicator is aborted.
+  pair->waiting.push_back({true, {out, sizeof(Greeting)}, nullptr});
+  pair->waiting.push_back({false, {in, sizeof(Greeting)}, nullptr});
   Greeting greeting;
   greeting.rank = rank;
   std::memcpy(out->host, &greeting, sizeof(greeting));
@@ -286,9 +285,9 @@ void NcclQueue::Launch(std::vector<std::shared_ptr<State>> group) {
     bool ready = false;
     absl::Status status = Ready(*pair, &ready);
     if (status.ok() && !ready) status = absl::InternalError("NCCL: a communicator is busy with no transfer");
-    const Transfer& transfer = pair->current;
-    if (status.ok() && transfer.send) {
-      status = pair->stream->Copy(transfer.buffer->device, transfer.buffer->host, transfer.bytes);
+    const NcclBytes& of = pair->current.of;
+    if (status.ok() && pair->current.send && of.host != nullptr) {
+      status = pair->stream->Copy(of.device, of.host, of.bytes);
     }
     if (!status.ok()) Lose(pair.get(), status);
     return !status.ok();
@@ -298,13 +297,12 @@ void NcclQueue::Launch(std::vector<std::shared_ptr<State>> group) {
   NcclResult whole = api_->GroupStart();
   if (whole == NcclResult::kSuccess) {
     for (const auto& pair : group) {
-      const Transfer& transfer = pair->current;
+      const auto& [send, of, done] = pair->current;
       void* const stream = pair->stream->handle();
-      const NcclResult result =
-          transfer.send ? api_->Send(transfer.buffer->device, transfer.bytes, pair->peer, pair->comm, stream)
-                        : api_->Recv(transfer.buffer->device, transfer.bytes, pair->peer, pair->comm, stream);
+      const NcclResult result = send ? api_->Send(of.device, of.bytes, pair->peer, pair->comm, stream)
+                                     : api_->Recv(of.device, of.bytes, pair->peer, pair->comm, stream);
       if (result != NcclResult::kSuccess && result != NcclResult::kInProgress) {
-        Lose(pair.get(), Error(result, transfer.send ? "ncclSend" : "ncclRecv"));
+        Lose(pair.get(), Error(result, send ? "ncclSend" : "ncclRecv"));
       }
     }
     whole = api_->GroupEnd();
@@ -323,13 +321,13 @@ void NcclQueue::Launch(std::vector<std::shared_ptr<State>> group) {
         status = Ready(*pair, &ready);
       }
     }
-    const Transfer& transfer = pair->current;
-    if (status.ok() && !transfer.send) {
-      status = pair->stream->Copy(transfer.buffer->host, transfer.buffer->device, transfer.bytes);
+    const NcclBytes& of = pair->current.of;
+    if (status.ok() && !pair->current.send && of.host != nullptr) {
+      status = pair->stream->Copy(of.host, of.device, of.bytes);
     }
     if (status.ok()) status = pair->stream->Mark();
     pair->stalls = absl::Now() + options_.stall_limit +
-                   absl::Seconds(static_cast<double>(transfer.bytes) / options_.slowest_bytes_per_second);
+                   absl::Seconds(static_cast<double>(of.bytes) / options_.slowest_bytes_per_second);
     if (!status.ok()) Lose(pair.get(), status);
     flying_.push_back(pair);
   }
@@ -345,7 +343,7 @@ bool NcclQueue::Poll() {
     if (status.ok() && !*reached) status = Ready(*pair, &ready);
     if (status.ok() && !*reached && absl::Now() > pair->stalls) {
       status = absl::UnavailableError(
-          absl::StrCat("NCCL: a transfer of ", pair->current.bytes, " bytes did not end in time"));
+          absl::StrCat("NCCL: a transfer of ", pair->current.of.bytes, " bytes did not end in time"));
     }
     if (!status.ok()) {
       Lose(pair.get(), status);

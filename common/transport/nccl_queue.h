@@ -17,6 +17,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -34,6 +35,24 @@ struct NcclQueueOptions {
   // How long a transfer may take that both ends have begun, apart from its bytes, and NCCL to begin a group.
   absl::Duration stall_limit = absl::Seconds(10);
   double slowest_bytes_per_second = 5e6;
+  // The process computes on the queue's GPU, so that ends of frames may stay in its memory.
+  bool keeps_on_device = false;
+};
+
+// What a transfer moves: device memory, filled from `host` before or copied there after it; null: neither.
+struct NcclBytes {
+  NcclBytes() = default;
+  // The first of the buffer, by way of the host's memory where it has any.
+  NcclBytes(std::shared_ptr<const NcclBuffer> buffer, size_t count)
+      : device(buffer->device), host(buffer->host), bytes(count), owner(std::move(buffer)) {}
+  // What lies in device memory and stays there.
+  explicit NcclBytes(DeviceBytes memory)
+      : device(memory.data), bytes(memory.bytes), owner(std::move(memory.owner)) {}
+
+  uint8_t* device = nullptr;
+  uint8_t* host = nullptr;
+  size_t bytes = 0;
+  std::shared_ptr<const void> owner;
 };
 
 class NcclQueue;
@@ -48,11 +67,10 @@ class NcclPair {
   // `lost` is called once, with the cause, whoever it was that ended the pair; by the queue's thread, as
   // `done` is. Before any transfer.
   void Start(std::function<void(const absl::Status&)> lost);
-  // The first `bytes` of the buffer. One transfer of a pair takes place after another, in the order of the
-  // calls, which is to be the order at the other end: then neither waits long for the other. `done` is not
-  // called after a loss.
-  void Send(std::shared_ptr<const NcclBuffer> buffer, size_t bytes, Done done);
-  void Receive(std::shared_ptr<const NcclBuffer> buffer, size_t bytes, Done done);
+  // One transfer of a pair takes place after another, in the order of the calls, which is to be the order at
+  // the other end: then neither waits long for the other. `done` is not called after a loss.
+  void Send(NcclBytes bytes, Done done);
+  void Receive(NcclBytes bytes, Done done);
   // The communicator is aborted, soon and without waiting for the peer.
   void Close(const absl::Status& cause);
 
@@ -76,6 +94,7 @@ class NcclQueue {
   ~NcclQueue();
   NcclApi& api() { return *api_; }
   NcclStaging& staging() { return staging_; }
+  const NcclQueueOptions& options() const { return options_; }
 
   // Joins communicator `id` as `rank`, 0 for the router and 1 for the worker, and exchanges a greeting over
   // it, so that a pair is known to work before anything depends on it. Ends at `deadline`, or soon after

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
+#include "common/transport/nccl_frames.h"
 #include "common/transport/nccl_transport.h"
 #include "common/transport/unshared_status.h"
 
@@ -17,7 +18,9 @@ namespace moepool {
 namespace {
 
 // Known to the control stream and the queue by weak references.
-class NcclServerImpl final : public NcclServer, public std::enable_shared_from_this<NcclServerImpl> {
+class NcclServerImpl final : public NcclServer,
+                             public DeviceWriter,
+                             public std::enable_shared_from_this<NcclServerImpl> {
  public:
   NcclServerImpl(std::shared_ptr<NcclQueue> queue, std::unique_ptr<NcclControl> control,
                  const TransportOptions& options)
@@ -55,8 +58,7 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
     return AwaitLocked(deadline, "become ready", [this]() REQUIRES(mutex_) { return router_ready_; });
   }
 
-  absl::Status Serve(const FrameHandler& handler) override {
-    const FrameWriter write = [this](const FramePieces& frame) { return Write(frame); };
+  absl::Status Serve(const DeviceFrameHandler& handler) override {
     for (;;) {
       FrameBytes frame;
       {
@@ -69,8 +71,29 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
         --ahead_;
       }
       Say(control_.get(), NcclSays::kTaken).IgnoreError();  // a loss ends the loop
-      handler(frame.bytes, write);
+      handler(frame, this);
     }
+  }
+
+  absl::Status Write(const FramePieces& frame) override {
+    if (frame.bytes() <= options_.inline_frame_bytes) {
+      MOEPOOL_RETURN_IF_ERROR(control_->AwaitRoom());
+      return Say(control_.get(), NcclSays::kFrame, 0, frame);
+    }
+    MOEPOOL_RETURN_IF_ERROR(AwaitRoom(frame.bytes()));
+    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(frame.bytes()));
+    std::copy(frame.head.begin(), frame.head.end(), buffer->host);
+    std::copy(frame.tail.begin(), frame.tail.end(), buffer->host + frame.head.size());
+    return Offer({}, {std::move(buffer), frame.bytes()});
+  }
+
+  absl::StatusOr<DeviceBytes> TakeDevice(size_t head_bytes, size_t bytes) override {
+    return TakeNcclMemory(queue_.get(), head_bytes, bytes, options_.max_dispatch_frame_bytes);
+  }
+  size_t small_frame_bytes() const override { return options_.inline_frame_bytes; }
+  absl::Status WriteParts(std::span<const uint8_t> head, DeviceBytes parts) override {
+    MOEPOOL_RETURN_IF_ERROR(AwaitRoom(parts.bytes));
+    return Offer(head, NcclBytes(std::move(parts)));
   }
 
   void Stop() override { Fail(absl::CancelledError("stopped")); }
@@ -106,26 +129,21 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
     return UnsharedStatus(loss_);
   }
 
-  absl::Status Write(const FramePieces& frame) {
-    if (frame.bytes() <= options_.inline_frame_bytes) {
-      MOEPOOL_RETURN_IF_ERROR(control_->AwaitRoom());
-      return Say(control_.get(), NcclSays::kFrame, 0, frame);
-    }
-    {
-      MutexLock lock(&mutex_);
-      // A router that is slow to take replies holds up the worker, not its memory.
-      while (loss_.ok() && staged_bytes_ != 0 && staged_bytes_ + frame.bytes() > options_.ring_bytes) {
-        changed_.Wait(&mutex_);
-      }
-      if (!loss_.ok()) return UnsharedStatus(loss_);
-    }
-    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(frame.bytes()));
-    std::copy(frame.head.begin(), frame.head.end(), buffer->host);
-    std::copy(frame.tail.begin(), frame.tail.end(), buffer->host + frame.head.size());
+  // A router that is slow to take replies holds up the worker, not its memory.
+  absl::Status AwaitRoom(size_t bytes) {
     MutexLock lock(&mutex_);
-    staged_bytes_ += frame.bytes();
-    offers_.push_back({std::move(buffer), frame.bytes()});
-    return Say(control_.get(), NcclSays::kOffer, frame.bytes());
+    while (loss_.ok() && staged_bytes_ != 0 && staged_bytes_ + bytes > options_.ring_bytes) {
+      changed_.Wait(&mutex_);
+    }
+    return UnsharedStatus(loss_);
+  }
+
+  absl::Status Offer(std::span<const uint8_t> head, NcclBytes reply) {
+    MutexLock lock(&mutex_);
+    const size_t bytes = reply.bytes;
+    staged_bytes_ += bytes;
+    offers_.push_back(std::move(reply));
+    return Say(control_.get(), NcclSays::kOffer, bytes, head);
   }
 
   void OnMessage(FrameBytes bytes) {
@@ -155,11 +173,12 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
         return absl::OkStatus();
       case NcclSays::kTransfer:
         if (ahead_ >= Window() || pair_ == nullptr || message.value == 0 ||
-            message.value > options_.max_dispatch_frame_bytes) {
+            message.value > options_.max_dispatch_frame_bytes ||
+            message.payload.bytes.size() > options_.max_dispatch_frame_bytes - message.value) {
           break;
         }
         ++ahead_;
-        return ReceiveDispatch(message.value);
+        return ReceiveDispatch(std::move(message.payload), message.value);
       case NcclSays::kTake:
         if (offers_.empty() || offers_.front().bytes != message.value) break;
         return SendReply();
@@ -177,23 +196,23 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
     Fail(cause);
   }
 
-  absl::Status ReceiveDispatch(size_t bytes) REQUIRES(mutex_) {
-    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(bytes));
-    pair_->Receive(buffer, bytes, [self = weak_from_this(), buffer, bytes] {
+  absl::Status ReceiveDispatch(FrameBytes head, size_t bytes) REQUIRES(mutex_) {
+    MOEPOOL_ASSIGN_OR_RETURN(NcclArrival arrival, ExpectNcclFrame(queue_.get(), std::move(head), bytes));
+    pair_->Receive(std::move(arrival.transfer), [self = weak_from_this(), frame = std::move(arrival.frame)] {
       const auto server = self.lock();
       if (server == nullptr) return;
       MutexLock lock(&server->mutex_);
-      server->dispatches_.push_back({{buffer->host, bytes}, buffer});
+      server->dispatches_.push_back(frame);
       server->changed_.NotifyAll();
     });
     return absl::OkStatus();
   }
 
   absl::Status SendReply() REQUIRES(mutex_) {
-    Offer offer = std::move(offers_.front());
+    NcclBytes reply = std::move(offers_.front());
     offers_.pop_front();
-    const size_t bytes = offer.bytes;
-    pair_->Send(std::move(offer.buffer), bytes, [self = weak_from_this(), bytes] {
+    const size_t bytes = reply.bytes;
+    pair_->Send(std::move(reply), [self = weak_from_this(), bytes] {
       const auto server = self.lock();
       if (server == nullptr) return;
       MutexLock lock(&server->mutex_);
@@ -202,11 +221,6 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
     });
     return absl::OkStatus();
   }
-
-  struct Offer {
-    std::shared_ptr<const NcclBuffer> buffer;
-    size_t bytes = 0;
-  };
 
   const TransportOptions options_;
   const std::shared_ptr<NcclQueue> queue_;
@@ -219,12 +233,19 @@ class NcclServerImpl final : public NcclServer, public std::enable_shared_from_t
   std::unique_ptr<NcclPair> pair_ GUARDED_BY(mutex_);
   uint64_t ahead_ GUARDED_BY(mutex_) = 0;  // dispatches that have come, or are to, and are not taken up
   std::deque<FrameBytes> dispatches_ GUARDED_BY(mutex_);
-  std::deque<Offer> offers_ GUARDED_BY(mutex_);
+  std::deque<NcclBytes> offers_ GUARDED_BY(mutex_);
   size_t staged_bytes_ GUARDED_BY(mutex_) = 0;  // of replies that have not gone
   const std::unique_ptr<NcclControl> control_;
 };
 
 }  // namespace
+
+absl::Status NcclServer::Serve(const FrameHandler& handler) {
+  return Serve([&handler](const FrameBytes& frame, DeviceWriter* writer) {
+    MOEPOOL_CHECK(frame.device.empty());
+    handler(frame.bytes, [writer](const FramePieces& answer) { return writer->Write(answer); });
+  });
+}
 
 absl::StatusOr<std::shared_ptr<NcclServer>> NcclServer::Connect(std::shared_ptr<NcclQueue> queue,
                                                                 std::unique_ptr<NcclControl> control,

@@ -44,21 +44,23 @@ struct NcclStaging::State {
 NcclStaging::NcclStaging(std::shared_ptr<NcclDevice> device, size_t keep_bytes)
     : state_(std::make_shared<State>(std::move(device), keep_bytes)) {}
 
-absl::StatusOr<std::shared_ptr<const NcclBuffer>> NcclStaging::Take(size_t bytes) {
+absl::StatusOr<std::shared_ptr<const NcclBuffer>> NcclStaging::Take(size_t bytes, bool with_host) {
   const size_t size = std::bit_ceil(std::max(bytes, kSmallestBytes));
   NcclBuffer buffer;
   {
     MutexLock lock(&state_->mutex);
-    const auto it = std::find_if(state_->idle.rbegin(), state_->idle.rend(),
-                                 [size](const NcclBuffer& idle) { return idle.bytes == size; });
+    const auto it =
+        std::find_if(state_->idle.rbegin(), state_->idle.rend(), [size, with_host](const NcclBuffer& idle) {
+          return idle.bytes == size && (idle.host != nullptr) == with_host;
+        });
     if (it != state_->idle.rend()) {
       buffer = *it;
       state_->idle_bytes -= size;
       state_->idle.erase(std::next(it).base());
     }
   }
-  if (buffer.host == nullptr) {
-    MOEPOOL_ASSIGN_OR_RETURN(buffer, state_->device->Allocate(size));
+  if (buffer.device == nullptr) {
+    MOEPOOL_ASSIGN_OR_RETURN(buffer, state_->device->Allocate(size, with_host));
   }
   return std::shared_ptr<const NcclBuffer>(new NcclBuffer(buffer),
                                            [state = state_](const NcclBuffer* returned) {

@@ -1,5 +1,5 @@
-// Staging memory of the NCCL transport, kept for the next frame: page-locking memory takes milliseconds and
-// may wait for the whole device.
+// Staging memory of the NCCL transport, kept for the next frame: to allocate it takes milliseconds where it
+// is page-locked, and may wait for the whole device.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ class NcclStaging {
   // Keeps up to `keep_bytes` that nobody uses.
   explicit NcclStaging(std::shared_ptr<NcclDevice> device, size_t keep_bytes = size_t{64} << 20);
   // At least `bytes`; free again with its last reference. ResourceExhausted.
-  absl::StatusOr<std::shared_ptr<const NcclBuffer>> Take(size_t bytes);
+  absl::StatusOr<std::shared_ptr<const NcclBuffer>> Take(size_t bytes, bool with_host = true);
 
  private:
   struct State;

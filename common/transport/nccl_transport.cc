@@ -8,13 +8,16 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
+#include "common/transport/nccl_frames.h"
 
 namespace moepool {
 namespace {
 
 // Held by its users; the control stream and the queue know it by weak references, so that it can go at any
 // time.
-class NcclTransport final : public ExpertTransport, public std::enable_shared_from_this<NcclTransport> {
+class NcclTransport final : public ExpertTransport,
+                            public DeviceSender,
+                            public std::enable_shared_from_this<NcclTransport> {
  public:
   NcclTransport(std::shared_ptr<NcclQueue> queue, std::unique_ptr<NcclControl> control,
                 const TransportOptions& options)
@@ -60,15 +63,19 @@ class NcclTransport final : public ExpertTransport, public std::enable_shared_fr
   std::string_view Name() const override { return "nccl"; }
 
   absl::Status Send(uint64_t dispatch_id, std::span<const uint8_t> frame, absl::Time deadline) override {
-    if (frame.size() > options_.max_dispatch_frame_bytes) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("dispatch of ", frame.size(), " bytes, limit ", options_.max_dispatch_frame_bytes));
-    }
-    MOEPOOL_RETURN_IF_ERROR(inbox_.Begin(dispatch_id, deadline));
-    const absl::Status status = Write(frame, deadline);
-    if (status.ok()) return status;
-    inbox_.Forget(dispatch_id);
-    return inbox_.lost() ? inbox_.status() : status;
+    MOEPOOL_RETURN_IF_ERROR(Begin(dispatch_id, frame.size(), deadline));
+    return Sent(dispatch_id, Write(frame, deadline));
+  }
+
+  DeviceSender* device_sender() override { return queue_->options().keeps_on_device ? this : nullptr; }
+  absl::StatusOr<DeviceBytes> TakeDevice(size_t head_bytes, size_t bytes) override {
+    return TakeNcclMemory(queue_.get(), head_bytes, bytes, options_.max_dispatch_frame_bytes);
+  }
+  size_t small_frame_bytes() const override { return options_.inline_frame_bytes; }
+  absl::Status SendRows(uint64_t dispatch_id, std::span<const uint8_t> head, DeviceBytes rows,
+                        absl::Time deadline) override {
+    MOEPOOL_RETURN_IF_ERROR(Begin(dispatch_id, head.size() + rows.bytes, deadline));
+    return Sent(dispatch_id, Order(NcclSays::kTransfer, head, NcclBytes(std::move(rows)), deadline));
   }
 
   absl::StatusOr<FrameBytes> Receive(uint64_t dispatch_id, absl::Time deadline) override {
@@ -88,12 +95,29 @@ class NcclTransport final : public ExpertTransport, public std::enable_shared_fr
   }
 
  private:
-  absl::Status Write(std::span<const uint8_t> frame, absl::Time deadline) {
-    std::shared_ptr<const NcclBuffer> buffer;
-    if (frame.size() > options_.inline_frame_bytes) {
-      MOEPOOL_ASSIGN_OR_RETURN(buffer, queue_->staging().Take(frame.size()));
-      std::copy(frame.begin(), frame.end(), buffer->host);
+  absl::Status Begin(uint64_t dispatch_id, size_t bytes, absl::Time deadline) {
+    if (bytes > options_.max_dispatch_frame_bytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("dispatch of ", bytes, " bytes, limit ", options_.max_dispatch_frame_bytes));
     }
+    return inbox_.Begin(dispatch_id, deadline);
+  }
+  // What came of a dispatch that was begun.
+  absl::Status Sent(uint64_t dispatch_id, const absl::Status& status) {
+    if (status.ok()) return status;
+    inbox_.Forget(dispatch_id);
+    return inbox_.lost() ? inbox_.status() : status;
+  }
+
+  absl::Status Write(std::span<const uint8_t> frame, absl::Time deadline) {
+    if (frame.size() <= options_.inline_frame_bytes) return Order(NcclSays::kFrame, frame, {}, deadline);
+    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(frame.size()));
+    std::copy(frame.begin(), frame.end(), buffer->host);
+    return Order(NcclSays::kTransfer, {}, {std::move(buffer), frame.size()}, deadline);
+  }
+
+  // One dispatch: `payload` on the control stream, and the transfer of `bytes` where there are any.
+  absl::Status Order(NcclSays says, std::span<const uint8_t> payload, NcclBytes bytes, absl::Time deadline) {
     MutexLock lock(&mutex_);
     while (untaken_ >= window_) {
       MOEPOOL_RETURN_IF_ERROR(inbox_.status());
@@ -104,9 +128,8 @@ class NcclTransport final : public ExpertTransport, public std::enable_shared_fr
     }
     ++untaken_;
     // Said and queued under one lock, so that both are in one order.
-    if (buffer == nullptr) return Say(control_.get(), NcclSays::kFrame, 0, frame);
-    MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kTransfer, frame.size()));
-    pair_->Send(std::move(buffer), frame.size(), nullptr);
+    MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), says, bytes.bytes, payload));
+    if (bytes.bytes > 0) pair_->Send(std::move(bytes), nullptr);
     return absl::OkStatus();
   }
 
@@ -121,7 +144,7 @@ class NcclTransport final : public ExpertTransport, public std::enable_shared_fr
       case NcclSays::kFrame:
         return inbox_.Deliver(std::move(message.payload));
       case NcclSays::kOffer:
-        return TakeReply(message.value);
+        return TakeReply(message.value, std::move(message.payload));
       case NcclSays::kReady: {
         MutexLock lock(&mutex_);
         if (window_ != 0 || message.value == 0) break;
@@ -146,12 +169,12 @@ class NcclTransport final : public ExpertTransport, public std::enable_shared_fr
                                                    message.value, ", which is out of place"));
   }
 
-  absl::Status TakeReply(uint64_t bytes) {
-    if (bytes == 0 || bytes > options_.max_reply_frame_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("reply of ", bytes, " bytes, limit ", options_.max_reply_frame_bytes));
+  absl::Status TakeReply(uint64_t bytes, FrameBytes head) {
+    const size_t most = head.bytes.empty() ? options_.max_reply_frame_bytes : options_.max_device_reply_bytes;
+    if (bytes == 0 || bytes > most) {
+      return absl::InvalidArgumentError(absl::StrCat("reply of ", bytes, " bytes, limit ", most));
     }
-    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(bytes));
+    MOEPOOL_ASSIGN_OR_RETURN(NcclArrival arrival, ExpectNcclFrame(queue_.get(), std::move(head), bytes));
     MutexLock lock(&mutex_);
     if (pair_ == nullptr) return absl::InvalidArgumentError("a reply before there is a communicator");
     if (bytes > options_.max_queued_bytes - receiving_bytes_) {
@@ -161,19 +184,20 @@ class NcclTransport final : public ExpertTransport, public std::enable_shared_fr
     }
     receiving_bytes_ += bytes;
     MOEPOOL_RETURN_IF_ERROR(Say(control_.get(), NcclSays::kTake, bytes));
-    pair_->Receive(buffer, bytes, [self = weak_from_this(), buffer, bytes] {
-      if (const auto transport = self.lock()) transport->OnReceived(buffer, bytes);
-    });
+    pair_->Receive(std::move(arrival.transfer),
+                   [self = weak_from_this(), frame = std::move(arrival.frame), bytes] {
+                     if (const auto transport = self.lock()) transport->OnReceived(frame, bytes);
+                   });
     return absl::OkStatus();
   }
 
-  void OnReceived(const std::shared_ptr<const NcclBuffer>& buffer, size_t bytes) {
+  void OnReceived(const FrameBytes& frame, size_t bytes) {
     {
       MutexLock lock(&mutex_);
       receiving_bytes_ -= bytes;
     }
     // The staging memory itself is handed on.
-    const absl::Status status = inbox_.Deliver({{buffer->host, bytes}, buffer});
+    const absl::Status status = inbox_.Deliver(frame);
     if (!status.ok()) Close(status);
   }
 

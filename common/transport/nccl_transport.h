@@ -1,8 +1,9 @@
 // The carrier for a router and a worker that both compute on GPUs: frames beyond
 // TransportOptions::inline_frame_bytes go through page-locked staging memory to the GPU and from there to the
 // other's, over a communicator of the two. Their sizes go ahead on a control stream, and so do smaller
-// frames, whole, since a size alone takes as long there. Loss of either, the stream or the communicator, is
-// loss.
+// frames, whole, since a size alone takes as long there. Of a frame whose end lies in device memory the head
+// goes ahead, and the end from the one GPU's memory to the other's. Loss of either, the stream or the
+// communicator, is loss.
 #pragma once
 
 #include <memory>
@@ -34,7 +35,9 @@ class NcclServer {
                                                              const TransportOptions& options = {});
   // Hands each dispatch to `handler`, in this thread, until the transport is lost; returns why it is. Called
   // once.
-  virtual absl::Status Serve(const FrameHandler& handler) = 0;
+  virtual absl::Status Serve(const DeviceFrameHandler& handler) = 0;
+  // The same where the queue keeps nothing on the device.
+  absl::Status Serve(const FrameHandler& handler);
   // Ends Serve, and tells the router. Thread-safe.
   virtual void Stop() = 0;
   // Whether it was NCCL that failed, rather than the control stream, whose end may be the router's.

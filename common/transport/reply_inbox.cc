@@ -56,7 +56,7 @@ absl::Status ReplyInbox::Begin(uint64_t dispatch_id, absl::Time deadline) {
 }
 
 absl::Status ReplyInbox::Deliver(FrameBytes frame) {
-  const absl::StatusOr<FrameHeader> header = DecodeHeader(frame.bytes);
+  const absl::StatusOr<FrameHeader> header = DecodeHeader(frame.bytes, frame.device.size());
   if (!header.ok()) {
     Fail(absl::Status(header.status().code(), absl::StrCat("malformed reply: ", header.status().message())));
     return status();
@@ -68,14 +68,14 @@ absl::Status ReplyInbox::Deliver(FrameBytes frame) {
     ++dropped_;
     return absl::OkStatus();
   }
-  if (frame.bytes.size() > options_.max_queued_bytes - queued_bytes_) {
+  if (frame.size() > options_.max_queued_bytes - queued_bytes_) {
     loss_ =
         absl::UnavailableError(absl::StrCat("worker sent more replies than were read: ", queued_bytes_, " + ",
-                                            frame.bytes.size(), " bytes, limit ", options_.max_queued_bytes));
+                                            frame.size(), " bytes, limit ", options_.max_queued_bytes));
     changed_.NotifyAll();
     return UnsharedStatus(loss_);
   }
-  queued_bytes_ += frame.bytes.size();
+  queued_bytes_ += frame.size();
   it->second.frames.push_back(std::move(frame));
   changed_.NotifyAll();
   return absl::OkStatus();
@@ -90,7 +90,7 @@ absl::StatusOr<bool> ReplyInbox::TryReceiveLocked(uint64_t dispatch_id, FrameByt
   if (it->second.frames.empty()) return false;
   *frame = std::move(it->second.frames.front());
   it->second.frames.pop_front();
-  queued_bytes_ -= frame->bytes.size();
+  queued_bytes_ -= frame->size();
   return true;
 }
 
@@ -118,7 +118,7 @@ void ReplyInbox::Forget(uint64_t dispatch_id) {
   const auto it = open_.find(dispatch_id);
   if (it == open_.end()) return;
   gone = std::move(it->second);
-  for (const FrameBytes& frame : gone.frames) queued_bytes_ -= frame.bytes.size();
+  for (const FrameBytes& frame : gone.frames) queued_bytes_ -= frame.size();
   open_.erase(it);
   changed_.NotifyAll();
 }

@@ -20,8 +20,9 @@ struct TransportOptions {
   int credits = 4;  // dispatches open at once
   size_t max_dispatch_frame_bytes = kMaxDispatchFrameBytes;
   size_t max_reply_frame_bytes = kMaxReplyFrameBytes;
-  size_t max_queued_bytes = size_t{1} << 30;  // replies not yet received; more is loss
-  size_t ring_bytes = size_t{8} << 20;        // shared memory: each way, a power of two
+  size_t max_device_reply_bytes = kMaxDeviceReplyBytes;  // NCCL: of a reply whose head comes ahead
+  size_t max_queued_bytes = size_t{1} << 30;             // replies not yet received; more is loss
+  size_t ring_bytes = size_t{8} << 20;                   // shared memory: each way, a power of two
   // NCCL: frames up to this go whole where otherwise their sizes would; a worker's replies that have not gone
   // are ring_bytes at most.
   size_t inline_frame_bytes = size_t{16} << 10;

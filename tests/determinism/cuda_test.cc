@@ -14,7 +14,7 @@ class CudaModelTest : public ::testing::TestWithParam<std::pair<std::string, Syn
 TEST_P(CudaModelTest, LogitsAreTheCpus) {
   const auto model = MakeModel(GetParam().second);
   const std::vector<SequenceRequest> requests = CudaRequests();
-  const std::vector<TransportCase> transports = CoreTransportCases();
+  const std::vector<TransportCase> transports = CudaTransports();
   std::map<KvType, LogitHashes> seen;
   for (const KvType type : KvTypes(model->Config())) {
     if (type == KvType::kBF16) continue;  // differs from F16 in kernels that cuda_attention_test runs
@@ -38,6 +38,11 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
     }
     scenario.micro_batches = 1;
     scenario.short_first = false;
+    for (scenario.transport = 1; scenario.transport < static_cast<int>(transports.size());
+         ++scenario.transport) {
+      EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected) << scenario;
+    }
+    scenario.transport = 0;
     scenario.direct = true;
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
     scenario.direct = false;

@@ -11,5 +11,7 @@ namespace moepool {
 
 std::unique_ptr<Backend> MakeCuda();
 std::vector<SequenceRequest> CudaRequests();
+// The first of them keeps frames in the host's memory.
+std::vector<TransportCase> CudaTransports();
 
 }  // namespace moepool

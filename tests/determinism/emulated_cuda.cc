@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/backend/cuda/cuda_backend.h"
+#include "tests/contract/transport/nccl_harness.h"
 #include "tests/determinism/cuda_test.h"
 #include "tests/support/simt/emulated_device.h"
 
@@ -10,6 +11,10 @@ namespace moepool {
 
 std::unique_ptr<Backend> MakeCuda() {
   return CudaBackend::Create(std::make_unique<EmulatedDevice>(), {.self_check = false}).value();
+}
+
+std::vector<TransportCase> CudaTransports() {
+  return {CoreTransportCases().front(), NcclOnDeviceTransportCase()};
 }
 
 std::vector<SequenceRequest> CudaRequests() {

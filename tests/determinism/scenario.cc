@@ -70,10 +70,15 @@ class FixedPool : public ExpertPool {
           std::make_unique<Executor>(worker.backend.get(), worker.store.get(),
                                      FrameLimits{config.hidden, config.layers, config.experts, digest8});
       Executor* executor = worker.executor.get();
-      worker.harness =
-          transport.make([executor](std::span<const uint8_t> frame,
-                                    const FrameWriter& write) { executor->Handle(frame, write); },
-                         {});
+      if (transport.make_on_device) {
+        worker.harness = transport.make_on_device(
+            [executor](const FrameBytes& frame, DeviceWriter* writer) { executor->Handle(frame, writer); });
+      } else {
+        worker.harness =
+            transport.make([executor](std::span<const uint8_t> frame,
+                                      const FrameWriter& write) { executor->Handle(frame, write); },
+                           {});
+      }
       // The harness owns the transport.
       routes->members.push_back(
           {placed[static_cast<size_t>(w)].id,

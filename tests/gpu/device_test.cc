@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "common/backend/cuda/cuda_backend.h"
 #include "common/backend/cuda/cuda_device.h"
+#include "common/kernels/cuda/cuda_kernels.h"
 
 namespace moepool {
 namespace {
@@ -75,6 +77,60 @@ TEST_F(GpuDeviceTest, CopiesAsideWaitForTheStreamAndItForThem) {
   device_->CopyAside(a, host, kBytes);
   device_->Free(a);
   device_->Free(b);
+  device_->FreeHost(host);
+  device_->FreeHost(back);
+}
+
+// With the arguments of when it was recorded, on what lies there when it is launched; meanwhile other threads
+// take memory and have their own work done.
+TEST_F(GpuDeviceTest, AGraphIsWhatOneThreadRecorded) {
+  constexpr int kCols = 64;
+  constexpr size_t kBytes = kCols * sizeof(float);
+  std::byte* const x = device_->Allocate(kBytes).value();
+  std::byte* const codes = device_->Allocate(kBytes).value();
+  std::byte* const host = Host(kBytes);
+  std::byte* const back = Host(kBytes);
+  std::memset(back, 9, kBytes);
+  QuantizeArgs args;
+  args.y.f32 = reinterpret_cast<float*>(x);
+  args.y.q = reinterpret_cast<int8_t*>(codes);
+  args.y.scale = reinterpret_cast<float*>(codes + kCols);
+  args.rows = 1;
+  args.cols = kCols;
+  ASSERT_TRUE(device_->BeginGraph().ok());
+  device_->Zero(codes, kBytes);
+  device_->Kernels().quantize(args, device_->Stream());
+  std::thread([&] {
+    std::byte* const memory = device_->Allocate(kBytes).value();
+    std::memset(host, 5, kBytes);
+    device_->Copy(memory, host, kBytes);
+    device_->Copy(back, memory, kBytes);
+    device_->Synchronize();
+    EXPECT_EQ(back[kBytes - 1], std::byte{5});
+    device_->Free(memory);
+  }).join();
+  device_->Copy(back, codes, kCols);
+  args = {};
+  auto graph = device_->EndGraph();
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  EXPECT_EQ((*graph)->pieces(), 3u);
+  EXPECT_EQ(back[0], std::byte{5});  // nothing of it is done yet
+  for (const float largest : {1.0f, -3.0f}) {
+    auto* const values = reinterpret_cast<float*>(host);
+    std::fill_n(values, kCols, largest / 127);
+    values[0] = values[kCols - 1] = largest;
+    device_->Copy(x, host, kBytes);
+    (*graph)->Launch();
+    device_->Synchronize();
+    const auto* const quantized = reinterpret_cast<const int8_t*>(back);
+    EXPECT_EQ(quantized[0], largest > 0 ? 127 : -127);
+    EXPECT_EQ(quantized[1], largest > 0 ? 1 : -1);
+    EXPECT_EQ(quantized[kCols - 1], quantized[0]);
+  }
+  (*graph)->Launch();
+  graph->reset();  // what is queued is done
+  device_->Free(x);
+  device_->Free(codes);
   device_->FreeHost(host);
   device_->FreeHost(back);
 }

@@ -7,4 +7,7 @@ std::unique_ptr<Backend> MakeCuda() { return MakeBackend({.backend = "cuda"}).va
 
 std::vector<SequenceRequest> CudaRequests() { return ScenarioRequests(); }
 
+// The stand-in's device memory is no GPU's.
+std::vector<TransportCase> CudaTransports() { return {CoreTransportCases().front()}; }
+
 }  // namespace moepool

@@ -69,6 +69,19 @@ class CpuTrunkOps : public TrunkOps {
     }
   }
 
+  void Pack(const Activations& x, std::span<const int32_t> rows, std::byte* to) override {
+    const size_t cols = static_cast<size_t>(x.cols);
+    const auto gather = [&](const auto* from, size_t each, std::byte* out) {
+      const size_t bytes = each * sizeof(*from);
+      for (size_t i = 0; i < rows.size(); ++i) {
+        std::memcpy(out + i * bytes, from + static_cast<size_t>(rows[i]) * each, bytes);
+      }
+    };
+    if (x.q == nullptr) return gather(x.f32, cols, to);
+    gather(x.q, cols, to);
+    gather(x.scale, cols / kQuantBlock, to + rows.size() * cols);
+  }
+
   void Pick(std::span<const PickRow> rows, int64_t vocab, const float* logits, int32_t* ids) override {
     MutexLock lock(&device_->mutex);
     device_->pool.ParallelFor(static_cast<int64_t>(rows.size()), [&](int64_t i) {
@@ -76,6 +89,9 @@ class CpuTrunkOps : public TrunkOps {
       ids[i] = PickId(row.params, {logits + row.row * vocab, static_cast<size_t>(vocab)});
     });
   }
+
+  // A call here is work done, and not a launch.
+  void QueueSegment(const Segment&, absl::FunctionRef<void()> queue) override { queue(); }
 
   void Fetch(std::span<Fetched> wanted) override { FetchInPlace(wanted); }
 

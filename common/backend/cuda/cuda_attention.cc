@@ -2,6 +2,8 @@
 #include "common/backend/cuda/cuda_attention.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 
 #include "common/base/rounding.h"
@@ -13,6 +15,11 @@ namespace {
 // With as many thread blocks of a prefill every GPU has enough to do, and their splits need not be shared
 // out.
 constexpr int64_t kBusyBlocks = 256;
+
+template <typename T>
+T PowerOfTwo(T n) {
+  return n > 0 ? static_cast<T>(std::bit_ceil(static_cast<uint64_t>(n))) : 0;
+}
 
 class Planner {
  public:
@@ -134,6 +141,27 @@ void PlanAttention(const AttentionShape& shape, const AttentionBatch& batch, int
   Planner(shape, batch, max_partials, plan).Run();
 }
 
+AttentionExtent ExtentOf(const AttentionPlan& plan) {
+  return {.narrow = static_cast<int32_t>(plan.narrow.size()),
+          .narrow_queries = plan.narrow_queries,
+          .wide = static_cast<int32_t>(plan.wide.size()),
+          .merged = static_cast<int32_t>(plan.merged.size()),
+          .partials = plan.partials};
+}
+
+AttentionExtent RoundUpExtent(const AttentionExtent& extent, int rows, int64_t max_partials) {
+  AttentionExtent rounded;
+  rounded.narrow = PowerOfTwo(extent.narrow);
+  rounded.wide = PowerOfTwo(extent.wide);
+  // A kernel there is for each of these.
+  rounded.narrow_queries = extent.narrow_queries <= 1   ? extent.narrow_queries
+                           : extent.narrow_queries <= 4 ? 4
+                                                        : kNarrowQueries;
+  rounded.merged = extent.merged > 0 ? rows : 0;
+  rounded.partials = std::min(PowerOfTwo(extent.partials), max_partials);
+  return rounded;
+}
+
 CudaAttention::CudaAttention(CudaContext* context, int64_t partial_bytes)
     : context_(*context), partial_bytes_(partial_bytes), partials_(context) {
   for (auto& step : steps_) step = std::make_unique<Step>(context);
@@ -144,7 +172,8 @@ absl::Status CudaAttention::Reserve(const ModelConfig& config, int rows) {
                            ? std::min(config.sliding_window + kAttentionSplit, config.context_tokens)
                            : config.context_tokens;
   const int64_t splits = (seen + kAttentionSplit - 1) / kAttentionSplit;
-  const int64_t unit_bytes = config.heads / config.kv_heads * int64_t{sizeof(AttendUnit)};
+  // Twice as many as there are may have a place (RoundUpExtent).
+  const int64_t unit_bytes = 2 * (config.heads / config.kv_heads) * int64_t{sizeof(AttendUnit)};
   const int64_t block_bytes = kAttentionSplit / kKvBlockTokens * int64_t{sizeof(int32_t)};
   const int64_t row_bytes =
       int64_t{sizeof(AttendRow)} + int64_t{sizeof(int32_t)} + int64_t{sizeof(float)} * config.rope.dims;
@@ -154,7 +183,8 @@ absl::Status CudaAttention::Reserve(const ModelConfig& config, int rows) {
   }
   if (splits == 1) return absl::OkStatus();
   const int64_t partial_bytes = (config.head_dim + 2) * int64_t{config.heads} * int64_t{sizeof(float)};
-  return partials_.Reserve(static_cast<size_t>(std::min(partial_bytes_, rows * splits * partial_bytes) + 16));
+  const int64_t partials = PowerOfTwo(rows * splits) * partial_bytes;
+  return partials_.Reserve(static_cast<size_t>(std::min(partial_bytes_, partials) + 16));
 }
 
 bool CudaAttention::Step::Serves(const AttentionShape& other, const AttentionBatch& batch) const {
@@ -163,41 +193,41 @@ bool CudaAttention::Step::Serves(const AttentionShape& other, const AttentionBat
          other.rope_dims == shape.rope_dims && other.window == shape.window;
 }
 
-CudaAttention::Step& CudaAttention::Prepare(const AttentionShape& shape, const AttentionBatch& batch) {
-  ++calls_;
-  Step* step = steps_[0].get();
-  for (const auto& candidate : steps_) {
-    if (candidate->Serves(shape, batch)) {
-      candidate->last_used = calls_;
-      return *candidate;
-    }
-    if (candidate->last_used < step->last_used) step = candidate.get();
-  }
+AttentionExtent CudaAttention::Prepare(const AttentionShape& shape, const AttentionBatch& batch) {
+  return StepOf(shape, batch, /*rounded=*/true).extent;
+}
+
+const CudaAttention::Step& CudaAttention::StepOf(const AttentionShape& shape, const AttentionBatch& batch,
+                                                 bool rounded) {
+  MOEPOOL_CHECK(batch.micro_batch >= 0 && batch.micro_batch < kMostMicroBatches);
+  Step& step = *steps_[static_cast<size_t>(batch.micro_batch)];
+  if (step.Serves(shape, batch) && (step.there != nullptr || !rounded)) return step;
   const int64_t partial_floats = int64_t{shape.heads} * (shape.head_dim + 2);
-  PlanAttention(shape, batch, partial_bytes_ / static_cast<int64_t>(sizeof(float)) / partial_floats, &plan_);
+  const int64_t max_partials = partial_bytes_ / static_cast<int64_t>(sizeof(float)) / partial_floats;
+  PlanAttention(shape, batch, max_partials, &plan_);
+  AttentionExtent& extent = step.extent;
+  extent = ExtentOf(plan_);
+  const std::array<int32_t, 3> counts = {extent.narrow, extent.wide, extent.merged};
+  if (rounded) extent = RoundUpExtent(extent, batch.rows, max_partials);
   const size_t angles = static_cast<size_t>(batch.rows) * static_cast<size_t>(shape.rope_dims / 2);
+  const size_t there = upload_.Add(std::span<const int32_t>(counts));
   const size_t rows = upload_.Add(plan_.rows);
-  const size_t blocks = upload_.Add(plan_.blocks);
   const size_t cos = upload_.Add(batch.cos, angles * sizeof(float));
   const size_t sin = upload_.Add(batch.sin, angles * sizeof(float));
-  const size_t narrow = upload_.Add(plan_.narrow);
-  const size_t wide = upload_.Add(plan_.wide);
-  const size_t merged = upload_.Add(plan_.merged);
-  upload_.Send(&context_, &step->memory);
-  step->last_used = calls_;
-  step->step = batch.step;
-  step->shape = shape;
-  step->tables = {upload_.At<const AttendRow>(rows), upload_.At<const int32_t>(blocks),
-                  upload_.At<const float>(cos), upload_.At<const float>(sin)};
-  step->narrow = upload_.At<const AttendUnit>(narrow);
-  step->wide = upload_.At<const AttendUnit>(wide);
-  step->merged = upload_.At<const int32_t>(merged);
-  step->narrow_count = static_cast<int32_t>(plan_.narrow.size());
-  step->narrow_queries = plan_.narrow_queries;
-  step->wide_count = static_cast<int32_t>(plan_.wide.size());
-  step->merged_count = static_cast<int32_t>(plan_.merged.size());
-  step->partials = plan_.partials;
-  return *step;
+  const size_t narrow = upload_.Add(plan_.narrow, static_cast<size_t>(extent.narrow));
+  const size_t wide = upload_.Add(plan_.wide, static_cast<size_t>(extent.wide));
+  const size_t merged = upload_.Add(plan_.merged, static_cast<size_t>(extent.merged));
+  const size_t blocks = upload_.Add(plan_.blocks);  // last: the extent does not tell how many
+  upload_.Send(&context_, &step.memory);
+  step.step = batch.step;
+  step.shape = shape;
+  step.tables = {upload_.At<const AttendRow>(rows), upload_.At<const int32_t>(blocks),
+                 upload_.At<const float>(cos), upload_.At<const float>(sin)};
+  step.narrow = upload_.At<const AttendUnit>(narrow);
+  step.wide = upload_.At<const AttendUnit>(wide);
+  step.merged = upload_.At<const int32_t>(merged);
+  step.there = rounded ? upload_.At<const int32_t>(there) : nullptr;
+  return step;
 }
 
 void CudaAttention::Run(const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv,
@@ -205,7 +235,8 @@ void CudaAttention::Run(const AttentionShape& shape, const AttentionBatch& batch
   if (batch.rows == 0) return;
   MOEPOOL_CHECK(shape.head_dim % 2 == 0 && shape.heads % shape.kv_heads == 0);
   MOEPOOL_CHECK(kv.type != KvType::kQ8_0 || shape.head_dim % kKvQuantBlock == 0);
-  const Step& step = Prepare(shape, batch);
+  const Step& step = StepOf(shape, batch, /*rounded=*/false);
+  const AttentionExtent& extent = step.extent;
   const AttentionKernels& kernels = context_.kernels().attention;
   void* const stream = context_.device().Stream();
   const int64_t head_bytes = KvHeadBlockBytes(kv.type, shape.head_dim);
@@ -218,7 +249,7 @@ void CudaAttention::Run(const AttentionShape& shape, const AttentionBatch& batch
                   stream);
 
   // Maxima and sums first, then accumulators, which are written 16 bytes at once.
-  const int64_t results = step.partials * shape.heads;
+  const int64_t results = extent.partials * shape.heads;
   const int64_t accumulators = RoundUp<int64_t>(2 * results, 4);
   float* partials = nullptr;
   if (results > 0) {
@@ -236,17 +267,21 @@ void CudaAttention::Run(const AttentionShape& shape, const AttentionBatch& batch
                        .scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim)),
                        .partials = partials == nullptr ? nullptr : partials + accumulators,
                        .max_sums = partials};
+  const auto there = [&](int i) { return step.there != nullptr ? step.there + i : nullptr; };
   attend.units = step.wide;
-  attend.unit_count = step.wide_count;
+  attend.unit_count = extent.wide;
+  attend.units_there = there(1);
   attend.queries = kWideQueries;
   kernels.attend(attend, stream);
   attend.units = step.narrow;
-  attend.unit_count = step.narrow_count;
-  attend.queries = step.narrow_queries;
+  attend.unit_count = extent.narrow;
+  attend.units_there = there(0);
+  attend.queries = extent.narrow_queries;
   kernels.attend(attend, stream);
   kernels.merge({.rows = step.tables.rows,
                  .merged = step.merged,
-                 .count = step.merged_count,
+                 .count = extent.merged,
+                 .merged_there = there(2),
                  .heads = shape.heads,
                  .head_dim = shape.head_dim,
                  .partials = attend.partials,

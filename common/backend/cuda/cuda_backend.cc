@@ -86,7 +86,7 @@ CudaBackend::CudaBackend(std::unique_ptr<Device> device, uint64_t limit_bytes, c
       weights_(NeverMapped(options.weights), CopiedWeights{}),
       copies_(device_.get()),
       context_(device_.get(), &budget_, options.fused),
-      trunk_(MakeCudaTrunkOps(&context_)) {}
+      trunk_(MakeCudaTrunkOps(&context_, options.most_graph_pieces)) {}
 
 CudaBackend::~CudaBackend() = default;
 

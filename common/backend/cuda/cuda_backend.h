@@ -12,6 +12,7 @@
 
 #include "common/backend/backend.h"
 #include "common/backend/cuda/cuda_context.h"
+#include "common/backend/cuda/cuda_graphs.h"
 #include "common/backend/cuda/device.h"
 #include "common/backend/cuda/device_memory.h"
 #include "common/backend/cuda/expert_cache.h"
@@ -32,6 +33,7 @@ struct CudaOptions {
   bool fused = true;
   WeightOptions weights = {};  // never mapped: what is read goes to the device
   bool self_check = true;
+  size_t most_graph_pieces = CudaGraphs::kMostPieces;  // 0: no segment is recorded
 };
 
 // Its bytes are those that it was made of, for ever; where they lie may change (expert_places.h), while one
@@ -69,10 +71,11 @@ class CudaMatrix final : public Matrix {
   friend class ExpertPlaces;
 };
 
-// The operations, whose memory to work in can be taken beforehand.
+// The operations, whose memory to work in can be taken beforehand, and what the backend says of them.
 class ReservingTrunkOps : public TrunkOps {
  public:
   virtual absl::Status Reserve(const ModelConfig& config, const LargestCall& call) = 0;
+  virtual SegmentStats Segments() = 0;
 };
 class ReservingExpertOps : public ExpertOps {
  public:
@@ -96,6 +99,7 @@ class CudaBackend final : public Backend {
   ExpertOps& Experts() override { return *experts_; }
   GpuFacts Gpu() const override;  // memory_bytes: less what has been reserved
   ExpertCacheStats ExpertCopies() override;
+  SegmentStats Segments() override { return trunk_->Segments(); }
   absl::Status ReserveTrunk(const ModelConfig& config, const LargestCall& call) override;
   absl::Status ReserveExperts(int hidden, const LargestCall& call) override;
   Device& device() { return *device_; }
@@ -123,7 +127,8 @@ class CudaBackend final : public Backend {
   friend class CudaBuffer;
 };
 
-std::unique_ptr<ReservingTrunkOps> MakeCudaTrunkOps(CudaContext* context);
+// `most_graph_pieces` as of CudaOptions.
+std::unique_ptr<ReservingTrunkOps> MakeCudaTrunkOps(CudaContext* context, size_t most_graph_pieces);
 // `places` may be null.
 std::unique_ptr<ReservingExpertOps> MakeCudaExpertOps(CudaContext* context, ExpertPlaces* places);
 

@@ -25,9 +25,10 @@ std::byte* OrDie(absl::StatusOr<std::byte*> memory) {
 }  // namespace
 
 DeviceScratch::DeviceScratch(CudaContext* context)
-    : device_(&context->device()), budget_(context->budget()) {}
+    : context_(context), device_(&context->device()), budget_(context->budget()) {}
 
 void DeviceScratch::Release() {
+  if (data_ != nullptr) context_->Moved();
   device_->Free(data_);
   if (budget_ != nullptr) budget_->Return(DeviceBudget::Role::kWorking, bytes_);
   data_ = nullptr;
@@ -45,6 +46,10 @@ absl::Status DeviceScratch::Reserve(size_t bytes) {
 
 std::byte* DeviceScratch::Get(size_t bytes) {
   if (bytes <= bytes_ && data_ != nullptr) return data_;
+  if (context_->Records()) {  // and nothing is done with what this returns
+    context_->Spoil();
+    return data_;
+  }
   Release();
   data_ = OrDie(device_->Allocate(bytes));
   if (budget_ != nullptr) budget_->TakeAnyway(DeviceBudget::Role::kWorking, bytes);
@@ -61,12 +66,21 @@ std::byte* HostScratch::Get(size_t bytes) {
   return data_;
 }
 
+CudaContext::CudaContext(Device* device, DeviceBudget* budget, bool fused)
+    : device_(*device),
+      budget_(budget),
+      fused_(fused),
+      kernels_(device->Kernels()),
+      fault_places_(reinterpret_cast<uint8_t*>(OrDie(device->AllocateHost(kFaultPlaces * kFaultRows)))) {}
+
 CudaContext::~CudaContext() {
   device_.Synchronize();
+  device_.FreeHost(reinterpret_cast<std::byte*>(fault_places_));
   for (const Chunk& chunk : chunks_) device_.FreeHost(chunk.data);
 }
 
 std::byte* CudaContext::Stage(size_t bytes) {
+  MOEPOOL_CHECK(!Records());  // the next Settle() gives it to others, and a replay would read theirs
   const size_t size = RoundUp<size_t>(bytes, kAlignment);
   if (chunks_.empty() || chunks_.back().bytes - used_ < size) {
     const size_t chunk = std::max(size, chunks_.empty() ? kSmallestChunk : 2 * chunks_.back().bytes);
@@ -83,7 +97,16 @@ DeviceFaults CudaContext::Report(RowFaults faults) {
   for (const Reported& reported : reported_) {
     if (reported.to.data() == faults.data() && reported.to.size() == faults.size()) return reported.from;
   }
-  auto* const from = reinterpret_cast<uint8_t*>(Stage(faults.size()));
+  if (Records()) {  // a replay would not bring over what is found
+    Spoil();
+    return fault_places_;
+  }
+  uint8_t* from = nullptr;
+  if (faults.size() <= kFaultRows && fault_places_used_ < kFaultPlaces) {
+    from = fault_places_ + kFaultRows * fault_places_used_++;
+  } else {
+    from = reinterpret_cast<uint8_t*>(Stage(faults.size()));
+  }
   std::memcpy(from, faults.data(), faults.size());
   reported_.push_back({faults, from});
   return from;
@@ -97,9 +120,25 @@ void CudaContext::Settle() {
     }
   }
   reported_.clear();
+  fault_places_used_ = 0;
+  ++settled_;
   // The last chunk is the largest, and serves alone from here on.
   for (; chunks_.size() > 1; chunks_.erase(chunks_.begin())) device_.FreeHost(chunks_.front().data);
   used_ = 0;
+}
+
+void CudaContext::BeginRecording() {
+  MOEPOOL_CHECK(recorder_ == std::thread::id());
+  recorder_ = std::this_thread::get_id();
+  spoilt_ = false;
+  moves_before_ = moves();
+  settled_before_ = settled_;
+}
+
+bool CudaContext::EndRecording() {
+  MOEPOOL_CHECK(Records());
+  recorder_ = std::thread::id();
+  return !spoilt_ && moves() == moves_before_ && settled_ == settled_before_;
 }
 
 void CudaContext::Fetch(std::span<Fetched> wanted, HostScratch* scratch) {
@@ -114,10 +153,10 @@ void CudaContext::Fetch(std::span<Fetched> wanted, HostScratch* scratch) {
   Settle();
 }
 
-size_t Upload::Add(const void* bytes, size_t count) {
+size_t Upload::Add(const void* bytes, size_t count, size_t capacity) {
   const size_t place = bytes_;
   if (count > 0) pieces_.push_back({bytes, count, place});
-  bytes_ += RoundUp<size_t>(count, kAlignment);
+  bytes_ += RoundUp<size_t>(capacity, kAlignment);
   return place;
 }
 

@@ -2,9 +2,11 @@
 // device exchange bytes, and what kernels have found of rows that are not finite.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "common/backend/backend.h"
@@ -30,12 +32,13 @@ class DeviceScratch {
   // At least `bytes` from now on. ResourceExhausted as of the budget and the device.
   absl::Status Reserve(size_t bytes);
   // At least `bytes`, aligned to 256, past the budget if need be. A device without that much memory ends the
-  // process.
+  // process. What is recorded takes no memory: where there is less, the recording is spoilt.
   std::byte* Get(size_t bytes);
 
  private:
   void Release();
 
+  CudaContext* const context_;
   Device* const device_;
   DeviceBudget* const budget_;  // may be null
   std::byte* data_ = nullptr;
@@ -61,8 +64,7 @@ class HostScratch {
 class CudaContext {
  public:
   // `budget` of what operations work in; null: nobody counts that. `fused` as CudaOptions::fused.
-  explicit CudaContext(Device* device, DeviceBudget* budget = nullptr, bool fused = true)
-      : device_(*device), budget_(budget), fused_(fused), kernels_(device->Kernels()) {}
+  explicit CudaContext(Device* device, DeviceBudget* budget = nullptr, bool fused = true);
   ~CudaContext();
   CudaContext(const CudaContext&) = delete;
   CudaContext& operator=(const CudaContext&) = delete;
@@ -76,14 +78,32 @@ class CudaContext {
   // Page-locked memory, aligned to 64 bytes, until the next Settle().
   std::byte* Stage(size_t bytes);
   // Where a kernel reports rows for `faults`, which Settle() brings over; what was reported for the same ones
-  // since the last Settle() can be read there.
+  // since the last Settle() can be read there. After each Settle() the first few of kFaultRows rows at most
+  // have the same places in turn, which recorded work relies on.
   DeviceFaults Report(RowFaults faults);
   // Waits for all work; then what was staged is free again and all faults are where they belong.
   void Settle();
   // As Fetch() of the operations, through `scratch`.
   void Fetch(std::span<Fetched> wanted, HostScratch* scratch);
 
+  // --- Of work that is recorded (cuda_graphs.h), by the calling thread. ---
+
+  static constexpr size_t kFaultRows = 64;
+  // From here on the calling thread's operations are recorded. What they need is there already: nothing is
+  // staged, and no memory is taken.
+  void BeginRecording();
+  // True where what was recorded can be used: nothing has spoilt it, and nothing that it relies on, memory to
+  // work in and places of faults, has changed on the way.
+  bool EndRecording();
+  bool Records() const { return recorder_ == std::this_thread::get_id(); }
+  void Spoil() { spoilt_ = true; }
+  // How often memory that operations work in has been given up, after which nothing recorded before is of
+  // use. For any thread, without `mutex`.
+  uint64_t moves() const { return moves_.load(std::memory_order_relaxed); }
+  void Moved() { moves_.fetch_add(1, std::memory_order_relaxed); }
+
  private:
+  static constexpr size_t kFaultPlaces = 8;
   struct Chunk {
     std::byte* data;
     size_t bytes;
@@ -101,13 +121,21 @@ class CudaContext {
   std::vector<Chunk> chunks_;
   size_t used_ = 0;  // of the last chunk
   std::vector<Reported> reported_;
+  uint8_t* const fault_places_;  // [kFaultPlaces, kFaultRows], page-locked
+  size_t fault_places_used_ = 0;
+  uint64_t settled_ = 0;  // times
+  std::atomic<uint64_t> moves_ = 0;
+  std::thread::id recorder_;  // none: nothing is recorded
+  bool spoilt_ = false;
+  uint64_t moves_before_ = 0;  // the recording
+  uint64_t settled_before_ = 0;
 };
 
 // Arrays of the host that go to the device together.
 class Upload {
  public:
   // Its place, which Send() makes an address of. The bytes are read at Send().
-  size_t Add(const void* bytes, size_t count);
+  size_t Add(const void* bytes, size_t count) { return Add(bytes, count, count); }
   template <typename T>
   size_t Add(std::span<const T> values) {
     return Add(values.data(), values.size_bytes());
@@ -116,8 +144,15 @@ class Upload {
   size_t Add(const std::vector<T>& values) {
     return Add(values.data(), values.size() * sizeof(T));
   }
+  // As many, and room for more up to `capacity`, whose bytes are anything.
+  template <typename T>
+  size_t Add(const std::vector<T>& values, size_t capacity) {
+    return Add(values.data(), values.size() * sizeof(T), capacity * sizeof(T));
+  }
   // [rows, cols] of rows that lie apart.
   size_t AddRows(std::span<const float* const> rows, size_t cols);
+  // Finds the memory of what has been added, so that At() can be asked before Send() to the same.
+  void Place(DeviceScratch* to) { base_ = to->Get(bytes_); }
   // Queues the copy, after which all of it is to be added anew. The memory of `to` holds it until the next
   // Send() there.
   void Send(CudaContext* context, DeviceScratch* to);
@@ -132,6 +167,8 @@ class Upload {
     size_t count;
     size_t place;
   };
+  size_t Add(const void* bytes, size_t count, size_t capacity);
+
   std::vector<Piece> pieces_;
   size_t bytes_ = 0;
   std::byte* base_ = nullptr;

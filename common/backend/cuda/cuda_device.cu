@@ -1,9 +1,11 @@
 // See cuda_device.h.
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -35,13 +37,14 @@ std::string VersionText(int version) { return StrCat(version / 1000, ".", versio
 struct Streams {
   cudaStream_t work = nullptr;
   cudaStream_t aside = nullptr;
+  cudaStream_t recorded = nullptr;  // nothing is ever done on it
   // A stream waits for what an event stood for when it was told to, so that one serves each way for ever.
   cudaEvent_t worked = nullptr;
   cudaEvent_t copied = nullptr;
 };
 
 cudaError_t Create(Streams* streams) {
-  for (cudaStream_t* stream : {&streams->work, &streams->aside}) {
+  for (cudaStream_t* stream : {&streams->work, &streams->aside, &streams->recorded}) {
     const cudaError_t error = cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking);
     if (error != cudaSuccess) return error;
   }
@@ -52,6 +55,25 @@ cudaError_t Create(Streams* streams) {
   return cudaSuccess;
 }
 
+class CudaDevice;
+
+class CudaGraph final : public DeviceGraph {
+ public:
+  // Owns `graph`.
+  CudaGraph(CudaDevice* device, cudaGraphExec_t graph, size_t pieces)
+      : device_(*device), graph_(graph), pieces_(pieces) {}
+  ~CudaGraph() override;
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+  void Launch() override;
+  size_t pieces() const override { return pieces_; }
+
+ private:
+  CudaDevice& device_;
+  const cudaGraphExec_t graph_;
+  const size_t pieces_;
+};
+
 class CudaDevice final : public Device {
  public:
   CudaDevice(int ordinal, std::string description, const Streams& streams)
@@ -61,7 +83,7 @@ class CudaDevice final : public Device {
     for (const cudaEvent_t event : {streams_.worked, streams_.copied}) {
       Check(cudaEventDestroy(event), description_, "giving up an event");
     }
-    for (const cudaStream_t stream : {streams_.work, streams_.aside}) {
+    for (const cudaStream_t stream : {streams_.work, streams_.aside, streams_.recorded}) {
       Check(cudaStreamDestroy(stream), description_, "giving up a stream");
     }
   }
@@ -125,20 +147,20 @@ class CudaDevice final : public Device {
 
   void* Stream() override {
     Enter();
-    return streams_.work;
+    return Own();
   }
   // With unified addresses the runtime sees from a pointer where it is.
   void Copy(void* to, const void* from, size_t bytes) override {
     Enter();
     CheckLaunches();
     if (bytes == 0) return;
-    Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, streams_.work), description_, "copying");
+    CheckWork(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, Own()), "copying");
   }
   void Zero(void* memory, size_t bytes) override {
     Enter();
     CheckLaunches();
     if (bytes == 0) return;
-    Check(cudaMemsetAsync(memory, 0, bytes, streams_.work), description_, "clearing memory");
+    CheckWork(cudaMemsetAsync(memory, 0, bytes, Own()), "clearing memory");
   }
   void Synchronize() override {
     Enter();
@@ -154,7 +176,57 @@ class CudaDevice final : public Device {
   void AsideAfterStream() override { Order(streams_.work, streams_.worked, streams_.aside); }
   void StreamAfterAside() override { Order(streams_.aside, streams_.copied, streams_.work); }
 
+  // On a stream of its own, so that other threads' work goes on; of this thread's calls alone CUDA refuses
+  // those that a recording does not bear.
+  absl::Status BeginGraph() override {
+    Enter();
+    CheckLaunches();
+    recording_error_ = cudaStreamBeginCapture(streams_.recorded, cudaStreamCaptureModeThreadLocal);
+    if (recording_error_ != cudaSuccess) return Failed("beginning to record");
+    recorder_ = std::this_thread::get_id();
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<DeviceGraph>> EndGraph() override {
+    CheckLaunches();
+    recorder_ = std::thread::id();
+    cudaGraph_t graph = nullptr;
+    Note(cudaStreamEndCapture(streams_.recorded, &graph));
+    size_t pieces = 0;
+    cudaGraphExec_t executable = nullptr;
+    if (recording_error_ == cudaSuccess) Note(cudaGraphGetNodes(graph, nullptr, &pieces));
+    if (recording_error_ == cudaSuccess) Note(cudaGraphInstantiate(&executable, graph, 0));
+    if (graph != nullptr) Note(cudaGraphDestroy(graph));
+    if (recording_error_ != cudaSuccess) return Failed("recording");
+    return std::make_unique<CudaGraph>(this, executable, pieces);
+  }
+  void Launch(cudaGraphExec_t graph) {
+    Enter();
+    CheckLaunches();
+    Check(cudaGraphLaunch(graph, streams_.work), description_, "launching what was recorded");
+  }
+  // What of it is under way is done all the same.
+  void Destroy(cudaGraphExec_t graph) {
+    Enter();
+    Check(cudaGraphExecDestroy(graph), description_, "giving up what was recorded");
+  }
+
  private:
+  bool Records() const { return recorder_.load() == std::this_thread::get_id(); }
+  cudaStream_t Own() const { return Records() ? streams_.recorded : streams_.work; }
+  // The first error of a recording, which costs that alone.
+  void Note(cudaError_t error) const {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // it is told once more otherwise
+    if (recording_error_ == cudaSuccess) recording_error_ = error;
+  }
+  absl::Status Failed(const char* doing) const {
+    cudaGetLastError();
+    return absl::UnavailableError(StrCat(description_, ": ", Text(recording_error_), " while ", doing));
+  }
+  void CheckWork(cudaError_t error, const char* doing) const {
+    if (Records()) return Note(error);
+    Check(error, description_, doing);
+  }
   void Order(cudaStream_t first, cudaEvent_t event, cudaStream_t then) {
     Enter();
     CheckLaunches();
@@ -168,12 +240,17 @@ class CudaDevice final : public Device {
   // A thread has a current device of its own, which launches and allocations go to.
   void Enter() const { Check(cudaSetDevice(ordinal_), description_, "making it the thread's device"); }
   // A launch reports no error itself, and one that was refused is told by this alone.
-  void CheckLaunches() const { Check(cudaGetLastError(), description_, "starting a kernel"); }
+  void CheckLaunches() const { CheckWork(cudaGetLastError(), "starting a kernel"); }
 
   const int ordinal_;
   const std::string description_;
   const Streams streams_;
+  std::atomic<std::thread::id> recorder_ = {};  // none: nothing is recorded
+  mutable cudaError_t recording_error_ = cudaSuccess;
 };
+
+CudaGraph::~CudaGraph() { device_.Destroy(graph_); }
+void CudaGraph::Launch() { device_.Launch(graph_); }
 
 absl::Status CheckDriver() {
   int driver = 0;

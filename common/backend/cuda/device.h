@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace moepool {
@@ -20,6 +21,15 @@ struct CudaKernels;
 struct DeviceMemoryInfo {
   uint64_t free_bytes = 0;
   uint64_t total_bytes = 0;
+};
+
+// Work that was recorded. Ends before its device does.
+class DeviceGraph {
+ public:
+  virtual ~DeviceGraph() = default;  // what of it is queued is done all the same
+  // Queues all of it, with the arguments that it was recorded with, at the price of about one launch.
+  virtual void Launch() = 0;
+  virtual size_t pieces() const = 0;  // launches, copies and clearings
 };
 
 // Allocate(), Copy() and Zero() may be called by several threads at once.
@@ -52,6 +62,13 @@ class Device {
   virtual void AsideAfterStream() = 0;
   // What the stream is given from here on begins when the copies aside that there are by now are done.
   virtual void StreamAfterAside() = 0;
+
+  // Until EndGraph() what the calling thread gives Stream(), Copy() and Zero() is recorded and not done. It
+  // calls nothing else of the device meanwhile; other threads' work goes on, and they do not record. Not OK:
+  // the device cannot, and no EndGraph() follows.
+  virtual absl::Status BeginGraph() = 0;
+  // Not OK: what was recorded is lost, and has not been done. The memory of a graph is outside of all limits.
+  virtual absl::StatusOr<std::unique_ptr<DeviceGraph>> EndGraph() = 0;
 };
 
 }  // namespace moepool

@@ -69,6 +69,7 @@ class Run {
   absl::Status Experts(DType dtype, int rows);
   absl::Status SelectedExperts();
   absl::Status Attention(KvType type);
+  absl::Status Segments();
 
   Backend& backend_;
   Values values_;
@@ -131,12 +132,20 @@ absl::Status Run::Rows() {
   backend_.Trunk().Quantize(&plain, faults);
   Keep("quantisation, scales", plain.scale, kRows * kHidden / kQuantBlock * sizeof(float));
   Keep("quantisation, codes", plain.q, kRows * kHidden);
+  const std::vector<int32_t> packed = {3, 0, 1, kRows - 1};
+  MOEPOOL_ASSIGN_OR_RETURN(float* const to, Upload(std::vector<float>(packed.size() * kHidden)));
+  for (int8_t* const q : {static_cast<int8_t*>(nullptr), plain.q}) {
+    plain.q = q;
+    backend_.Trunk().Pack(plain, packed, reinterpret_cast<std::byte*>(to));
+    Keep("packed rows", to, packed.size() * kHidden * sizeof(float));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Run::Residual() {
   const std::vector<float> parts = values_.Take(3 * kHidden, 1);
   const float* const pointers[] = {parts.data(), parts.data() + kHidden, parts.data() + 2 * kHidden};
+  const float* mixed[] = {pointers[0], pointers[1], pointers[2]};
   const PlannedAdd adds[] = {{0, 1}};
   const CombineRow rows[] = {{1, 0, 2, 0, 1}, {2, 2, 3, 1, 1}};
   MOEPOOL_ASSIGN_OR_RETURN(float* const shared, Upload(values_.Take(4 * kHidden, 1)));
@@ -145,6 +154,13 @@ absl::Status Run::Residual() {
     backend_.Trunk().Combine({pointers, adds, rows, own, kHidden}, residual);
     Keep("sum of parts", residual, 4 * kHidden * sizeof(float));
   }
+  const uint8_t on_device[] = {0, 1, 1};
+  for (int part = 0; part < 3; ++part) {
+    MOEPOOL_ASSIGN_OR_RETURN(float* const copy, Upload({pointers[part], pointers[part] + kHidden}));
+    if (on_device[part]) mixed[part] = copy;
+  }
+  backend_.Trunk().Combine({mixed, adds, rows, shared, kHidden, on_device}, residual);
+  Keep("sum of parts on the device", residual, 4 * kHidden * sizeof(float));
   const int32_t kept[] = {1, 3};
   backend_.Trunk().Gather(kept, kHidden, residual);
   Keep("gathered rows", residual, 4 * kHidden * sizeof(float));
@@ -299,6 +315,37 @@ absl::Status Run::Attention(KvType type) {
   return absl::OkStatus();
 }
 
+// A segment that comes again and again, at other positions each time, as often as it takes to be replayed
+// twice. Its numbers are none that a decoder comes to.
+absl::Status Run::Segments() {
+  const AttentionShape shape = {.heads = 4, .kv_heads = 2, .head_dim = 64, .rope_dims = 64};
+  const int32_t block = 0;
+  const int32_t* const tables[1] = {&block};
+  const size_t bytes = static_cast<size_t>(KvHeadBlockBytes(KvType::kF32, 64)) * 2;
+  MOEPOOL_ASSIGN_OR_RETURN(float* const k, Upload(std::vector<float>(bytes / sizeof(float))));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const v, Upload(std::vector<float>(bytes / sizeof(float))));
+  MOEPOOL_ASSIGN_OR_RETURN(float* const qkv, Upload(values_.Take(8 * 64, 1)));
+  MOEPOOL_ASSIGN_OR_RETURN(Activations out, MakeActivations(1, 4 * 64));
+  const KvLayer kv = {KvType::kF32, reinterpret_cast<std::byte*>(k), reinterpret_cast<std::byte*>(v)};
+  for (int32_t position = 0; position < 4; ++position) {
+    const std::vector<float> cos = values_.Take(32, 1);
+    const std::vector<float> sin = values_.Take(32, 1);
+    uint8_t fault = 0;
+    constexpr uint64_t kNumber = std::numeric_limits<uint64_t>::max();
+    const uint64_t step = kNumber - static_cast<uint64_t>(position);
+    const AttentionBatch batch = {1, &position, tables, cos.data(), sin.data(), step};
+    backend_.Trunk().QueueSegment(
+        {.number = kNumber, .rows = 1, .shape = &shape, .batch = &batch, .faults = {&fault, 1}}, [&] {
+          backend_.Trunk().Attention(shape, batch, kv, qkv, out.f32);
+          backend_.Trunk().Quantize(&out, {&fault, 1});
+        });
+    Keep("a segment's attention", out.f32, 4 * 64 * sizeof(float));
+    Keep("a segment's quantised rows", out.q, 4 * 64);
+    Keep("a segment's keys", k, bytes);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<Run::Output>> Run::All() {
   MOEPOOL_RETURN_IF_ERROR(Rows());
   MOEPOOL_RETURN_IF_ERROR(Residual());
@@ -311,6 +358,7 @@ absl::StatusOr<std::vector<Run::Output>> Run::All() {
   for (const KvType type : {KvType::kF16, KvType::kBF16, KvType::kF32, KvType::kQ8_0}) {
     MOEPOOL_RETURN_IF_ERROR(Attention(type));
   }
+  MOEPOOL_RETURN_IF_ERROR(Segments());
   return std::move(outputs_);
 }
 

@@ -7,8 +7,8 @@
 
 namespace moepool {
 
-// Small inputs through every operation and weight type, against the CPU's scalar kernels, bit by bit.
-// FailedPrecondition names the operation, the place and both values.
+// Small inputs through every operation and weight type, and through segments that are recorded, against the
+// CPU's scalar kernels, bit by bit. FailedPrecondition names the operation, the place and both values.
 absl::Status CheckBits(Backend* backend);
 
 }  // namespace moepool

@@ -63,6 +63,7 @@ struct AttendArgs {
   float scale = 0;
   const AttendUnit* units = nullptr;
   int32_t unit_count = 0;
+  const int32_t* units_there = nullptr;  // where not null, as many of them are units
   int32_t queries = 0;        // the most of a unit; more than kNarrowQueries: wide
   float* partials = nullptr;  // [splits of rows, heads, head_dim]
   float* max_sums = nullptr;  // [splits of rows, heads, 2]
@@ -73,6 +74,7 @@ struct MergeArgs {
   const AttendRow* rows = nullptr;
   const int32_t* merged = nullptr;  // [count] numbers of rows
   int32_t count = 0;
+  const int32_t* merged_there = nullptr;  // where not null, as many of them are rows
   int32_t heads = 0;
   int32_t head_dim = 0;
   const float* partials = nullptr;

@@ -396,6 +396,7 @@ SIMT_KERNEL AttendKernel(AttendArgs args) {
   SIMT_SHARED(simt::Vector16, probabilities, S::tile * kProbabilityStride / 4);
   SIMT_SHARED(QueryState, state, S::tile);
   float* const p = reinterpret_cast<float*>(&probabilities[0]);
+  if (args.units_there != nullptr && static_cast<int>(blockIdx.x) >= *args.units_there) return;
   const AttendUnit unit = args.units[blockIdx.x];
   const int queries = unit.rows * unit.heads;
   SplitKeys keys;

@@ -14,6 +14,7 @@ SIMT_KERNEL MergeKernel(MergeArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % simt::kWarp;
   const int d = static_cast<int>(blockIdx.z * blockDim.x + threadIdx.x);
   const bool own = d < args.head_dim;
+  if (args.merged_there != nullptr && static_cast<int>(blockIdx.x) >= *args.merged_there) return;
   const int row = args.merged[blockIdx.x];
   const AttendRow r = args.rows[row];
   const int head = static_cast<int>(blockIdx.y);

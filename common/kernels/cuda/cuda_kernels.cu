@@ -12,6 +12,7 @@ const CudaKernels& Kernels() {
       .quantized_products = LaunchQuantizedProducts,
       .plain_products = LaunchPlainProducts,
       .gather = LaunchGather,
+      .pack = LaunchPack,
       .pick = LaunchPick,
       .combine = LaunchCombine,
       .select = LaunchSelect,

@@ -3,6 +3,7 @@
 // bit: the order of every sum is the one written there.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "common/backend/backend.h"
@@ -77,6 +78,15 @@ struct GatherArgs {
   int32_t cols = 0;
 };
 
+// As TrunkOps::Pack.
+struct PackArgs {
+  RowForms x;                     // f32 is packed where q is null
+  const int32_t* rows = nullptr;  // [count], of page-locked memory too
+  int32_t count = 0;
+  int32_t cols = 0;  // a multiple of 32 where q is set
+  std::byte* to = nullptr;
+};
+
 // As TrunkOps::Pick.
 struct PickArgs {
   const float* logits = nullptr;  // [rows, vocab]
@@ -88,7 +98,7 @@ struct PickArgs {
 
 // As CombineBatch of backend.h.
 struct CombineArgs {
-  float* parts = nullptr;            // [parts, cols], overwritten
+  float* const* parts = nullptr;     // [parts] -> [cols], overwritten
   const PlannedAdd* adds = nullptr;  // counting from parts_begin
   const CombineRow* rows = nullptr;  // [count]
   const float* shared = nullptr;     // [rows, cols] or null
@@ -211,6 +221,7 @@ struct CudaKernels {
   void (*quantized_products)(const ProductsArgs& args, void* stream);
   void (*plain_products)(const ProductsArgs& args, void* stream);
   void (*gather)(const GatherArgs& args, void* stream);
+  void (*pack)(const PackArgs& args, void* stream);
   void (*pick)(const PickArgs& args, void* stream);
   void (*combine)(const CombineArgs& args, void* stream);
   void (*select)(const GateArgs& args, void* stream);

@@ -11,6 +11,7 @@ void LaunchQuantize(const QuantizeArgs& args, void* stream);
 void LaunchQuantizedProducts(const ProductsArgs& args, void* stream);
 void LaunchPlainProducts(const ProductsArgs& args, void* stream);
 void LaunchGather(const GatherArgs& args, void* stream);
+void LaunchPack(const PackArgs& args, void* stream);
 void LaunchPick(const PickArgs& args, void* stream);
 void LaunchCombine(const CombineArgs& args, void* stream);
 void LaunchSelect(const GateArgs& args, void* stream);

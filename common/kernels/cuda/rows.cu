@@ -1,4 +1,4 @@
-// Norms, quantisation, and the sums that leave what the experts gave in the residual.
+// Norms, quantisation, packing, and the sums that leave what the experts gave in the residual.
 #include "common/base/rounding.h"
 #include "common/kernels/cuda/launches.h"
 #include "common/kernels/cuda/rows.cuh"
@@ -95,18 +95,42 @@ SIMT_KERNEL GatherRows(GatherArgs args) {
   }
 }
 
+// A block of threads a row. Codes go by eight.
+SIMT_KERNEL PackRows(PackArgs args) {
+  constexpr int kCodes = sizeof(simt::Vector8);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t at = blockIdx.x;
+  const int64_t row = args.rows[at];
+  if (args.x.q == nullptr) {
+    float* const to = reinterpret_cast<float*>(args.to) + at * args.cols;
+    const float* const x = args.x.f32 + row * args.cols;
+    for (int col = thread; col < args.cols; col += kRowThreads) to[col] = x[col];
+    return;
+  }
+  std::byte* const codes = args.to + at * args.cols;
+  const int8_t* const q = args.x.q + row * args.cols;
+  for (int col = thread * kCodes; col < args.cols; col += kRowThreads * kCodes) {
+    simt::Write8(simt::Load8(q + col), codes + col);
+  }
+  const int blocks = args.cols / kQuantColumns;
+  std::byte* const behind = args.to + static_cast<int64_t>(args.count) * args.cols;
+  float* const scales = reinterpret_cast<float*>(behind) + at * blocks;
+  const float* const scale = args.x.scale + row * blocks;
+  for (int block = thread; block < blocks; block += kRowThreads) scales[block] = scale[block];
+}
+
 // A thread a column of a row.
 SIMT_KERNEL CombineParts(CombineArgs args) {
   const int col = static_cast<int>(blockIdx.x) * kRowThreads + static_cast<int>(threadIdx.x);
   if (col >= args.cols) return;
   const CombineRow row = args.rows[blockIdx.y];
-  float* const parts = args.parts + static_cast<int64_t>(row.parts_begin) * args.cols + col;
+  float* const* const parts = args.parts + row.parts_begin;
   for (int i = row.adds_begin; i < row.adds_end; ++i) {
     const PlannedAdd add = args.adds[i];
-    parts[static_cast<int64_t>(add.dst) * args.cols] += parts[static_cast<int64_t>(add.src) * args.cols];
+    parts[add.dst][col] += parts[add.src][col];
   }
   const int64_t at = static_cast<int64_t>(row.row) * args.cols + col;
-  float sum = parts[0];
+  float sum = parts[0][col];
   if (args.shared != nullptr) sum += args.shared[at];
   args.residual[at] += sum;
 }
@@ -155,6 +179,11 @@ void LaunchQuantize(const QuantizeArgs& args, void* stream) {
 void LaunchGather(const GatherArgs& args, void* stream) {
   if (args.count == 0) return;
   simt::Start(GatherRows, {.grid_x = BlocksOf(args.cols, kRowThreads), .threads = kRowThreads}, stream, args);
+}
+
+void LaunchPack(const PackArgs& args, void* stream) {
+  if (args.count == 0) return;
+  simt::Start(PackRows, {.grid_x = static_cast<uint32_t>(args.count), .threads = kRowThreads}, stream, args);
 }
 
 void LaunchCombine(const CombineArgs& args, void* stream) {

@@ -1,5 +1,6 @@
 // TrunkOps other than attention. On the CPU all instruction sets and numbers of threads give the bits of the
 // scalar backend with one thread.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -101,6 +102,72 @@ TEST_P(TrunkOpsTest, CombineAddsPartsInOrderThenTheSharedRowThenTheResidual) {
         const bool skipped = i / static_cast<size_t>(hidden) == 2;
         const float routed = own == nullptr ? sums[i] : sums[i] + own[i];
         ASSERT_EQ(residual[i], skipped ? before[i] : before[i] + routed) << hidden << ", " << i;
+      }
+    }
+  }
+}
+
+TEST_P(TrunkOpsTest, CombineTakesPartsOfTheDeviceAndOfTheHostAlike) {
+  constexpr int64_t kHidden = 77;
+  constexpr size_t kParts = 9;
+  const std::vector<PlannedAdd> adds = {{2, 3}, {0, 2}, {0, 1}, {1, 4}, {0, 1}};
+  const std::vector<CombineRow> rows = {{0, 0, 4, 0, 3}, {2, 4, 9, 3, 5}};
+  std::vector<float> parts = Normal(kParts * kHidden, kTestSeed);
+  const std::vector<float> before = Normal(3 * kHidden, kTestSeed + 1);
+  std::vector<float> expected;
+  for (const unsigned which : {0u, 0x1ffu, 0x0aau, 0x155u}) {  // of the parts, those on the device
+    std::vector<float> on_device = parts;
+    std::vector<const float*> pointers;
+    std::vector<uint8_t> flags;
+    for (size_t p = 0; p < kParts; ++p) {
+      flags.push_back(which >> p & 1);
+      pointers.push_back((flags[p] != 0 ? on_device : parts).data() + p * kHidden);
+    }
+    std::vector<float> residual = before;
+    backend_->Trunk().Combine({pointers, adds, rows, nullptr, kHidden, flags}, residual.data());
+    backend_->Trunk().Fetch({});
+    if (which == 0) expected = residual;
+    EXPECT_TRUE(SameFloats(residual, expected)) << which;
+    EXPECT_TRUE(SameFloats(parts, Normal(kParts * kHidden, kTestSeed))) << "the host's are as they came";
+  }
+}
+
+TEST_P(TrunkOpsTest, PackGathersRowsAsFramesHaveThem) {
+  constexpr int kRows = 11;
+  constexpr std::byte kGuard{0x5c};
+  for (const int cols : {7, 32, 4128}) {
+    const DeviceRows x(backend_.get(), kRows, cols, Normal(kRows * cols, kTestSeed));
+    for (const std::vector<int32_t>& rows :
+         std::vector<std::vector<int32_t>>{{}, {4}, {10, 0, 3, 4}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}) {
+      const size_t n = static_cast<size_t>(cols);
+      for (const bool quantized : {false, true}) {
+        if (quantized && cols % 32 != 0) continue;
+        Activations form = x.view;
+        (quantized ? form.f32 : form.scale) = nullptr;
+        if (!quantized) form.q = nullptr;
+        std::vector<std::byte> expected;
+        const auto append = [&](const void* bytes, size_t count) {
+          const auto* const begin = static_cast<const std::byte*>(bytes);
+          expected.insert(expected.end(), begin, begin + count);
+        };
+        for (const int32_t row : rows) {
+          const size_t at = static_cast<size_t>(row) * n;
+          if (quantized) {
+            append(x.view.q + at, n);
+          } else {
+            append(x.view.f32 + at, n * sizeof(float));
+          }
+        }
+        for (const int32_t row : rows) {
+          if (quantized) append(x.view.scale + static_cast<size_t>(row) * n / 32, n / 32 * sizeof(float));
+        }
+        const auto to = DeviceRows::Floats(backend_.get(), static_cast<int64_t>(expected.size() / 4 + 16));
+        std::fill_n(to->data(), to->bytes(), kGuard);
+        backend_->Trunk().Pack(form, rows, to->data());
+        backend_->Trunk().Fetch({});
+        EXPECT_TRUE(std::equal(expected.begin(), expected.end(), to->data())) << cols << ", " << rows.size();
+        EXPECT_TRUE(std::all_of(to->data() + expected.size(), to->data() + to->bytes(),
+                                [](std::byte b) { return b == kGuard; }));
       }
     }
   }

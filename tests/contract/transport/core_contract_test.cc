@@ -3,7 +3,7 @@
 
 namespace moepool {
 
-INSTANTIATE_TEST_SUITE_P(Inline, TransportContractTest, testing::Values(NcclTransportCases().back()),
+INSTANTIATE_TEST_SUITE_P(Nccl, TransportContractTest, testing::ValuesIn(MoreNcclTransportCases()),
                          [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(Core, TransportContractTest, testing::ValuesIn(CoreTransportCases()),

@@ -75,7 +75,7 @@ std::vector<TransportCase> CoreTransportCases() {
        [](FrameHandler handler, const TransportOptions& options) -> std::unique_ptr<TransportHarness> {
          return std::make_unique<SharedMemoryHarness>(std::move(handler), options);
        }}};
-  cases.push_back(NcclTransportCases().front());
+  cases.push_back(NcclTransportCase());
   return cases;
 }
 

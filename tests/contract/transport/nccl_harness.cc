@@ -4,14 +4,17 @@
 
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "tests/contract/transport/nccl_device_ends.h"
 
 namespace moepool {
 namespace {
 
 class NcclHarness final : public TransportHarness {
  public:
-  NcclHarness(FrameHandler handler, const TransportOptions& options)
-      : router_(std::make_unique<NcclEnd>(&world_)), worker_(std::make_unique<NcclEnd>(&world_)) {
+  template <typename Handler>
+  NcclHarness(Handler handler, const TransportOptions& options, const NcclQueueOptions& queue)
+      : router_(std::make_unique<NcclEnd>(&world_, queue)),
+        worker_(std::make_unique<NcclEnd>(&world_, queue)) {
     link_ = std::make_unique<NcclLink>(*router_, *worker_, MakeControlPair(), std::move(handler), options);
     EXPECT_TRUE(link_->connected()) << link_->router_status() << link_->worker_status();
   }
@@ -33,14 +36,24 @@ class NcclHarness final : public TransportHarness {
   std::unique_ptr<NcclLink> link_;
 };
 
+auto MakeHarness(size_t inline_frame_bytes, bool keeps_on_device) {
+  return [=](FrameHandler handler, const TransportOptions& options) -> std::unique_ptr<TransportHarness> {
+    TransportOptions chosen = options;
+    chosen.inline_frame_bytes = inline_frame_bytes;
+    chosen.max_device_reply_bytes = options.max_reply_frame_bytes;
+    const NcclQueueOptions queue = {.keeps_on_device = keeps_on_device};
+    return std::make_unique<NcclHarness>(std::move(handler), chosen, queue);
+  };
+}
+
 }  // namespace
 
 NcclEnd::NcclEnd(NcclWorld* world, const NcclQueueOptions& options)
     : process(world->NewProcess()),
       queue(NcclQueue::Create(process->MakeApi(), process->MakeDevice(), options)) {}
 
-NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control, FrameHandler handler,
-                   const TransportOptions& options, absl::Duration limit) {
+void NcclLink::Connect(const NcclEnd& router, const NcclEnd& worker, ControlPair control,
+                       const TransportOptions& options, absl::Duration limit) {
   const absl::Time deadline = absl::Now() + limit;
   std::thread connect([&] {
     auto server = NcclServer::Connect(worker.queue, std::move(control.worker), deadline, options);
@@ -51,9 +64,26 @@ NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair con
   router_status_ = transport.status();
   if (transport.ok()) transport_ = *std::move(transport);
   connect.join();
-  if (server_ != nullptr) {
-    thread_ = std::thread([this, handler = std::move(handler)] { served_ = server_->Serve(handler); });
+}
+
+NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control,
+                   DeviceFrameHandler handler, const TransportOptions& options, absl::Duration limit) {
+  Connect(router, worker, std::move(control), options, limit);
+  if (server_ == nullptr) return;
+  thread_ = std::thread([this, handler = std::move(handler)] { served_ = server_->Serve(handler); });
+}
+
+NcclLink::NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control, FrameHandler handler,
+                   const TransportOptions& options, absl::Duration limit) {
+  Connect(router, worker, std::move(control), options, limit);
+  if (transport_ != nullptr && router.queue->options().keeps_on_device) {
+    transport_ = SendsFromDevice(std::move(transport_));
   }
+  if (server_ == nullptr) return;
+  const bool on_device = worker.queue->options().keeps_on_device;
+  thread_ = std::thread([this, on_device, handler = std::move(handler)] {
+    served_ = on_device ? server_->Serve(AnswersFromDevice(handler)) : server_->Serve(handler);
+  });
 }
 
 NcclLink::~NcclLink() { StopWorker().IgnoreError(); }
@@ -64,16 +94,23 @@ absl::Status NcclLink::StopWorker() {
   return served_;
 }
 
-std::vector<TransportCase> NcclTransportCases() {
-  const auto make = [](size_t inline_frame_bytes) {
-    return [inline_frame_bytes](FrameHandler handler,
-                                const TransportOptions& options) -> std::unique_ptr<TransportHarness> {
-      TransportOptions chosen = options;
-      chosen.inline_frame_bytes = inline_frame_bytes;
-      return std::make_unique<NcclHarness>(std::move(handler), chosen);
-    };
+TransportCase NcclTransportCase() { return {"Nccl", MakeHarness(0, false)}; }
+
+std::vector<TransportCase> MoreNcclTransportCases() {
+  return {{"Inline", MakeHarness(TransportOptions().inline_frame_bytes, false)},
+          {"OnDevice", MakeHarness(0, true)}};
+}
+
+TransportCase NcclOnDeviceTransportCase() {
+  TransportCase made;
+  made.name = "NcclOnDevice";
+  made.make_on_device = [](DeviceFrameHandler handler) -> std::unique_ptr<TransportHarness> {
+    TransportOptions options;
+    options.inline_frame_bytes = 0;
+    return std::make_unique<NcclHarness>(std::move(handler), options,
+                                         NcclQueueOptions{.keeps_on_device = true});
   };
-  return {{"Nccl", make(0)}, {"NcclInline", make(TransportOptions().inline_frame_bytes)}};
+  return made;
 }
 
 }  // namespace moepool

@@ -19,10 +19,13 @@ struct NcclEnd {
   std::shared_ptr<NcclQueue> queue;
 };
 
-// A worker that is connected to a router, or why it is not. The ends outlive it.
+// A worker that is connected to a router, or why it is not. The ends outlive it. One whose queue keeps on the
+// device sends the ends of frames from there.
 class NcclLink {
  public:
   NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control, FrameHandler handler,
+           const TransportOptions& options, absl::Duration limit = absl::Seconds(60));
+  NcclLink(const NcclEnd& router, const NcclEnd& worker, ControlPair control, DeviceFrameHandler handler,
            const TransportOptions& options, absl::Duration limit = absl::Seconds(60));
   ~NcclLink();
   const absl::Status& router_status() const { return router_status_; }
@@ -34,6 +37,9 @@ class NcclLink {
   absl::Status StopWorker();
 
  private:
+  void Connect(const NcclEnd& router, const NcclEnd& worker, ControlPair control,
+               const TransportOptions& options, absl::Duration limit);
+
   absl::Status router_status_;
   absl::Status worker_status_;
   std::shared_ptr<ExpertTransport> transport_;
@@ -42,7 +48,11 @@ class NcclLink {
   absl::Status served_;
 };
 
-// All frames over NCCL, and with small ones on the control stream.
-std::vector<TransportCase> NcclTransportCases();
+// All frames over NCCL.
+TransportCase NcclTransportCase();
+// With small ones on the control stream, and with the ends of all in device memory.
+std::vector<TransportCase> MoreNcclTransportCases();
+// Ends of frames are the caller's to put into device memory, and stay there.
+TransportCase NcclOnDeviceTransportCase();
 
 }  // namespace moepool

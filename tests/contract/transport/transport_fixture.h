@@ -25,6 +25,8 @@ struct TransportCase {
       make;
   // Whether Send returns before the handler has: false in process.
   bool asynchronous = true;
+  // In the place of `make`, where ends of frames stay in device memory, which is the host's.
+  std::function<std::unique_ptr<TransportHarness>(DeviceFrameHandler handler)> make_on_device = {};
 };
 
 std::vector<TransportCase> CoreTransportCases();

@@ -76,10 +76,15 @@ class StandInDevice final : public NcclDevice {
   absl::StatusOr<std::unique_ptr<NcclStream>> NewStream() override {
     return std::make_unique<StandInStream>(core_, process_);
   }
-  absl::StatusOr<NcclBuffer> Allocate(size_t bytes) override {
-    NcclBuffer buffer{new uint8_t[bytes], new uint8_t[bytes], bytes};
+  absl::StatusOr<NcclBuffer> Allocate(size_t bytes, bool with_host) override {
     MutexLock lock(&core_->mutex);
+    int& left = core_->processes[static_cast<size_t>(process_)].allocations_left;
+    if (left == 0) return absl::ResourceExhaustedError(absl::StrCat("no memory left for ", bytes, " bytes"));
+    if (left > 0) --left;
+    NcclBuffer buffer{nullptr, nccl_world::NewMemory(bytes).release(), bytes};
+    if (with_host) buffer.host = nccl_world::NewMemory(bytes).release();
     for (uint8_t* part : {buffer.host, buffer.device}) {
+      if (part == nullptr) continue;
       std::memset(part, kJunk, bytes);
       core_->memory[part] = {bytes, process_};
     }
@@ -88,7 +93,8 @@ class StandInDevice final : public NcclDevice {
   void Free(const NcclBuffer& buffer) override {
     MutexLock lock(&core_->mutex);
     for (uint8_t* part : {buffer.host, buffer.device}) {
-      std::unique_ptr<uint8_t[]> memory(part);
+      if (part == nullptr) continue;
+      nccl_world::Memory memory(part);
       core_->memory.erase(part);
       if (core_->processes[static_cast<size_t>(process_)].dead) continue;
       for (const Stream* stream : core_->streams) {
@@ -324,6 +330,16 @@ void NcclWorld::Process::RaiseError(NcclResult result) {
 void NcclWorld::Process::CutSends() {
   MutexLock lock(&core_->mutex);
   core_->processes[static_cast<size_t>(number_)].cut = true;
+}
+
+void NcclWorld::Process::LimitAllocations(int more) {
+  MutexLock lock(&core_->mutex);
+  core_->processes[static_cast<size_t>(number_)].allocations_left = more;
+}
+
+uint64_t NcclWorld::Process::copied_bytes() const {
+  MutexLock lock(&core_->mutex);
+  return core_->processes[static_cast<size_t>(number_)].copied_bytes;
 }
 
 int NcclWorld::Process::calls(NcclCall call) const {

@@ -44,6 +44,10 @@ class NcclWorld {
     void RaiseError(NcclResult result);
     // Sends that begin from now on are of one byte less than they were told.
     void CutSends();
+    // From now on its device has memory for `more` buffers; below 0: without a limit.
+    void LimitAllocations(int more);
+    // By streams between page-locked and device memory.
+    uint64_t copied_bytes() const;
     int calls(NcclCall call) const;
     bool dead() const;
     // Of the groups that it began, the most communicators in one.

@@ -100,6 +100,7 @@ bool Core::Step(Stream* stream) {
   switch (work.kind) {
     case Work::kCopy:
       std::memcpy(work.to, work.from, work.bytes);
+      processes[static_cast<size_t>(stream->process)].copied_bytes += work.bytes;
       break;
     case Work::kMark:
       stream->reached = work.mark;

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <new>
 #include <set>
 #include <string>
 #include <utility>
@@ -19,6 +20,13 @@ namespace moepool {
 namespace nccl_world {
 
 struct Comm;
+
+// Aligned as a GPU's is.
+struct DeleteMemory {
+  void operator()(uint8_t* memory) const { ::operator delete[](memory, std::align_val_t{256}); }
+};
+using Memory = std::unique_ptr<uint8_t[], DeleteMemory>;
+inline Memory NewMemory(size_t bytes) { return Memory(new (std::align_val_t{256}) uint8_t[bytes]); }
 
 struct Transfer {
   Comm* comm = nullptr;
@@ -76,6 +84,8 @@ struct NcclWorld::Core {
     bool told = true;
     bool cut = false;
     int largest_group = 0;
+    int allocations_left = -1;  // below 0: no limit
+    uint64_t copied_bytes = 0;
     std::map<NcclCall, int> calls;
     std::map<NcclCall, std::pair<int, NcclResult>> failures;
     NcclCall dies_in = NcclCall::kSend;
@@ -97,7 +107,7 @@ struct NcclWorld::Core {
   std::set<Comm*> comms GUARDED_BY(mutex);                      // that were not aborted
   std::set<Stream*> streams GUARDED_BY(mutex);
   std::map<const uint8_t*, std::pair<size_t, int>> memory GUARDED_BY(mutex);  // begin: bytes, process
-  std::vector<std::unique_ptr<uint8_t[]>> misused GUARDED_BY(mutex);          // freed while in use
+  std::vector<nccl_world::Memory> misused GUARDED_BY(mutex);                  // freed while in use
   std::vector<std::string> violations GUARDED_BY(mutex);
 
   void Violation(std::string what) REQUIRES(mutex);

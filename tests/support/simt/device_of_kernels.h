@@ -27,6 +27,8 @@ class DeviceOfKernels : public Device {
   void CopyAside(void* to, const void* from, size_t bytes) override { device_.CopyAside(to, from, bytes); }
   void AsideAfterStream() override { device_.AsideAfterStream(); }
   void StreamAfterAside() override { device_.StreamAfterAside(); }
+  absl::Status BeginGraph() override { return device_.BeginGraph(); }
+  absl::StatusOr<std::unique_ptr<DeviceGraph>> EndGraph() override { return device_.EndGraph(); }
 
  private:
   EmulatedDevice device_;

@@ -2,8 +2,12 @@
 #include "tests/support/simt/emulated_device.h"
 
 #include <cstring>
+#include <deque>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <new>
+#include <utility>
 
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
@@ -22,6 +26,23 @@ std::byte* New(size_t bytes) {
 }
 
 void Delete(std::byte* memory) { ::operator delete(memory, kAlignment); }
+
+class EmulatedGraph final : public DeviceGraph {
+ public:
+  using Work = std::deque<std::function<void()>>;
+  EmulatedGraph(Work work, simt::EmulatedStream* stream)
+      : work_(std::make_shared<const Work>(std::move(work))), stream_(*stream) {}
+  void Launch() override {
+    stream_.Queue([work = work_] {
+      for (const std::function<void()>& piece : *work) piece();
+    });
+  }
+  size_t pieces() const override { return work_->size(); }
+
+ private:
+  const std::shared_ptr<const Work> work_;
+  simt::EmulatedStream& stream_;
+};
 
 }  // namespace
 
@@ -42,6 +63,7 @@ DeviceMemoryInfo EmulatedDevice::Memory() const {
 }
 
 absl::StatusOr<std::byte*> EmulatedDevice::Allocate(size_t bytes) {
+  MOEPOOL_CHECK(!Records());
   MutexLock lock(&mutex_);
   if (bytes > options_.memory_bytes - used_) {
     return absl::ResourceExhaustedError(StrCat("emulated device: ", bytes, " bytes asked for, ",
@@ -66,6 +88,7 @@ void EmulatedDevice::Free(std::byte* memory) {
 }
 
 absl::StatusOr<std::byte*> EmulatedDevice::AllocateHost(size_t bytes) {
+  MOEPOOL_CHECK(!Records());
   MutexLock lock(&mutex_);
   std::byte* const memory = New(bytes);
   host_memory_[memory] = bytes;
@@ -80,15 +103,46 @@ void EmulatedDevice::FreeHost(std::byte* memory) {
   Delete(memory);
 }
 
+bool EmulatedDevice::OfHost(const void* memory) const {
+  auto* const at = static_cast<std::byte*>(const_cast<void*>(memory));
+  MutexLock lock(&mutex_);
+  const auto above = host_memory_.upper_bound(at);
+  if (above == host_memory_.begin()) return false;
+  const auto& [begin, bytes] = *std::prev(above);
+  return at < begin + bytes;
+}
+
 void EmulatedDevice::Copy(void* to, const void* from, size_t bytes) {
-  stream_.Queue([=] { std::memcpy(to, from, bytes); });
+  if (OfHost(to) || OfHost(from)) copied_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  Own().Queue([=] { std::memcpy(to, from, bytes); });
 }
 
 void EmulatedDevice::Zero(void* memory, size_t bytes) {
-  stream_.Queue([=] { std::memset(memory, 0, bytes); });
+  Own().Queue([=] { std::memset(memory, 0, bytes); });
+}
+
+void EmulatedDevice::Synchronize() {
+  MOEPOOL_CHECK(!Records());
+  synchronizations_.fetch_add(1, std::memory_order_relaxed);
+  stream_.Run();
+}
+
+absl::Status EmulatedDevice::BeginGraph() {
+  if (!options_.records) return absl::UnavailableError("emulated device: it records nothing");
+  MOEPOOL_CHECK(recorder_.exchange(std::this_thread::get_id()) == std::thread::id());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<DeviceGraph>> EmulatedDevice::EndGraph() {
+  MOEPOOL_CHECK(Records());
+  recorder_ = std::thread::id();
+  EmulatedGraph::Work work = recorded_.Take();
+  if (options_.recordings_fail) return absl::UnavailableError("emulated device: the recording failed");
+  return std::make_unique<EmulatedGraph>(std::move(work), &stream_);
 }
 
 void EmulatedDevice::CopyAside(void* to, const void* from, size_t bytes) {
+  MOEPOOL_CHECK(!Records());
   uint64_t upto = 0;
   {
     MutexLock lock(&aside_mutex_);
@@ -99,6 +153,7 @@ void EmulatedDevice::CopyAside(void* to, const void* from, size_t bytes) {
 }
 
 void EmulatedDevice::AsideAfterStream() {
+  MOEPOOL_CHECK(!Records());
   uint64_t mark = 0;
   {
     MutexLock lock(&aside_mutex_);
@@ -114,6 +169,7 @@ void EmulatedDevice::AsideAfterStream() {
 }
 
 void EmulatedDevice::StreamAfterAside() {
+  MOEPOOL_CHECK(!Records());
   uint64_t upto = 0;
   {
     MutexLock lock(&aside_mutex_);
@@ -133,6 +189,7 @@ void EmulatedDevice::RunAside(uint64_t upto) {
 }
 
 void EmulatedDevice::RunAll() {
+  MOEPOOL_CHECK(!Records());
   uint64_t upto = 0;
   {
     MutexLock lock(&aside_mutex_);

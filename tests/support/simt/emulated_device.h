@@ -2,7 +2,8 @@
 // so that AddressSanitizer sees its bounds, and is filled with a pattern, so that nothing stands in it by
 // luck. Work is queued and done as late as a real stream might do it: at Synchronize() or Free(). What is
 // overwritten or freed while a copy from it is queued thus shows as a wrong result or a sanitizer's report.
-// Copies aside are done as late, or as early, as what orders them and the stream allows.
+// Copies aside are done as late, or as early, as what orders them and the stream allows. A graph is the very
+// work that was queued, with the arguments of then.
 #pragma once
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "common/backend/cuda/device.h"
 #include "common/base/mutex.h"
@@ -27,6 +29,8 @@ struct EmulatedDeviceOptions {
   uint64_t memory_bytes = uint64_t{4} << 30;
   bool eager = false;  // each piece of work is done before the call that queues it returns
   CopiesAside aside = CopiesAside::kLate;
+  bool records = true;           // false: BeginGraph() fails
+  bool recordings_fail = false;  // EndGraph() does
 };
 
 class EmulatedDevice final : public Device {
@@ -42,18 +46,20 @@ class EmulatedDevice final : public Device {
   void Free(std::byte* memory) override;
   absl::StatusOr<std::byte*> AllocateHost(size_t bytes) override;
   void FreeHost(std::byte* memory) override;
-  void* Stream() override { return &stream_; }
+  void* Stream() override { return &Own(); }
   void Copy(void* to, const void* from, size_t bytes) override;
   void Zero(void* memory, size_t bytes) override;
-  void Synchronize() override {
-    synchronizations_.fetch_add(1, std::memory_order_relaxed);
-    stream_.Run();
-  }
+  void Synchronize() override;
   void CopyAside(void* to, const void* from, size_t bytes) override;
   void AsideAfterStream() override;
   void StreamAfterAside() override;
+  absl::Status BeginGraph() override;
+  absl::StatusOr<std::unique_ptr<DeviceGraph>> EndGraph() override;
 
+  // Of kernels, not through graphs.
   uint64_t launches() const { return stream_.launches(); }
+  // By Copy() from or to page-locked memory.
+  uint64_t copied_bytes() const { return copied_bytes_.load(std::memory_order_relaxed); }
   uint64_t synchronizations() const { return synchronizations_.load(std::memory_order_relaxed); }
 
  private:
@@ -63,13 +69,20 @@ class EmulatedDevice final : public Device {
     const void* from;
     size_t bytes;
   };
+  bool Records() const { return recorder_.load() == std::this_thread::get_id(); }
+  // The stream, or for who records what is recorded.
+  simt::EmulatedStream& Own() { return Records() ? recorded_ : stream_; }
+  bool OfHost(const void* memory) const;
   // Of the first `upto`, those up to one whose mark the stream has not reached.
   void RunAside(uint64_t upto);
   void RunAll();
 
   const EmulatedDeviceOptions options_;
   simt::EmulatedStream stream_;
+  std::atomic<std::thread::id> recorder_ = {};
+  simt::EmulatedStream recorded_{/*eager=*/false};
   std::atomic<uint64_t> synchronizations_ = 0;
+  std::atomic<uint64_t> copied_bytes_ = 0;
   mutable Mutex mutex_;
   std::map<std::byte*, size_t> memory_ GUARDED_BY(mutex_);
   std::map<std::byte*, size_t> host_memory_ GUARDED_BY(mutex_);

@@ -221,6 +221,8 @@ class EmulatedStream {
   explicit EmulatedStream(bool eager) : eager_(eager) {}
   void Queue(std::function<void()> work);
   void Run();
+  // What is queued, which is no more then.
+  std::deque<std::function<void()>> Take();
   uint64_t launches() const { return launches_; }
   void CountLaunch() { ++launches_; }
 

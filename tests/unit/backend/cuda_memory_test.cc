@@ -101,17 +101,26 @@ TEST(CudaMemoryTest, WhatIsReservedIsEnough) {
   for (const auto& table : tables) table_of.push_back(table.data());
   const std::vector<float> angles(kRows * 8);
   const AttentionShape shape = {.heads = 4, .kv_heads = 2, .head_dim = 16, .rope_dims = 16};
-  for (const uint64_t step : {1, 2, 3, 4, 5}) {
-    backend->Trunk().Attention(shape,
-                               {.rows = kRows,
-                                .position = positions.data(),
-                                .block_table = table_of.data(),
-                                .cos = angles.data(),
-                                .sin = angles.data(),
-                                .step = step},
-                               {.type = KvType::kF32, .k = k->data(), .v = v->data()}, qkv->f32(),
-                               out->f32());
+  const KvLayer kv = {.type = KvType::kF32, .k = k->data(), .v = v->data()};
+  std::vector<uint8_t> faults(kRows);
+  for (const uint64_t step : {1, 2, 3, 4, 5, 6}) {
+    const AttentionBatch batch = {.rows = kRows,
+                                  .position = positions.data(),
+                                  .block_table = table_of.data(),
+                                  .cos = angles.data(),
+                                  .sin = angles.data(),
+                                  .step = step,
+                                  .micro_batch = static_cast<int>(step % 2)};
+    const auto attend = [&] { backend->Trunk().Attention(shape, batch, kv, qkv->f32(), out->f32()); };
+    if (step < 3) {
+      attend();
+      continue;
+    }
+    // Of as many, rounded up.
+    backend->Trunk().QueueSegment(
+        {.number = 1, .rows = kRows, .shape = &shape, .batch = &batch, .faults = faults}, attend);
   }
+  EXPECT_EQ(backend->Segments().recorded, 2u);
   const std::vector<float> part(kSize);
   const std::vector<const float*> parts(kRows * kExperts, part.data());
   const std::vector<PlannedAdd> adds(kRows * (kExperts - 1), {0, 1});

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "common/transport/nccl_control.h"
 #include "common/transport/reply_inbox.h"
 #include "gmock/gmock.h"
 #include "tests/unit/expert_worker/worker_testing.h"
@@ -79,6 +80,68 @@ TEST_F(ExecutorTest, RepliesInWholePartsWithTheDevicesOwnBits) {
   EXPECT_TRUE(std::any_of(expected.begin(), expected.end(), [](float v) { return v != 0; }));
   EXPECT_EQ(executor_.stats().dispatches, 1u);
   EXPECT_EQ(executor_.stats().rows, static_cast<uint64_t>(rows));
+}
+
+// Of a GPU that is the host.
+class RecordingWriter final : public DeviceWriter {
+ public:
+  absl::StatusOr<DeviceBytes> TakeDevice(size_t head_bytes, size_t bytes) override {
+    EXPECT_LE(head_bytes, kMaxNcclHeadBytes);
+    if (!has_memory) return absl::ResourceExhaustedError("none left");
+    auto memory = std::make_shared<std::vector<float>>(bytes / sizeof(float));
+    return DeviceBytes{reinterpret_cast<uint8_t*>(memory->data()), bytes, memory};
+  }
+  size_t small_frame_bytes() const override { return small_bytes; }
+  absl::Status Write(const FramePieces& frame) override {
+    host.push_back(CopyFrame(frame));
+    return absl::OkStatus();
+  }
+  absl::Status WriteParts(std::span<const uint8_t> head, DeviceBytes parts) override {
+    device.push_back(CopyFrame({head, {parts.data, parts.bytes}}));
+    return absl::OkStatus();
+  }
+
+  bool has_memory = true;
+  size_t small_bytes = 0;
+  std::vector<FrameBytes> host;
+  std::vector<FrameBytes> device;
+};
+
+TEST_F(ExecutorTest, PartsStayOnTheDeviceUnlessTheyAreFewOrThereIsNoMemory) {
+  const int rows = 17001;  // more than one frame of 4 MiB holds
+  TestDispatch dispatch(fixture_.limits, rows, {1, 2, 3});
+  const std::vector<uint8_t> whole = dispatch.Encode();
+  std::vector<uint8_t> head;
+  EncodeDispatchHead(dispatch.request, &head);
+  const FrameBytes frame = {head, nullptr, std::span(whole).subspan(head.size())};
+  const auto values = [&](const std::vector<FrameBytes>& frames) {
+    std::vector<float> all;
+    for (const FrameBytes& reply : frames) {
+      const auto view = DecodeReply(reply.bytes, fixture_.limits);
+      EXPECT_TRUE(view.ok()) << view.status();
+      EXPECT_EQ(view->header.first_part * static_cast<size_t>(fixture_.limits.hidden), all.size());
+      all.insert(all.end(), view->data.begin(), view->data.end());
+    }
+    return all;
+  };
+  RecordingWriter keeps;
+  executor_.Handle(frame, &keeps);
+  EXPECT_THAT(keeps.host, testing::IsEmpty());
+  EXPECT_GT(keeps.device.size(), 1u);
+  for (const FrameBytes& reply : keeps.device) EXPECT_LE(reply.bytes.size(), kMaxDeviceReplyBytes);
+
+  RecordingWriter without;
+  without.has_memory = false;
+  executor_.Handle(frame, &without);
+  RecordingWriter few;
+  few.small_bytes = size_t{1} << 30;
+  executor_.Handle(FrameBytes{whole}, &few);
+  const std::vector<float> expected = values(keeps.device);
+  EXPECT_EQ(expected.size(), static_cast<size_t>(rows) * fixture_.limits.hidden);
+  for (const RecordingWriter* writer : {&without, &few}) {
+    EXPECT_THAT(writer->device, testing::IsEmpty());
+    EXPECT_EQ(values(writer->host), expected);
+  }
 }
 
 TEST_F(ExecutorTest, RepliesSayHowLongItComputedAndNotTheDispatchsBudget) {

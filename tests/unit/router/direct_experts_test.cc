@@ -66,6 +66,7 @@ class Served {
   }
   Engine& engine() { return *engine_; }
   const EmulatedDevice& device() const { return *device_; }
+  SegmentStats segments() { return backend_->Segments(); }
   EngineStats Idle() {
     EXPECT_TRUE(engine_->WaitIdle(absl::Minutes(1)));
     return engine_->Stats();
@@ -156,6 +157,50 @@ TEST(DirectExpertsOnADeviceTest, TheHostWaitsOnceAStep) {
   EXPECT_EQ(served.device().synchronizations() - before, stats.steps);
   const std::vector<uint64_t> tokens = served.engine().Pool().value().expert_tokens;
   EXPECT_EQ(std::accumulate(tokens.begin(), tokens.end(), uint64_t{0}), 23u * kLayers * 4);
+}
+
+// Layers as a whole where the trunk has the experts, and up to their exchange where workers do.
+class SegmentsOnADeviceTest : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Workers, SegmentsOnADeviceTest, ::testing::Values(1, 2),
+                         [](const auto& info) { return info.param == 1 ? "none" : "two"; });
+
+TEST_P(SegmentsOnADeviceTest, WhatComesAgainIsReplayed) {
+  SequenceRequest request = Request("r", Prompt(250));
+  request.max_tokens = 12;  // past a split of the context
+  Served cpu(/*cuda=*/false, GetParam());
+  Served cuda(/*cuda=*/true, GetParam());
+  const std::vector<int32_t> expected = RunSequence(&cpu.engine(), request).ids;
+  ASSERT_EQ(expected.size(), 12u);
+  EXPECT_EQ(cpu.segments().recorded, 0u);
+  for (int round = 0; round < 3; ++round) {
+    const SegmentStats before = cuda.segments();
+    const uint64_t steps_before = cuda.Idle().steps;
+    EXPECT_EQ(RunSequence(&cuda.engine(), request).ids, expected) << round;
+    const uint64_t segments = (cuda.Idle().steps - steps_before) * kLayers;
+    const uint64_t replayed = cuda.segments().replayed - before.replayed;
+    if (round == 0) {
+      EXPECT_GT(replayed, segments / 2);
+    }
+    if (round < 2) continue;
+    EXPECT_EQ(replayed, segments);
+    EXPECT_EQ(cuda.segments().recorded, before.recorded);
+  }
+}
+
+TEST_P(SegmentsOnADeviceTest, ARowThatIsNotFiniteFailsInAReplay) {
+  Served served(/*cuda=*/true, GetParam());
+  const SequenceRequest good = Request("good", {1, 2, 3, 4});
+  const std::vector<int32_t> alone = RunSequence(&served.engine(), good).ids;
+  for (int round = 0; round < 4; ++round) {
+    const SegmentStats before = served.segments();
+    const SequenceResult bad = RunSequence(&served.engine(), Request("bad", {4, 5, kPoison, 6}));
+    EXPECT_EQ(bad.status.code(), absl::StatusCode::kDataLoss) << bad.status;
+    EXPECT_NE(bad.status.message().find("position 2"), std::string::npos) << bad.status;
+    if (round > 0) {
+      EXPECT_EQ(served.segments().replayed - before.replayed, uint64_t{kLayers});
+    }
+    EXPECT_EQ(RunSequence(&served.engine(), good).ids, alone);
+  }
 }
 
 }  // namespace

@@ -147,6 +147,52 @@ TEST(FrameTest, DispatchOfInt8BlocksIsReadBack) {
   EXPECT_EQ(view->entries[6].expert, 3);
 }
 
+// Rows that lie elsewhere than their head, of which the bytes are the same.
+TEST(FrameTest, TheEndOfAFrameMayLieElsewhere) {
+  for (const WireDType in : {WireDType::kF32, WireDType::kInt8Block32}) {
+    const Sample sample(in);
+    Frame head;
+    EncodeDispatchHead(sample.request, &head);
+    const Exact exact(head);
+    const Exact rows(Frame(sample.frame.begin() + static_cast<ptrdiff_t>(head.size()), sample.frame.end()));
+    EXPECT_EQ(rows.bytes().size(), WireRowBytes(in, 3, kLimits.hidden));
+    EXPECT_TRUE(std::equal(head.begin(), head.end(), sample.frame.begin()));
+    const auto decode = [&](size_t head_bytes, size_t row_bytes) {
+      return DecodeDispatch({exact.bytes().first(head_bytes), nullptr, rows.bytes().first(row_bytes)},
+                            kLimits);
+    };
+    const auto view = decode(head.size(), rows.bytes().size());
+    ASSERT_TRUE(view.ok()) << view.status();
+    EXPECT_TRUE(view->on_device);
+    const void* const x = in == WireDType::kF32 ? static_cast<const void*>(view->x.f32) : view->x.q;
+    EXPECT_EQ(x, rows.bytes().data());
+    if (view->x.scale != nullptr) {
+      EXPECT_EQ(view->x.scale[3], sample.scale[4 * 3]);
+    }
+    EXPECT_THAT(std::string(decode(head.size(), rows.bytes().size() - 4).status().message()),
+                HasSubstr("length is"));
+    // The right length, cut in another place.
+    const Exact longer(
+        Frame(sample.frame.begin(), sample.frame.begin() + static_cast<ptrdiff_t>(head.size() + 8)));
+    EXPECT_THAT(
+        std::string(
+            DecodeDispatch({longer.bytes(), nullptr, rows.bytes().subspan(8)}, kLimits).status().message()),
+        HasSubstr("bytes before the rows"));
+  }
+  const Frame reply = Reply(5, 7);
+  const size_t sums = 7 * kLimits.hidden * sizeof(float);
+  const Exact head(Frame(reply.begin(), reply.end() - static_cast<ptrdiff_t>(sums)));
+  const Exact data(Frame(reply.end() - static_cast<ptrdiff_t>(sums), reply.end()));
+  const auto view = DecodeReply({head.bytes(), nullptr, data.bytes()}, kLimits);
+  ASSERT_TRUE(view.ok()) << view.status();
+  EXPECT_TRUE(view->on_device);
+  EXPECT_EQ(static_cast<const void*>(view->data.data()), data.bytes().data());
+  EXPECT_EQ(view->faults[1], 1);
+  EXPECT_THAT(
+      std::string(DecodeReply({head.bytes(), nullptr, data.bytes().subspan(4)}, kLimits).status().message()),
+      HasSubstr("length is"));
+}
+
 TEST(FrameTest, FloatRowsNeedNoWholeBlocks) {
   FrameLimits limits = kLimits;
   limits.hidden = 7;
@@ -240,7 +286,7 @@ std::function<void(Frame*)> Set(size_t offset, T value) {
 std::vector<Corruption> HeaderCorruptions() {
   return {
       {"magic", Set<uint32_t>(offsetof(FrameHeader, magic), 5), {"magic is 5", std::to_string(kFrameMagic)}},
-      {"version", Set<uint16_t>(offsetof(FrameHeader, version), 1), {"version is 1", "expected 2"}},
+      {"version", Set<uint16_t>(offsetof(FrameHeader, version), 1), {"version is 1", "expected 3"}},
       {"kind", Set<uint16_t>(offsetof(FrameHeader, kind), 9), {"kind is 9", "3"}},
       {"length", Set<uint64_t>(offsetof(FrameHeader, length), 99), {"length is 99", "received"}},
       {"flags", Set<uint32_t>(offsetof(FrameHeader, flags), 2), {"flags is 2", "known are"}},
@@ -274,11 +320,11 @@ void ExpectRefused(const std::vector<Corruption>& corruptions, const Frame& good
 
 TEST(FrameTest, EachCorruptedFieldOfADispatchIsNamed) {
   const Sample sample(WireDType::kInt8Block32);
-  const size_t scale = kHeader;
-  const size_t x = scale + 40;  // 9 scales, padded
-  const size_t parts = x + 288;
+  const size_t parts = kHeader;
   const size_t entries = parts + 64;  // 5 parts, padded
-  ASSERT_EQ(sample.frame.size(), entries + 7 * sizeof(ExpertEntry));
+  const size_t x = entries + 7 * sizeof(ExpertEntry);
+  const size_t scale = x + 288;
+  ASSERT_EQ(sample.frame.size(), scale + 9 * sizeof(float));
   const auto part = [&](int p, size_t field) { return parts + p * sizeof(WirePart) + field; };
   const auto entry = [&](int e, size_t field) { return entries + e * sizeof(ExpertEntry) + field; };
   constexpr size_t kRow = offsetof(WirePart, row), kLevel = offsetof(WirePart, level),

@@ -36,9 +36,12 @@ TEST(NcclControlTest, RefusesMalformedMessages) {
   EXPECT_FALSE(DecodeNcclMessage(message(2, 1, 0)).ok());
   EXPECT_FALSE(DecodeNcclMessage(message(1, 0, 127)).ok());
   EXPECT_FALSE(DecodeNcclMessage(message(3, 0, 0)).ok());
-  EXPECT_FALSE(DecodeNcclMessage(message(5, 0, 8)).ok());
+  EXPECT_FALSE(DecodeNcclMessage(message(5, 0, kMaxNcclHeadBytes + 1)).ok());
+  EXPECT_FALSE(DecodeNcclMessage(message(6, 0, 8)).ok());
   EXPECT_TRUE(DecodeNcclMessage(message(1, 0, 128)).ok());
   EXPECT_TRUE(DecodeNcclMessage(message(3, 0, 9)).ok());
+  EXPECT_TRUE(DecodeNcclMessage(message(4, 0, kMaxNcclHeadBytes)).ok());
+  EXPECT_TRUE(DecodeNcclMessage(message(5, 0, 8)).ok());
   EXPECT_TRUE(DecodeNcclMessage(message(7, 0, 0)).ok());
 }
 
@@ -111,7 +114,9 @@ TEST_F(NcclHostileTest, ARouterLosesAWorkerThatSaysWhatIsOutOfPlace) {
   for (const Bad& bad :
        {Bad{NcclSays::kId, 0, sizeof(NcclId)}, Bad{NcclSays::kReady, 4}, Bad{NcclSays::kTransfer, 5},
         Bad{NcclSays::kTake, 5}, Bad{NcclSays::kTaken}, Bad{NcclSays::kOffer, 0},
-        Bad{NcclSays::kOffer, options.max_reply_frame_bytes + 1}, Bad{NcclSays::kFrame, 0, 30}}) {
+        Bad{NcclSays::kOffer, options.max_reply_frame_bytes + 1}, Bad{NcclSays::kFrame, 0, 30},
+        Bad{NcclSays::kOffer, options.max_device_reply_bytes + 1, sizeof(FrameHeader)},
+        Bad{NcclSays::kOffer, 5, sizeof(FrameHeader)}}) {
     SCOPED_TRACE(static_cast<int>(bad.says));
     ControlPair control = MakeControlPair();
     Speaker speaker(std::move(control.worker));
@@ -144,7 +149,9 @@ TEST_F(NcclHostileTest, AWorkerLeavesARouterThatSaysWhatIsOutOfPlace) {
   const TransportOptions options;
   for (const Bad& bad : {Bad{NcclSays::kId, 0, sizeof(NcclId)}, Bad{NcclSays::kTake, 5},
                          Bad{NcclSays::kOffer, 5}, Bad{NcclSays::kTaken}, Bad{NcclSays::kTransfer, 0},
-                         Bad{NcclSays::kTransfer, options.max_dispatch_frame_bytes + 1}}) {
+                         Bad{NcclSays::kTransfer, options.max_dispatch_frame_bytes + 1},
+                         Bad{NcclSays::kTransfer, options.max_dispatch_frame_bytes, 1},
+                         Bad{NcclSays::kTransfer, ~uint64_t{0}, 1}}) {
     SCOPED_TRACE(static_cast<int>(bad.says));
     ControlPair control = MakeControlPair();
     Speaker speaker(std::move(control.router));

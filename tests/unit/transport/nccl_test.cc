@@ -68,13 +68,15 @@ absl::Status Round(ExpertTransport* transport, uint64_t id) {
              : absl::DataLossError(absl::StrCat("frame ", id, " came back changed"));
 }
 
-// A router, a worker that something befalls, and one that nothing does.
-class NcclTest : public testing::Test {
+// A router, a worker that something befalls, and one that nothing does. The parameter: the ends of frames are
+// in device memory.
+class NcclTest : public testing::TestWithParam<bool> {
  protected:
   explicit NcclTest(const NcclQueueOptions& options = {}) { Build(options); }
   ~NcclTest() override { EndWorld(); }
 
-  void Build(const NcclQueueOptions& options) {
+  void Build(NcclQueueOptions options) {
+    options.keeps_on_device = GetParam();
     world = std::make_unique<NcclWorld>();
     router = std::make_unique<NcclEnd>(world.get(), options);
     first = std::make_unique<NcclEnd>(world.get(), options);
@@ -97,6 +99,9 @@ class NcclTest : public testing::Test {
   std::unique_ptr<NcclEnd> first;
   std::unique_ptr<NcclEnd> second;
 };
+
+INSTANTIATE_TEST_SUITE_P(Ends, NcclTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "OnDevice" : "OnHost"; });
 
 enum class Death { kTold, kToldWithItsStream, kUntold };
 
@@ -147,7 +152,10 @@ class NcclDeathTest : public NcclTest {
   }
 };
 
-TEST_F(NcclDeathTest, AWorkerThatDiesAtAnyCallIsLostAloneAndReplaced) {
+INSTANTIATE_TEST_SUITE_P(Ends, NcclDeathTest, testing::Bool(),
+                         [](const auto& info) { return info.param ? "OnDevice" : "OnHost"; });
+
+TEST_P(NcclDeathTest, AWorkerThatDiesAtAnyCallIsLostAloneAndReplaced) {
   for (const Death death : {Death::kTold, Death::kToldWithItsStream}) {
     for (const NcclCall call : kCalls) {
       for (int nth = 1; nth <= 12; ++nth) {
@@ -165,7 +173,7 @@ TEST_F(NcclDeathTest, AWorkerThatDiesAtAnyCallIsLostAloneAndReplaced) {
   }
 }
 
-TEST_F(NcclDeathTest, AWorkerWhoseMachineIsGoneIsLostWhenATransferStalls) {
+TEST_P(NcclDeathTest, AWorkerWhoseMachineIsGoneIsLostWhenATransferStalls) {
   struct Case {
     NcclCall call;
     int nth;
@@ -184,7 +192,7 @@ TEST_F(NcclDeathTest, AWorkerWhoseMachineIsGoneIsLostWhenATransferStalls) {
   }
 }
 
-TEST_F(NcclTest, ARouterThatDiesAtAnyCallEndsItsWorkers) {
+TEST_P(NcclTest, ARouterThatDiesAtAnyCallEndsItsWorkers) {
   for (const NcclCall call : kCalls) {
     for (int nth = 1; nth <= 12; ++nth) {
       SCOPED_TRACE(absl::StrCat("call ", static_cast<int>(call), ", number ", nth));
@@ -212,7 +220,7 @@ TEST_F(NcclTest, ARouterThatDiesAtAnyCallEndsItsWorkers) {
   }
 }
 
-TEST_F(NcclTest, ACommunicatorThatNeverComesToBeEndsBothAtTheirDeadline) {
+TEST_P(NcclTest, ACommunicatorThatNeverComesToBeEndsBothAtTheirDeadline) {
   world->HoldJoins();
   const NcclLink link(*router, *first, MakeControlPair(), Echo, OverNccl(), absl::Milliseconds(50));
   EXPECT_FALSE(link.connected());
@@ -223,7 +231,7 @@ TEST_F(NcclTest, ACommunicatorThatNeverComesToBeEndsBothAtTheirDeadline) {
       << link.router_status() << link.worker_status();
 }
 
-TEST_F(NcclTest, WhereTheLibraryRefusesBothEndsSaySo) {
+TEST_P(NcclTest, WhereTheLibraryRefusesBothEndsSaySo) {
   first->process->FailAt(NcclCall::kCommInit, 1, NcclResult::kInvalidUsage);  // two ranks on one GPU
   const NcclLink link = Link(*first);
   EXPECT_FALSE(link.connected());
@@ -231,7 +239,7 @@ TEST_F(NcclTest, WhereTheLibraryRefusesBothEndsSaySo) {
   EXPECT_THAT(std::string(link.router_status().message()), HasSubstr("ncclCommInitRankConfig"));
 }
 
-TEST_F(NcclTest, AnErrorOfTheNetworkIsLossOfThatPairAndTheWorkerKnowsThatItWasNccl) {
+TEST_P(NcclTest, AnErrorOfTheNetworkIsLossOfThatPairAndTheWorkerKnowsThatItWasNccl) {
   NcclLink link = Link(*first);
   NcclLink untouched = Link(*second);
   ASSERT_TRUE(link.connected() && untouched.connected());
@@ -248,7 +256,7 @@ TEST_F(NcclTest, AnErrorOfTheNetworkIsLossOfThatPairAndTheWorkerKnowsThatItWasNc
   EXPECT_FALSE(untouched.server().NcclFailed()) << "it was stopped";
 }
 
-TEST_F(NcclTest, ATransferOfAnotherSizeIsLoss) {
+TEST_P(NcclTest, ATransferOfAnotherSizeIsLoss) {
   EndWorld();
   Build(Impatient());
   NcclLink link = Link(*first);
@@ -260,7 +268,7 @@ TEST_F(NcclTest, ATransferOfAnotherSizeIsLoss) {
   EXPECT_TRUE(Round(&untouched.transport(), 1).ok());
 }
 
-TEST_F(NcclTest, AnErrorInsideAGroupCostsNoMoreThanItsPairs) {
+TEST_P(NcclTest, AnErrorInsideAGroupCostsNoMoreThanItsPairs) {
   NcclLink link = Link(*first);
   ASSERT_TRUE(link.connected());
   router->process->FailAt(NcclCall::kSend, 1, NcclResult::kUnhandledCudaError);
@@ -290,7 +298,7 @@ class RawPair {
   std::unique_ptr<NcclPair> workers_;
 };
 
-TEST_F(NcclTest, TransfersThatGatherGoInOneGroup) {
+TEST_P(NcclTest, TransfersThatGatherGoInOneGroup) {
   const NcclEnd third(world.get());
   RawPair pairs[] = {RawPair(*router, *first), RawPair(*router, *second), RawPair(*router, third)};
   const auto take = [](const NcclEnd& end) { return *end.queue->staging().Take(1000); };
@@ -306,8 +314,8 @@ TEST_F(NcclTest, TransfersThatGatherGoInOneGroup) {
     ++arrived;
     changed.NotifyAll();
   };
-  pairs[0].worker().Receive(take(*first), 1000, arrive);
-  pairs[0].router().Send(take(*router), 1000, [&] {  // holds the router's queue
+  pairs[0].worker().Receive({take(*first), 1000}, arrive);
+  pairs[0].router().Send({take(*router), 1000}, [&] {  // holds the router's queue
     MutexLock lock(&mutex);
     held = true;
     changed.NotifyAll();
@@ -319,8 +327,8 @@ TEST_F(NcclTest, TransfersThatGatherGoInOneGroup) {
   }
   const NcclEnd* workers[] = {first.get(), second.get(), &third};
   for (size_t i = 0; i < 3; ++i) {
-    pairs[i].worker().Receive(take(*workers[i]), 1000, arrive);
-    pairs[i].router().Send(take(*router), 1000, nullptr);
+    pairs[i].worker().Receive({take(*workers[i]), 1000}, arrive);
+    pairs[i].router().Send({take(*router), 1000}, nullptr);
   }
   MutexLock lock(&mutex);
   gathered = true;
@@ -336,7 +344,7 @@ TEST(NcclStandInTest, ACommunicatorThatIsBusyMayNotBeUsed) {
   const auto api = process->MakeApi();
   const auto device = process->MakeDevice();
   const auto stream = device->NewStream();
-  const NcclBuffer buffer = *device->Allocate(100);
+  const NcclBuffer buffer = *device->Allocate(100, /*with_host=*/true);
   NcclId id;
   NcclComm* comm = nullptr;
   ASSERT_EQ(api->GetUniqueId(&id), NcclResult::kSuccess);

@@ -76,6 +76,7 @@ int WrongSteps(const AttentionKernels& kernels, int shifts) {
       CudaAttention attention(&context, partial_bytes);
       for (size_t i = 0; i < scenarios.size(); ++i) {
         if (!SameResults(RunStep(scenarios[i], OnDevice(&context, &attention)), expected[i])) ++wrong;
+        if (!SameResults(RunStep(scenarios[i], Prepared(&context, &attention)), expected[i])) ++wrong;
       }
     }
     simt::Start<int>([](int) {}, {}, nullptr, 0);  // other orders of threads in the next round
@@ -89,7 +90,7 @@ TEST(CudaAttentionMutantsTest, WithoutAFaultNoStepIsWrong) {
 
 TEST(CudaAttentionMutantsTest, EveryFaultShows) {
   const std::vector<Mutant> mutants = Mutants();
-  EXPECT_EQ(mutants.size(), 13u);
+  EXPECT_EQ(mutants.size(), 15u);
   for (const Mutant& mutant : mutants) EXPECT_GT(WrongSteps(mutant.kernels, 3), 0) << mutant.name;
 }
 

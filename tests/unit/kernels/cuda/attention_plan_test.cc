@@ -106,6 +106,16 @@ TEST(AttentionPlanTest, DecodeIsSharedOutBySplits) {
   EXPECT_EQ(plan.narrow.size(), 32u);
   EXPECT_EQ(plan.narrow_queries, 4);
   EXPECT_EQ(plan.merged, std::vector<int32_t>{0});
+  const AttentionExtent extent = ExtentOf(plan);
+  EXPECT_EQ(extent, (AttentionExtent{32, 4, 0, 1, 32}));
+  EXPECT_EQ(RoundUpExtent(extent, 1, 1000), extent);
+}
+
+TEST(AttentionPlanTest, AnExtentIsRoundedUpToOneThatHoldsIt) {
+  EXPECT_EQ(RoundUpExtent({}, 9, 1000), AttentionExtent());
+  EXPECT_EQ(RoundUpExtent({5, 3, 1, 0, 0}, 9, 1000), (AttentionExtent{8, 4, 1, 0, 0}));
+  EXPECT_EQ(RoundUpExtent({33, 5, 3, 2, 33}, 9, 1000), (AttentionExtent{64, 8, 4, 9, 64}));
+  EXPECT_EQ(RoundUpExtent({1, 1, 0, 1, 600}, 1, 1000), (AttentionExtent{1, 1, 0, 1, 1000}));
 }
 
 }  // namespace

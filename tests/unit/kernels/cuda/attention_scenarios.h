@@ -230,6 +230,18 @@ inline auto OnDevice(CudaContext* context, CudaAttention* attention) {
     context->Settle();
   };
 }
+// The same with launches for as much as Prepare() rounds up to.
+inline auto Prepared(CudaContext* context, CudaAttention* attention) {
+  return [=](const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
+             float* out) {
+    static uint64_t steps = 0;
+    AttentionBatch prepared = batch;
+    prepared.step = ++steps;
+    attention->Prepare(shape, prepared);
+    attention->Run(shape, prepared, kv, qkv, out);
+    context->Settle();
+  };
+}
 inline auto OnCpu(Backend* backend) {
   return [=](const AttentionShape& shape, const AttentionBatch& batch, const KvLayer& kv, float* qkv,
              float* out) { backend->Trunk().Attention(shape, batch, kv, qkv, out); };

@@ -14,6 +14,8 @@ class CudaAttentionTest : public ::testing::Test {
     const StepResult expected = RunStep(scenario, OnCpu(cpu_.get()));
     ASSERT_TRUE(SameResults(RunStep(scenario, OnDevice(&context_, &attention_)), expected))
         << Describe(scenario);
+    ASSERT_TRUE(SameResults(RunStep(scenario, Prepared(&context_, &attention_)), expected))
+        << "prepared: " << Describe(scenario);
   }
 
   const std::unique_ptr<Backend> cpu_ = ScalarBackend();
@@ -233,6 +235,28 @@ TEST_F(CudaAttentionTest, LayersOfAStepShareWhatWasCopied) {
   context_.Settle();
   for (size_t i = 0; i < layers.size(); ++i) {
     EXPECT_TRUE(SameResults({out[i], data[i]->Cache()}, expected[i])) << i;
+  }
+}
+
+// What is prepared replaces what calls of the same step have copied for themselves, and serves them.
+TEST_F(CudaAttentionTest, AStepIsPreparedAfterItsFirstCall) {
+  const Scenario s = {MakeShape(4, 2, 32), KvType::kF16, {{520, 523}, {90, 91}, {300, 301}}};
+  const StepResult expected = RunStep(s, OnCpu(cpu_.get()));
+  for (uint64_t step = 1; step < 3; ++step) {
+    const auto twice = [&](const AttentionShape& shape, AttentionBatch batch, const KvLayer& kv, float* qkv,
+                           float* out) {
+      batch.step = step;
+      const std::vector<float> before(qkv, qkv + static_cast<size_t>(batch.rows) * 8 * 32);
+      attention_.Run(shape, batch, kv, qkv, out);
+      const AttentionExtent extent = attention_.Prepare(shape, batch);
+      EXPECT_EQ(extent, RoundUpExtent(extent, batch.rows, 1000));
+      context_.Settle();
+      std::copy(before.begin(), before.end(), qkv);
+      attention_.Run(shape, batch, kv, qkv, out);
+      EXPECT_EQ(attention_.Prepare(shape, batch), extent);
+      context_.Settle();
+    };
+    EXPECT_TRUE(SameResults(RunStep(s, twice), expected));
   }
 }
 

@@ -16,6 +16,7 @@
   void LaunchNorm(const NormArgs&, void*);         \
   void LaunchQuantize(const QuantizeArgs&, void*); \
   void LaunchGather(const GatherArgs&, void*);     \
+  void LaunchPack(const PackArgs&, void*);         \
   void LaunchCombine(const CombineArgs&, void*);   \
   void LaunchAddLeaves(const LeavesArgs&, void*);  \
   }
@@ -71,6 +72,7 @@ std::vector<Mutant> Mutants() {
     kernels.norm = name::LaunchNorm;            \
     kernels.quantize = name::LaunchQuantize;    \
     kernels.gather = name::LaunchGather;        \
+    kernels.pack = name::LaunchPack;            \
     kernels.combine = name::LaunchCombine;      \
     kernels.add_leaves = name::LaunchAddLeaves; \
   }
@@ -115,7 +117,7 @@ TEST(CudaMutantsTest, TheCheckAtTheStartPassesTheKernels) {
 
 TEST(CudaMutantsTest, TheCheckAtTheStartShowsEveryFault) {
   const std::vector<Mutant> mutants = Mutants();
-  EXPECT_EQ(mutants.size(), 32u);
+  EXPECT_EQ(mutants.size(), 35u);
   for (const Mutant& mutant : mutants) {
     const absl::Status status = Check(mutant.kernels);
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << mutant.name << ": " << status;
