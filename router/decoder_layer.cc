@@ -10,6 +10,7 @@
 #include "router/decoder.h"
 
 namespace moepool {
+
 AttentionShape Decoder::ShapeOf(const TrunkLayer& layer) const {
   AttentionShape shape;
   shape.heads = config_.heads;

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <string>
+#include <utility>
 
 namespace moepool {
 namespace {
@@ -53,6 +55,31 @@ TEST_P(CudaModelTest, LogitsAreTheCpus) {
     EXPECT_EQ(RunScenario(model, requests, scenario, transports), expected);
   }
   EXPECT_NE(seen[KvType::kF16], seen[KvType::kF32]);
+}
+
+// Enough streams that steps of one token each are cut too, whose segments are recorded and replayed.
+TEST_P(CudaModelTest, TwoMicroBatchesDecodeAlike) {
+  const auto model = MakeModel(GetParam().second);
+  const std::vector<TransportCase> transports = CudaTransports();
+  std::vector<SequenceRequest> requests;
+  for (int i = 0; i < 11; ++i) {
+    SequenceRequest request;
+    request.request_id = "stream-" + std::to_string(i);
+    for (int t = 0; t < 2 + i % 3; ++t) request.prompt.push_back((i * 29 + t * 7) % 256);
+    request.max_tokens = 6;
+    requests.push_back(std::move(request));
+  }
+  Scenario scenario;
+  scenario.workers = 2;
+  const LogitHashes expected = RunScenario(model, requests, scenario, transports);
+  scenario.make_trunk = scenario.make_worker = MakeCuda;
+  scenario.micro_batches = 2;
+  for (scenario.transport = 0; scenario.transport < static_cast<int>(transports.size());
+       ++scenario.transport) {
+    EngineStats stats;
+    EXPECT_EQ(RunScenario(model, requests, scenario, transports, &stats), expected) << scenario;
+    EXPECT_GE(stats.steps_by_micro_batches[1], 4u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaModelTest, ::testing::ValuesIn(ScenarioModels()),

@@ -53,7 +53,8 @@ class TwoMachinesTest(E2eTest):
                             "--metrics-address", "127.0.0.1:0", "--kv-memory", "64MiB", "--min-workers", "2",
                             *router_flags, netns=NEAR)
         self.router = router
-        self.address = router.wait_ready()["address"]
+        ready = router.wait_ready()
+        self.address, self.metrics_address = ready["address"], ready["metrics_address"]
         self.assertTrue(self.address.startswith(f"{ROUTER_IP}:"))
         worker = ("--router", self.address, "--model", self.model, *worker_flags)
         self.near = self.start("moepool-expert-worker", *worker, netns=NEAR, label="near-worker")
@@ -97,6 +98,17 @@ class TwoMachinesTest(E2eTest):
         self.assertEqual(self.client.generate(LONG_PROMPT, *flags), self.undisturbed(*flags))
         for worker in self.workers():
             self.assertGreater(worker["dispatches"], 0, worker)
+
+    def test_two_micro_batches(self):
+        """The prompt's rows go over the wire in two halves; some workers are near, so that both carriers have two open."""
+        self.start_pool("--micro-batches", "2")
+        flags = ("--max-tokens", "20", "--temperature", "1", "--seed", "5")
+        self.assertEqual(self.client.generate(LONG_PROMPT, *flags), self.undisturbed(*flags))
+        metrics = subprocess.run(cluster.bound_command(NEAR, ["curl", "-s", f"http://{self.metrics_address}/metrics"]),
+                                 stdout=subprocess.PIPE, check=True).stdout.decode()
+        counted = [line for line in metrics.splitlines()
+                   if line.startswith('moepool_engine_steps_by_micro_batches_total{micro_batches="2"}')]
+        self.assertGreater(float(counted[0].split()[1]), 0)
 
     def test_containers_of_one_machine_share_a_directory(self):
         """Abstract sockets end where a network namespace does; a file in a directory that both have does not."""
