@@ -64,9 +64,9 @@ struct AttendArgs {
   const AttendUnit* units = nullptr;
   int32_t unit_count = 0;
   const int32_t* units_there = nullptr;  // where not null, as many of them are units
-  int32_t queries = 0;        // the most of a unit; more than kNarrowQueries: wide
-  float* partials = nullptr;  // [splits of rows, heads, head_dim]
-  float* max_sums = nullptr;  // [splits of rows, heads, 2]
+  int32_t queries = 0;                   // the most of a unit; more than kNarrowQueries: wide
+  float* partials = nullptr;             // [splits of rows, heads, head_dim]
+  float* max_sums = nullptr;             // [splits of rows, heads, 2]
 };
 
 // The output of rows that have partial results.

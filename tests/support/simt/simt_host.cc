@@ -360,11 +360,6 @@ void EmulatedStream::Run() {
   for (; !work_.empty(); work_.pop_front()) work_.front()();
 }
 
-std::deque<std::function<void()>> EmulatedStream::Take() {
-  std::lock_guard lock(mutex_);
-  return std::exchange(work_, {});
-}
-
 void RunEmulated(const LaunchShape& shape, const std::function<void()>& kernel) {
   static std::mutex mutex;
   static uint32_t launches = 0;

@@ -222,7 +222,10 @@ class EmulatedStream {
   void Queue(std::function<void()> work);
   void Run();
   // What is queued, which is no more then.
-  std::deque<std::function<void()>> Take();
+  std::deque<std::function<void()>> Take() {
+    std::lock_guard lock(mutex_);
+    return std::exchange(work_, {});
+  }
   uint64_t launches() const { return launches_; }
   void CountLaunch() { ++launches_; }
 
