@@ -121,7 +121,10 @@ absl::Status Decoder::Forward(std::span<const StepRow> rows, const KvCache& kv, 
                   .waited = absl::Seconds(totals.wait_seconds - waited),
                   .computed = absl::Seconds(totals.computed_seconds - computed)};
   // Faults are the caller's once this returns. After layers that ran here they may come with the logits.
-  if (!direct || !status.ok()) FetchAndCount({});
+  if (!direct || !status.ok()) {
+    FetchAndCount({});
+    dispatcher->EndStep();
+  }
   MOEPOOL_RETURN_IF_ERROR(status);
   Head(rows, faults, picked, sink);
   if (counter_ != nullptr) FetchAndCount({});  // no row wanted logits
@@ -199,7 +202,7 @@ MicroBatch Decoder::Part(int first, std::span<const StepRow> rows, RowFaults fau
 void Decoder::NumberSegments(const KvCache& kv, const std::shared_ptr<const RoutingTable>& routes,
                              bool direct) {
   const std::shared_ptr<const RoutingTable> own = direct ? routes : nullptr;
-  bool same = first_segment_ != 0 && segments_routes_.lock() == own;
+  bool same = first_segment_ != 0 && segments_direct_ == direct && segments_routes_.lock() == own;
   segments_kv_.resize(static_cast<size_t>(config_.layers));
   for (int i = 0; i < config_.layers; ++i) {
     KvLayer& before = segments_kv_[static_cast<size_t>(i)];
@@ -207,6 +210,7 @@ void Decoder::NumberSegments(const KvCache& kv, const std::shared_ptr<const Rout
     before = kv.Layer(i);
   }
   if (same) return;
+  segments_direct_ = direct;
   segments_routes_ = own;
   first_segment_ = TakeNumbers(2 * static_cast<uint64_t>(config_.layers));
 }

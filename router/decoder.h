@@ -143,6 +143,7 @@ class Decoder {
   LayersTime layers_time_;
   uint64_t first_segment_ = 0;        // two of each layer: its trunk, and all of it
   std::vector<KvLayer> segments_kv_;  // [layers] that they are given
+  bool segments_direct_ = false;
   std::weak_ptr<const RoutingTable> segments_routes_;
   float* logits_ = nullptr;                    // [kHeadRows, vocab]
   int32_t* ids_ = nullptr;                     // [kHeadRows]

@@ -181,6 +181,10 @@ absl::Status Dispatcher::Begin(const GatedRows& gated, std::shared_ptr<const Rou
   return absl::OkStatus();
 }
 
+void Dispatcher::EndStep() {
+  for (Exchange& exchange : exchanges_) exchange.combining.clear();
+}
+
 void Dispatcher::CountDirect(int layer, int rows, std::span<const SelectedExpert> selected,
                              const RoutingTable& table, absl::Duration compute) {
   const size_t k = static_cast<size_t>(config_.experts_per_token);

@@ -109,6 +109,9 @@ class Dispatcher {
   // faults[row] where a part is not finite. Unavailable as above; residual is then unchanged.
   absl::Status Finish(int micro_batch, TrunkOps* ops, const float* shared, float* residual, RowFaults faults);
 
+  // What was queued for the step has been waited for: memory that it read is let go.
+  void EndStep();
+
   // Counts a layer whose experts the trunk has run itself, as `table` lets it, within `compute`, or where it
   // does not wait for them queued within that: as one dispatch of which nothing was sent.  selected [rows *
   // experts_per_token], experts -1 where a row had none.

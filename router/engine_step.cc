@@ -69,11 +69,7 @@ absl::Status Engine::Step(const std::shared_ptr<const RoutingTable>& routes) {
 
 int Engine::MicroBatchesOfStep(const RoutingTable& routes) const {
   if (options_.micro_batches > 0) return options_.micro_batches;
-  // Workers of this host take turns with the trunk, on the same cores: nothing would run side by side.
-  const bool apart = std::any_of(routes.members.begin(), routes.members.end(), [](const RouteMember& member) {
-    return !member.on_host && member.transport->Name() != "in_process";
-  });
-  return apart ? micro_batches_.Choose(static_cast<int>(rows_.size())) : 1;
+  return routes.HasWorkersElsewhere() ? micro_batches_.Choose(static_cast<int>(rows_.size())) : 1;
 }
 
 bool Engine::StepIsVain() {

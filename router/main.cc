@@ -54,7 +54,6 @@ struct Flags {
   int min_workers = 1;
   bool no_shared_memory = false;
   bool no_nccl = false;
-  bool no_cuda_graphs = false;
   std::string shm_directory;
   double holder_timeout_s = 15;
   double dispatch_timeout_s = 10;
@@ -85,7 +84,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
          "margin")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
-  app->add_flag("--no-cuda-graphs", flags->no_cuda_graphs,
+  app->add_flag("!--no-cuda-graphs", flags->backend.cuda_graphs,
                 "Of the cuda backend: queue every kernel of small steps anew");
   AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, bf16, q8_0 or f32")->capture_default_str();
@@ -200,7 +199,6 @@ absl::Status Serve(const Flags& flags, absl::Notification* drain) {
   MOEPOOL_ASSIGN_OR_RETURN(std::unique_ptr<ModelSource> opened, OpenGguf(flags.model));
   const std::shared_ptr<const ModelSource> source = std::move(opened);
   BackendOptions backend_options = flags.backend;
-  backend_options.cuda_graphs = !flags.no_cuda_graphs;
   MOEPOOL_ASSIGN_OR_RETURN(backend_options.weights, ToWeightOptions(flags.weights));
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Backend> backend, MakeBackend(backend_options));
   MOEPOOL_ASSIGN_OR_RETURN(MembershipOptions membership_options, ToMembershipOptions(flags, *source));

@@ -2,6 +2,7 @@
 // placement) stands behind it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -33,6 +34,12 @@ struct RoutingTable {
   const Backend* backend = nullptr;
   std::vector<std::shared_ptr<const ExpertSet>> sets;  // [layers]
 
+  // Workers of the router's host take turns with the trunk, on the same cores, and side by side with nobody.
+  bool HasWorkersElsewhere() const {
+    return std::any_of(members.begin(), members.end(), [](const RouteMember& each) {
+      return !each.on_host && each.transport->Name() != "in_process";
+    });
+  }
   int Owner(int layer, int experts, int expert) const { return member[layer * experts + expert]; }
 };
 

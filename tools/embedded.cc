@@ -23,7 +23,7 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
          "of the cuda backend: most memory of the GPU, in bytes or as 20GiB; 0: what is free, less a "
          "margin")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
-  app->add_flag("--no-cuda-graphs", flags->no_cuda_graphs,
+  app->add_flag("!--no-cuda-graphs", flags->backend.cuda_graphs,
                 "of the cuda backend: queue every kernel of small steps anew");
   AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, bf16, q8_0 or f32");
@@ -42,7 +42,6 @@ absl::StatusOr<std::unique_ptr<Embedded>> MakeEmbedded(const EmbeddedFlags& flag
   auto embedded = std::make_unique<Embedded>();
   MOEPOOL_ASSIGN_OR_RETURN(embedded->source, OpenGguf(flags.model));
   BackendOptions backend = flags.backend;
-  backend.cuda_graphs = !flags.no_cuda_graphs;
   MOEPOOL_ASSIGN_OR_RETURN(backend.weights, ToWeightOptions(flags.weights));
   MOEPOOL_ASSIGN_OR_RETURN(embedded->backend, MakeBackend(backend));
   MOEPOOL_ASSIGN_OR_RETURN(embedded->pool,

@@ -25,7 +25,6 @@ struct EmbeddedFlags {
   std::string model;
   int workers = 1;
   BackendOptions backend;
-  bool no_cuda_graphs = false;
   WeightFlags weights;
   std::string kv_type = "f16";
   uint64_t kv_memory_bytes = uint64_t{1} << 30;

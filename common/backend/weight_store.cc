@@ -106,23 +106,33 @@ absl::StatusOr<PackedMatrix> WeightStore::Load(const MatrixView& view, const Wei
       return *std::move(found);
     }
   }
-  const bool keep = kept != nullptr && MayKeep(m.bytes());
-  WeightArena& arena = keep ? kept->packed : loose_;
-  MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<WeightPlace> place, arena.Reserve(m.bytes()));
-  MOEPOOL_RETURN_IF_ERROR(PackInto(view, m, place->data()));
-  // What was read may have been written to meanwhile, and must not be kept under the digest of what it was.
-  if (kept != nullptr) MOEPOOL_RETURN_IF_ERROR(key.source->Digest().status());
-  place->Fill(keep ? std::move(name) : "");
+  const uint64_t bytes = m.bytes();
+  const bool keep = kept != nullptr && MayKeep(bytes);
+  absl::StatusOr<PackedMatrix> packed =
+      PackTo(keep ? &kept->packed : &loose_, view, std::move(m), kept != nullptr ? key.source : nullptr,
+             keep ? std::move(name) : "");
   {
     MutexLock lock(&mutex_);
-    ++counts_.packed;
-    counts_.packed_bytes += m.bytes();
-    if (!copied_.has_value() || not_begun_bytes_ < copied_->write_bytes) {
-      return At(std::move(m), place->data(), place);
+    if (!packed.ok()) {
+      if (keep && copied_.has_value()) unwritten_bytes_ -= std::min(unwritten_bytes_, bytes);
+      return packed.status();
     }
+    ++counts_.packed;
+    counts_.packed_bytes += bytes;
+    if (!copied_.has_value() || not_begun_bytes_ < copied_->write_bytes) return packed;
     not_begun_bytes_ = 0;
   }
   BeginWriting();
+  return packed;
+}
+
+absl::StatusOr<PackedMatrix> WeightStore::PackTo(WeightArena* arena, const MatrixView& view, PackedMatrix m,
+                                                 const ModelSource* source, std::string name) {
+  MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<WeightPlace> place, arena->Reserve(m.bytes()));
+  MOEPOOL_RETURN_IF_ERROR(PackInto(view, m, place->data()));
+  // What was read may have been written to meanwhile, and must not be kept under the digest of what it was.
+  if (source != nullptr) MOEPOOL_RETURN_IF_ERROR(source->Digest().status());
+  place->Fill(std::move(name));
   return At(std::move(m), place->data(), place);
 }
 
@@ -152,13 +162,11 @@ void WeightStore::BeginWriting() {
   if (!writer_.joinable()) writer_ = std::thread([this] { WriteLoop(); });
 }
 
-// Ends the batch.
 std::vector<WeightStore::Task> WeightStore::TakeTasks() {
   MutexLock lock(&mutex_);
   std::vector<Task> tasks;
   for (const auto& [digest, kept] : kept_) {
     if (kept == nullptr) continue;  // its directory was refused
-    kept->cache->Close();
     std::vector<Chunk> chunks = std::exchange(kept->unwritten, {});
     for (Chunk& chunk : kept->packed.Take()) chunks.push_back(std::move(chunk));
     for (Chunk& chunk : chunks) {
@@ -178,6 +186,12 @@ std::vector<WeightStore::Task> WeightStore::TakeTasks() {
 
 void WeightStore::KeepLoaded(absl::FunctionRef<bool()> stop) {
   loose_.Take();  // so that a chunk goes when its last matrix does
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [digest, kept] : kept_) {
+      if (kept != nullptr) kept->cache->Close();
+    }
+  }
   BeginWriting();
   {
     MutexLock lock(&mutex_);

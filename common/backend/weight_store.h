@@ -73,6 +73,10 @@ class WeightStore {
   absl::StatusOr<std::optional<PackedMatrix>> LoadKept(Kept* kept, const std::string& key, PackedMatrix m);
   // Whether bytes that are packed now may be kept, which then counts them as not written.
   bool MayKeep(uint64_t bytes);
+  // Packs `view` to where m is placed, and names it where `name` is not empty. `source`, which may be null,
+  // is to be the same after it.
+  absl::StatusOr<PackedMatrix> PackTo(WeightArena* arena, const MatrixView& view, PackedMatrix m,
+                                      const ModelSource* source, std::string name);
   std::vector<Task> TakeTasks();
   // Hands what has been packed to the writer.
   void BeginWriting();

@@ -8,6 +8,7 @@
 #include "common/base/mutex.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
+#include "common/transport/frame.h"
 #include "common/transport/grpc_frame.h"
 #include "common/transport/grpc_transport.h"
 #include "common/transport/reply_inbox.h"
@@ -20,7 +21,8 @@ namespace moepool {
 namespace {
 
 constexpr size_t kRoomBytes = 256 << 10;
-constexpr size_t kMaxMessageBytes = 1 << 20;  // whatever the peer takes for a small frame
+// Of a frame that goes whole for want of memory of the GPU, and a message's header.
+constexpr size_t kMaxMessageBytes = kMaxDispatchFrameBytes + sizeof(NcclMessageHeader);
 
 // What the reactors of both ends share. gRPC holds it until OnDone, and calls one reaction of a kind at a
 // time.

@@ -1,6 +1,6 @@
-// What the NCCL transport asks of the GPU that it shares with the backend: staging memory, and streams of its
-// own that can be asked whether they are done, so that a wait can have a deadline. Unlike the backend's
-// device it reports what fails, because gRPC can take over. No CUDA header: tests have one over host memory.
+// What the NCCL transport asks of the GPU that it shares with the backend: memory, and streams of its own
+// that can be asked whether they are done, so that a wait can have a deadline. Unlike the backend's device it
+// reports what fails, because gRPC can take over. No CUDA header: tests have one over host memory.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +12,7 @@
 
 namespace moepool {
 
-// Memory of the device, and as much of the host, page-locked.
+// Memory of the device, and where asked for as much of the host, page-locked.
 struct NcclBuffer {
   uint8_t* host = nullptr;  // null: none
   uint8_t* device = nullptr;

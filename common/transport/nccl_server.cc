@@ -63,10 +63,12 @@ class NcclServerImpl final : public NcclServer,
       FrameBytes frame;
       {
         MutexLock lock(&mutex_);
-        while (loss_.ok() && dispatches_.empty()) changed_.Wait(&mutex_);
+        while (loss_.ok() && (dispatches_.empty() || !dispatches_.front()->has_value())) {
+          changed_.Wait(&mutex_);
+        }
         if (!loss_.ok())
           return UnsharedStatus(loss_);  // what a router wrote before it went is wanted by nobody
-        frame = std::move(dispatches_.front());
+        frame = *std::move(*dispatches_.front());
         dispatches_.pop_front();
         --ahead_;
       }
@@ -76,15 +78,19 @@ class NcclServerImpl final : public NcclServer,
   }
 
   absl::Status Write(const FramePieces& frame) override {
-    if (frame.bytes() <= options_.inline_frame_bytes) {
-      MOEPOOL_RETURN_IF_ERROR(control_->AwaitRoom());
-      return Say(control_.get(), NcclSays::kFrame, 0, frame);
+    if (frame.bytes() > options_.inline_frame_bytes) {
+      MOEPOOL_RETURN_IF_ERROR(AwaitRoom(frame.bytes()));
+      absl::StatusOr<std::shared_ptr<const NcclBuffer>> buffer = queue_->staging().Take(frame.bytes());
+      if (buffer.ok()) {
+        std::copy(frame.head.begin(), frame.head.end(), (*buffer)->host);
+        std::copy(frame.tail.begin(), frame.tail.end(), (*buffer)->host + frame.head.size());
+        return Offer({}, {*std::move(buffer), frame.bytes()});
+      }
+      // Without memory of the GPU it goes as it would by gRPC.
+      if (!absl::IsResourceExhausted(buffer.status())) return buffer.status();
     }
-    MOEPOOL_RETURN_IF_ERROR(AwaitRoom(frame.bytes()));
-    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(frame.bytes()));
-    std::copy(frame.head.begin(), frame.head.end(), buffer->host);
-    std::copy(frame.tail.begin(), frame.tail.end(), buffer->host + frame.head.size());
-    return Offer({}, {std::move(buffer), frame.bytes()});
+    MOEPOOL_RETURN_IF_ERROR(control_->AwaitRoom());
+    return Say(control_.get(), NcclSays::kFrame, 0, frame);
   }
 
   absl::StatusOr<DeviceBytes> TakeDevice(size_t head_bytes, size_t bytes) override {
@@ -168,7 +174,7 @@ class NcclServerImpl final : public NcclServer,
       case NcclSays::kFrame:
         if (ahead_ >= Window()) break;
         ++ahead_;
-        dispatches_.push_back(std::move(message.payload));
+        dispatches_.push_back(std::make_shared<std::optional<FrameBytes>>(std::move(message.payload)));
         changed_.NotifyAll();
         return absl::OkStatus();
       case NcclSays::kTransfer:
@@ -198,13 +204,16 @@ class NcclServerImpl final : public NcclServer,
 
   absl::Status ReceiveDispatch(FrameBytes head, size_t bytes) REQUIRES(mutex_) {
     MOEPOOL_ASSIGN_OR_RETURN(NcclArrival arrival, ExpectNcclFrame(queue_.get(), std::move(head), bytes));
-    pair_->Receive(std::move(arrival.transfer), [self = weak_from_this(), frame = std::move(arrival.frame)] {
-      const auto server = self.lock();
-      if (server == nullptr) return;
-      MutexLock lock(&server->mutex_);
-      server->dispatches_.push_back(frame);
-      server->changed_.NotifyAll();
-    });
+    const auto place = std::make_shared<std::optional<FrameBytes>>();
+    dispatches_.push_back(place);
+    pair_->Receive(std::move(arrival.transfer),
+                   [self = weak_from_this(), place, frame = std::move(arrival.frame)] {
+                     const auto server = self.lock();
+                     if (server == nullptr) return;
+                     MutexLock lock(&server->mutex_);
+                     *place = frame;
+                     server->changed_.NotifyAll();
+                   });
     return absl::OkStatus();
   }
 
@@ -232,7 +241,8 @@ class NcclServerImpl final : public NcclServer,
   bool router_ready_ GUARDED_BY(mutex_) = false;
   std::unique_ptr<NcclPair> pair_ GUARDED_BY(mutex_);
   uint64_t ahead_ GUARDED_BY(mutex_) = 0;  // dispatches that have come, or are to, and are not taken up
-  std::deque<FrameBytes> dispatches_ GUARDED_BY(mutex_);
+  // In the order in which the router sent them; nothing in those that are still on their way.
+  std::deque<std::shared_ptr<std::optional<FrameBytes>>> dispatches_ GUARDED_BY(mutex_);
   std::deque<NcclBytes> offers_ GUARDED_BY(mutex_);
   size_t staged_bytes_ GUARDED_BY(mutex_) = 0;  // of replies that have not gone
   const std::unique_ptr<NcclControl> control_;

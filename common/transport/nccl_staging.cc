@@ -34,6 +34,18 @@ struct NcclStaging::State {
     device->Free(buffer);
   }
 
+  // False: there were none.
+  bool FreeIdle() {
+    std::vector<NcclBuffer> buffers;
+    {
+      MutexLock lock(&mutex);
+      buffers.swap(idle);
+      idle_bytes = 0;
+    }
+    for (const NcclBuffer& buffer : buffers) device->Free(buffer);
+    return !buffers.empty();
+  }
+
   const std::shared_ptr<NcclDevice> device;
   const size_t keep_bytes;
   Mutex mutex;
@@ -60,7 +72,11 @@ absl::StatusOr<std::shared_ptr<const NcclBuffer>> NcclStaging::Take(size_t bytes
     }
   }
   if (buffer.device == nullptr) {
-    MOEPOOL_ASSIGN_OR_RETURN(buffer, state_->device->Allocate(size, with_host));
+    absl::StatusOr<NcclBuffer> made = state_->device->Allocate(size, with_host);
+    if (absl::IsResourceExhausted(made.status()) && state_->FreeIdle()) {
+      made = state_->device->Allocate(size, with_host);
+    }
+    MOEPOOL_ASSIGN_OR_RETURN(buffer, std::move(made));
   }
   return std::shared_ptr<const NcclBuffer>(new NcclBuffer(buffer),
                                            [state = state_](const NcclBuffer* returned) {

@@ -111,9 +111,12 @@ class NcclTransport final : public ExpertTransport,
 
   absl::Status Write(std::span<const uint8_t> frame, absl::Time deadline) {
     if (frame.size() <= options_.inline_frame_bytes) return Order(NcclSays::kFrame, frame, {}, deadline);
-    MOEPOOL_ASSIGN_OR_RETURN(std::shared_ptr<const NcclBuffer> buffer, queue_->staging().Take(frame.size()));
-    std::copy(frame.begin(), frame.end(), buffer->host);
-    return Order(NcclSays::kTransfer, {}, {std::move(buffer), frame.size()}, deadline);
+    absl::StatusOr<std::shared_ptr<const NcclBuffer>> buffer = queue_->staging().Take(frame.size());
+    // Without memory of the GPU it goes as it would by gRPC.
+    if (absl::IsResourceExhausted(buffer.status())) return Order(NcclSays::kFrame, frame, {}, deadline);
+    if (!buffer.ok()) return buffer.status();
+    std::copy(frame.begin(), frame.end(), (*buffer)->host);
+    return Order(NcclSays::kTransfer, {}, {*std::move(buffer), frame.size()}, deadline);
   }
 
   // One dispatch: `payload` on the control stream, and the transfer of `bytes` where there are any.

@@ -1,9 +1,8 @@
-// The carrier for a router and a worker that both compute on GPUs: frames beyond
-// TransportOptions::inline_frame_bytes go through page-locked staging memory to the GPU and from there to the
-// other's, over a communicator of the two. Their sizes go ahead on a control stream, and so do smaller
-// frames, whole, since a size alone takes as long there. Of a frame whose end lies in device memory the head
-// goes ahead, and the end from the one GPU's memory to the other's. Loss of either, the stream or the
-// communicator, is loss.
+// The carrier for a router and a worker that both compute on GPUs. A frame's end, its rows or sums, goes from
+// the one GPU's memory to the other's over a communicator of the two; its head goes ahead on a control
+// stream. Frames from the host's memory go through page-locked memory to the GPU and take the same way whole;
+// up to TransportOptions::inline_frame_bytes, and where the GPU has no memory for them, on the control
+// stream. Loss of either, the stream or the communicator, is loss.
 #pragma once
 
 #include <memory>

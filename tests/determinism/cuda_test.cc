@@ -77,8 +77,10 @@ TEST_P(CudaModelTest, TwoMicroBatchesDecodeAlike) {
   for (scenario.transport = 0; scenario.transport < static_cast<int>(transports.size());
        ++scenario.transport) {
     EngineStats stats;
-    EXPECT_EQ(RunScenario(model, requests, scenario, transports, &stats), expected) << scenario;
+    SegmentStats segments;
+    EXPECT_EQ(RunScenario(model, requests, scenario, transports, &stats, &segments), expected) << scenario;
     EXPECT_GE(stats.steps_by_micro_batches[1], 4u);
+    EXPECT_GT(segments.replayed, 0u);
   }
 }
 

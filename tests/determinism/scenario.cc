@@ -169,7 +169,8 @@ std::vector<SequenceRequest> ScenarioRequests() {
 
 LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
                         std::vector<SequenceRequest> requests, const Scenario& scenario,
-                        const std::vector<TransportCase>& transports, EngineStats* stats) {
+                        const std::vector<TransportCase>& transports, EngineStats* stats,
+                        SegmentStats* segments) {
   const std::unique_ptr<Backend> backend = scenario.make_trunk
                                                ? scenario.make_trunk()
                                                : MakeBackend({"cpu", scenario.isa, scenario.threads}).value();
@@ -224,6 +225,7 @@ LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
   }
   tally.Wait(static_cast<int>(calls.size()));
   EXPECT_TRUE(engine->WaitIdle(absl::Minutes(1)));
+  if (segments != nullptr) segments->replayed += backend->Segments().replayed;
   if (stats != nullptr) {
     const EngineStats counted = engine->Stats();
     stats->preemptions += counted.preemptions;

@@ -54,10 +54,11 @@ using LogitHashes = std::map<std::pair<std::string, int>, uint64_t>;
 // part of it.
 std::vector<SequenceRequest> ScenarioRequests();
 
-// Adds what the engine has counted to `stats`, where given.
+// Adds what the engine has counted to `stats`, where given, and what its backend has to `segments`.
 LogitHashes RunScenario(const std::shared_ptr<const ModelSource>& source,
                         std::vector<SequenceRequest> requests, const Scenario& scenario,
-                        const std::vector<TransportCase>& transports, EngineStats* stats = nullptr);
+                        const std::vector<TransportCase>& transports, EngineStats* stats = nullptr,
+                        SegmentStats* segments = nullptr);
 
 // Scenarios that together hold every pair of values of any two settings. Of KV types, those that fit the
 // model.

@@ -268,7 +268,19 @@ TEST_F(WeightStoreTest, WhatIsCopiedElsewhereIsWrittenInTheMiddleOfABatch) {
   ASSERT_EQ(LoadCopied(&store, *source, 0, false), absl::OkStatus());
   store.AwaitKept();
   EXPECT_THAT(temp_.Files(), SizeIs(1));
+  store.KeepLoaded([] { return false; });
   EXPECT_EQ(LoadCopied(&store, *source, 0, /*blind=*/true), absl::OkStatus());
+}
+
+TEST_F(WeightStoreTest, ManyThreadsCopyWhileOthersWrite) {
+  const auto source = MakeSource(DType::kQ4_0);
+  for (const bool blind : {false, true}) {
+    WeightStore store(Options(), CopiedWeights{.write_bytes = 1});
+    const auto matrices = LoadExperts(&store, *source, 4, blind);
+    ASSERT_TRUE(matrices.ok()) << matrices.status();
+    ExpectPacked(*source, *matrices);
+    store.AwaitKept();
+  }
 }
 
 TEST_F(WeightStoreTest, MoreThanMayWaitForTheDiskIsLeftToTheNextStart) {

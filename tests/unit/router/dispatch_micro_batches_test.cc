@@ -266,5 +266,19 @@ TEST_F(DispatchMicroBatchesTest, OwnTimeLeavesOutWhatTheOtherOneHides) {
   }
 }
 
+TEST(RoutingTableTest, WorkersElsewhereAreNeitherInThisProcessNorOnThisHost) {
+  const auto member = [](const char* name, bool on_host) {
+    auto transport = std::make_shared<ScriptedTransport>();
+    transport->name = name;
+    return RouteMember{WorkerId(1), std::move(transport), on_host};
+  };
+  RoutingTable table;
+  EXPECT_FALSE(table.HasWorkersElsewhere());
+  table.members = {member("in_process", false), member("shm", true), member("grpc", true)};
+  EXPECT_FALSE(table.HasWorkersElsewhere());
+  table.members.push_back(member("grpc", false));
+  EXPECT_TRUE(table.HasWorkersElsewhere());
+}
+
 }  // namespace
 }  // namespace moepool

@@ -161,6 +161,52 @@ TEST_F(NcclDeviceTest, WithoutMemoryFramesAreToGoFromTheHosts) {
   EXPECT_TRUE(ends.transport->Receive(7, Soon()).ok());
 }
 
+TEST_F(NcclDeviceTest, WithoutMemoryFramesGoWholeAheadOfAllTransfers) {
+  const Bytes end = End(kEnd);
+  Bytes large = Head(7, kEnd);
+  large.insert(large.end(), end.begin(), end.end());
+  const Bytes small = Head(8, 0);
+  for (const bool routers : {true, false}) {
+    SCOPED_TRACE(routers);
+    NcclEnd router(&world, kKeeps);
+    NcclEnd worker(&world, kKeeps);
+    Ends ends(router, worker, options, [&](const FrameBytes& frame, DeviceWriter* writer) {
+      EXPECT_EQ(Copy(frame.bytes), routers ? large : small);
+      EXPECT_TRUE(frame.device.empty());
+      const Bytes head = Head(routers ? 7 : 8, routers ? 0 : kEnd, FrameKind::kReply);
+      if (!routers) {
+        EXPECT_TRUE(absl::IsResourceExhausted(writer->TakeDevice(head.size(), kEnd).status()));
+      }
+      EXPECT_EQ(writer->Write(FramePieces(head, std::span(end).first(routers ? 0 : kEnd))), absl::OkStatus());
+    });
+    (routers ? router : worker).process->LimitAllocations(0);
+    ASSERT_EQ(ends.transport->Send(routers ? 7 : 8, routers ? large : small, Soon()), absl::OkStatus());
+    const absl::StatusOr<FrameBytes> reply = ends.transport->Receive(routers ? 7 : 8, Soon());
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_EQ(reply->size(), sizeof(FrameHeader) + (routers ? 0 : kEnd));
+    EXPECT_FALSE(ends.transport->Lost());
+  }
+}
+
+TEST_F(NcclDeviceTest, DispatchesAreTakenInTheOrderInWhichTheyWereSent) {
+  NcclEnd router(&world, kKeeps);
+  NcclEnd worker(&world, kKeeps);
+  std::vector<uint64_t> order;  // of the server's thread until it ends
+  {
+    Ends ends(router, worker, options, [&](const FrameBytes& frame, DeviceWriter* writer) {
+      order.push_back(DecodeHeader(frame.bytes, frame.device.size())->dispatch_id);
+      writer->Write(Head(order.back(), 0, FrameKind::kReply)).IgnoreError();
+    });
+    for (uint64_t id = 0; id < 40; id += 2) {
+      ASSERT_EQ(ends.SendEnd(id, End(kEnd)), absl::OkStatus());
+      ASSERT_EQ(ends.transport->Send(id + 1, Head(id + 1, 0), Soon()), absl::OkStatus());
+      for (const uint64_t each : {id, id + 1}) EXPECT_TRUE(ends.transport->Receive(each, Soon()).ok());
+    }
+  }
+  ASSERT_EQ(order.size(), 40u);
+  for (uint64_t i = 0; i < order.size(); ++i) EXPECT_EQ(order[i], i);
+}
+
 TEST_F(NcclDeviceTest, TakesNoMemoryForWhatIsNotCarried) {
   options.max_dispatch_frame_bytes = 1000;
   NcclEnd router(&world, kKeeps);
