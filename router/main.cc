@@ -84,8 +84,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
          "margin")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
-  app->add_flag("!--no-cuda-graphs", flags->backend.cuda_graphs,
-                "Of the cuda backend: queue every kernel of small steps anew");
+  AddOffFlag(app, "--no-cuda-graphs", &flags->backend.cuda_graphs,
+             "Of the cuda backend: queue every kernel of small steps anew");
   AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, bf16, q8_0 or f32")->capture_default_str();
   app->add_option("--kv-memory", flags->kv_memory_bytes, "Bytes for the KV cache, such as 4GiB")

@@ -194,8 +194,8 @@ void AddBenchEngineCommand(CLI::App* app, CommandRunner* run) {
   const auto count = [&](const char* name, int* value, const char* help) {
     command->add_option(name, *value, help)->check(CLI::Range(1, 1 << 20))->capture_default_str();
   };
-  command->add_flag("!--no-fusion", flags->engine.backend.fused,
-                    "cuda: launch kernels one by one that otherwise are one");
+  AddOffFlag(command, "--no-fusion", &flags->engine.backend.fused,
+             "cuda: launch kernels one by one that otherwise are one");
   counts("--prefill", &flags->prefill, "prompt lengths, such as 512,2048");
   counts("--decode", &flags->decode, "ids that one stream makes (at least 2)");
   count("--decode-prompt", &flags->decode_prompt, "its prompt's length");

@@ -326,7 +326,7 @@ void AddBenchKernelsCommand(CLI::App* app, CommandRunner* run) {
   command->add_option("--device", flags->device, "cuda: which of the machine's GPUs, counted from 0")
       ->check(CLI::Range(0, 1023))
       ->capture_default_str();
-  command->add_flag("!--no-fusion", flags->fused, "cuda: launch kernels one by one that otherwise are one");
+  AddOffFlag(command, "--no-fusion", &flags->fused, "cuda: launch kernels one by one that otherwise are one");
   command->add_option("--isa", flags->isa, "auto, scalar, avx2, avx512 or avx512vnni")->capture_default_str();
   command->add_option("--types", flags->types, StrCat("of weights: ", DTypeNames()))
       ->delimiter(',')

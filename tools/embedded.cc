@@ -3,6 +3,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/synchronization/notification.h"
+#include "common/base/config.h"
 #include "common/base/status_macros.h"
 #include "common/base/str.h"
 #include "common/metrics/gpu_reader.h"
@@ -23,8 +24,8 @@ void AddEmbeddedFlags(CLI::App* app, EmbeddedFlags* flags) {
          "of the cuda backend: most memory of the GPU, in bytes or as 20GiB; 0: what is free, less a "
          "margin")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
-  app->add_flag("!--no-cuda-graphs", flags->backend.cuda_graphs,
-                "of the cuda backend: queue every kernel of small steps anew");
+  AddOffFlag(app, "--no-cuda-graphs", &flags->backend.cuda_graphs,
+             "of the cuda backend: queue every kernel of small steps anew");
   AddWeightFlags(app, &flags->weights);
   app->add_option("--kv-type", flags->kv_type, "KV cache: f16, bf16, q8_0 or f32");
   app->add_option("--kv-memory", flags->kv_memory_bytes, "bytes for the KV cache")

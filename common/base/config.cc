@@ -170,6 +170,12 @@ std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv) 
   return ParseFlags(app, argc, argv, std::cout, std::cerr);
 }
 
+// Not by CLI11's "!--name", for which "true" in a file is the value that the flag stands for.
+void AddOffFlag(CLI::App* app, const std::string& name, bool* on, const std::string& help) {
+  app->add_flag_function(
+      name, [on](int64_t count) { *on = count <= 0; }, help);
+}
+
 std::string HostPort::ToString() const {
   return absl::StrContains(host, ':') ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }

@@ -26,6 +26,10 @@ std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv, 
                               std::ostream& err);
 std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv);  // on stdout and stderr
 
+// Adds a flag that switches off what is on without it: *on is false where it is given, or true in the
+// environment or the file. `on` outlives the parsing.
+void AddOffFlag(CLI::App* app, const std::string& name, bool* on, const std::string& help);
+
 struct HostPort {
   std::string host;  // without brackets
   uint16_t port = 0;

@@ -144,6 +144,7 @@ class CudaTrunkOps final : public ReservingTrunkOps {
   }
 
   void Pack(const Activations& x, std::span<const int32_t> rows, std::byte* to) override {
+    if (rows.empty()) return;
     MutexLock lock(&context_.mutex());
     std::byte* const staged = context_.Stage(rows.size_bytes());
     std::memcpy(staged, rows.data(), rows.size_bytes());

@@ -36,6 +36,7 @@ class ConfigTest : public testing::Test {
     app.add_option("--name", name_);
     app.add_option("--peer", peers_);
     app.add_flag("--insecure", insecure_);
+    AddOffFlag(&app, "--no-graphs", &graphs_, "");
     CLI::App* const serve = app.add_subcommand("serve");
     serve->add_option("--model", model_)->required();
     args.insert(args.begin(), "prog");
@@ -50,6 +51,7 @@ class ConfigTest : public testing::Test {
   std::string name_ = "default";
   std::vector<std::string> peers_;
   bool insecure_ = false;
+  bool graphs_ = true;
   std::string model_;
   std::string out_, err_;
   std::map<std::string, std::string> environment_;
@@ -68,6 +70,23 @@ TEST_F(ConfigTest, FlagBeforeEnvironmentBeforeFileBeforeDefault) {
   EXPECT_EQ(max_tokens_, 30);
   EXPECT_EQ(Parse({"--config", path.c_str(), "--max-tokens", "40"}), -1);
   EXPECT_EQ(max_tokens_, 40);
+}
+
+TEST_F(ConfigTest, AFlagSwitchesOffFromAnywhere) {
+  const auto graphs = [this](std::vector<const char*> args) {
+    graphs_ = true;
+    EXPECT_EQ(Parse(std::move(args)), -1) << err_;
+    return graphs_;
+  };
+  EXPECT_TRUE(graphs({}));
+  EXPECT_FALSE(graphs({"--no-graphs"}));
+  for (const bool off : {false, true}) {
+    const std::string path = WriteFile(off ? "no-graphs: true\n" : "no-graphs: false\n");
+    EXPECT_EQ(graphs({"--config", path.c_str()}), !off);
+    SetEnv("MOEPOOL_NO_GRAPHS", off ? "true" : "false");
+    EXPECT_EQ(graphs({}), !off);
+    SetEnv("MOEPOOL_NO_GRAPHS", "");
+  }
 }
 
 TEST_F(ConfigTest, FileFromTheEnvironmentWithUnderscoresAndLists) {
