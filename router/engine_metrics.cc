@@ -165,13 +165,15 @@ void AddLoad(const PoolInfo& pool, int64_t max_expert_series, MetricFamilies* m)
              pool.load_ratio[static_cast<size_t>(layer)], {{"layer", std::to_string(layer)}});
   }
   if (int64_t{pool.layers} * pool.experts > max_expert_series) return;
+  const auto experts = static_cast<size_t>(pool.experts);
   for (int layer = 0; layer < pool.layers; ++layer) {
     for (int expert = 0; expert < pool.experts; ++expert) {
       m->Counter(
           "expert_tokens_total",
           "Tokens that the gate gave to an expert. Left out where the model has more experts, over all "
           "layers, than --max-expert-series.",
-          static_cast<double>(pool.expert_tokens[static_cast<size_t>(layer * pool.experts + expert)]),
+          static_cast<double>(
+              pool.expert_tokens[static_cast<size_t>(layer) * experts + static_cast<size_t>(expert)]),
           {{"layer", std::to_string(layer)}, {"expert", std::to_string(expert)}});
     }
   }
