@@ -170,7 +170,7 @@ absl::Status Run(Flags flags) {
   for (const int streams : flags.streams) at_once = std::max(at_once, streams);
   flags.engine.max_running = std::max(flags.engine.max_running, at_once);
   MOEPOOL_ASSIGN_OR_RETURN(const std::unique_ptr<Embedded> embedded, MakeEmbedded(flags.engine));
-  const absl::Status measured = Measure(flags, embedded->engine.get());
+  absl::Status measured = Measure(flags, embedded->engine.get());
   if (const SegmentStats segments = embedded->backend->Segments(); segments.recorded > 0) {
     std::fprintf(
         stderr, "%s\n",

@@ -29,7 +29,7 @@ constexpr size_t kMaxMessageBytes = kMaxDispatchFrameBytes + sizeof(NcclMessageH
 template <typename Reactor>
 class ControlStream : public Reactor {
  public:
-  void Listen(NcclControl::Callbacks callbacks) {
+  void Listen(const NcclControl::Callbacks& callbacks) {
     absl::Status ended;
     {
       MutexLock lock(&mutex_);
@@ -224,7 +224,7 @@ class GrpcNcclControl final : public NcclControl {
  public:
   explicit GrpcNcclControl(std::shared_ptr<Stream> stream) : stream_(std::move(stream)) {}
   ~GrpcNcclControl() override { stream_->Close(absl::UnavailableError("the NCCL transport was let go")); }
-  void Start(Callbacks callbacks) override { stream_->Listen(std::move(callbacks)); }
+  void Start(Callbacks callbacks) override { stream_->Listen(callbacks); }
   absl::Status Write(const NcclMessageHeader& header, const FramePieces& payload) override {
     return stream_->Write(header, payload);
   }

@@ -63,7 +63,8 @@ NcclResult Core::State(Comm* comm) {
   return comm->job == nullptr ? NcclResult::kSuccess : NcclResult::kInProgress;
 }
 
-void Core::Begin(std::shared_ptr<Job> job) {
+// A copy, as the communicator may let go of its own on the way.
+void Core::Begin(std::shared_ptr<Job> job) {  // NOLINT(performance-unnecessary-value-param)
   if (++job->polls <= kBusyPolls) return;
   for (const auto& [comm, transfers] : job->transfers) {
     if (comm->connected) continue;

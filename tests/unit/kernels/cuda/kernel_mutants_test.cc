@@ -64,7 +64,8 @@ struct Mutant {
 std::vector<Mutant> Mutants() {
   std::vector<Mutant> mutants;
   const auto add = [&](const char* name) -> CudaKernels& {
-    return mutants.emplace_back(name, emulated::Kernels()).kernels;
+    mutants.push_back({name, emulated::Kernels()});
+    return mutants.back().kernels;
   };
 #define ROWS_MUTANT(name)                       \
   {                                             \
