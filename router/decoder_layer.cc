@@ -56,6 +56,7 @@ SelectedExpert* Decoder::DeviceChoice(const MicroBatch& batch) const {
 
 void Decoder::QueueAll(const TrunkLayer& layer, int index, const KvCache& kv, const ExpertSet& set,
                        MicroBatch* batch) {
+  direct_times_.emplace_back();
   if (on_gate_) {  // who watches waits
     QueueTrunk(layer, index, kv, batch);
     DirectExperts(layer, index, set, batch);
@@ -67,10 +68,8 @@ void Decoder::QueueAll(const TrunkLayer& layer, int index, const KvCache& kv, co
     GateLogits(layer, index, batch);
     DirectExperts(layer, index, set, batch);
   });
-  // A replay has run nothing of this, and may have been recorded from what was queued twice.
-  const size_t known = static_cast<size_t>(index);
-  if (direct_times_.size() == known) direct_times_.push_back(absl::Now() - begin);
-  direct_times_.resize(known + 1);
+  // A replay has run nothing of this.
+  if (direct_times_.back() == absl::ZeroDuration()) direct_times_.back() = absl::Now() - begin;
 }
 
 void Decoder::AttentionBlock(const TrunkLayer& layer, int index, const KvCache& kv, MicroBatch* batch) {
@@ -239,7 +238,7 @@ void Decoder::DirectExperts(const TrunkLayer& layer, int index, const ExpertSet&
   rows.shared = layer.shared_set.get();
   rows.shared_logits = layer.shared_gate != nullptr ? batch->shared_logits : nullptr;
   ops.RunSelected(set, rows, batch->x, batch->faults);
-  direct_times_.push_back(absl::Now() - begin);
+  direct_times_.back() = absl::Now() - begin;
 }
 
 }  // namespace moepool
